@@ -1,0 +1,103 @@
+"""Work in chunks: one reduction, driven from the host outside a trace and by a scan inside one.
+
+Measured on CPU (JAX 0.10.2, 2 cores): a rolled `lax.scan` over the gradients of a CNN takes 1.2 to
+1.7 times as long as the same compiled chunk called from Python, an unrolled one 0.8 to 0.9 times.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from xattr import trees
+from xattr.types import Array, ArrayTree, Progress
+
+DEFAULT_SIZE = 16
+"""Nodes or samples taken together where the caller does not say: see README, "Speed"."""
+
+MAX_UNROLL = 8
+"""Chunks of a scan unrolled on CPU; more would make compilation long."""
+
+Part = Callable[[Any, int, Array], ArrayTree]
+"""`part(start, size, valid) -> pytree`: the contribution of items start … start + size − 1.
+
+Where `valid` (bool, shape (size,)) is False the item has been counted before.
+"""
+
+
+def reduce(
+    part: Part,
+    combine: Callable[[ArrayTree, ArrayTree], ArrayTree],
+    count: int,
+    *,
+    chunk_size: int | None = None,
+    progress: Progress | None = None,
+) -> ArrayTree:
+    """Combine the contributions of `count` items, chunk by chunk.
+
+    All chunks have one size, so that one program serves them: where `count` is no multiple of it
+    the last chunk reaches back over items that are then not valid. A tree of zeros must be neutral
+    for `combine`. Not more than one chunk's contribution is alive beside the result.
+    """
+    size, starts, valid = split(count, chunk_size)
+    if is_staged():
+        return _scan(lambda start, mask: part(start, size, mask), combine, starts, valid)
+    result = None
+    for chunk in progress(range(len(starts))) if progress else range(len(starts)):
+        term = part(int(starts[chunk]), size, valid[chunk])
+        result = term if result is None else combine(result, term)
+    return result
+
+
+def split(count: int, chunk_size: int | None) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the size of the chunks, their first items and their masks; chunks are of even size."""
+    size = DEFAULT_SIZE if chunk_size is None else chunk_size
+    trees.check_count(size, "chunk_size", ": it is the number of gradients taken together")
+    chunks = -(-count // size)
+    size = -(-count // chunks)
+    firsts = np.arange(chunks) * size
+    starts = np.minimum(firsts, count - size)
+    return size, starts, starts[:, None] + np.arange(size) >= firsts[:, None]
+
+
+def take(tree: ArrayTree, start: Any, size: int) -> ArrayTree:
+    """Return items start … start + size − 1 of the leading axis of every leaf."""
+
+    def leaf_slice(leaf: Array) -> Array:
+        if leaf.shape[0] == size:
+            return leaf
+        if isinstance(leaf, np.ndarray) and isinstance(start, int):
+            return leaf[start : start + size]
+        return lax.dynamic_slice_in_dim(jnp.asarray(leaf), start, size)
+
+    return jax.tree.map(leaf_slice, tree)
+
+
+def is_staged() -> bool:
+    """Tell whether operations are being recorded (jit, scan, shard_map), not carried out.
+
+    Under an eager `vmap` or `grad` a new constant is concrete, and the host may drive the loop.
+    """
+    return isinstance(jnp.zeros(()), jax.core.Tracer)
+
+
+def _scan(
+    part: Callable[[Any, Array], ArrayTree],
+    combine: Callable[[ArrayTree, ArrayTree], ArrayTree],
+    starts: np.ndarray,
+    valid: np.ndarray,
+) -> ArrayTree:
+    if len(starts) == 1:
+        return part(0, valid[0])
+    chunks = (jnp.asarray(starts, jnp.int32), jnp.asarray(valid))
+
+    def body(result: ArrayTree, chunk: tuple[Array, Array]) -> tuple[ArrayTree, None]:
+        return combine(result, part(*chunk)), None
+
+    # From the contribution's own type, so that sharding and varying mesh axes are those of the body.
+    form = jax.eval_shape(lambda: part(*jax.tree.map(lambda leaf: leaf[0], chunks)))
+    unroll = min(len(starts), MAX_UNROLL) if jax.default_backend() == "cpu" else 1
+    return lax.scan(body, jax.tree.map(jnp.zeros_like, form), chunks, unroll=unroll)[0]

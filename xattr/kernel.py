@@ -1,0 +1,210 @@
+"""The kernel: Σₖ wₖ ∇f(γ(αₖ)) ⊙ γ'(αₖ), one compiled program for every path γ.
+
+The boundary of jit lies after the sampling of the path: the program sees points, velocities and
+weights as arrays, never γ. Straight, curved and Aumann–Shapley paths, a single gradient and
+expected gradients therefore share one executable, and memory does not grow with the nodes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xattr import chunks, functions, trees
+from xattr import quadrature as rules
+from xattr.types import Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
+
+DEFAULT_NODES = 64
+"""Nodes of the Gauss–Legendre rule where no quadrature is given.
+
+The 2017 paper needs 20 to 300 Riemann steps to close the gap to 5 %; 64 Gauss–Legendre nodes do so
+on the softmax score of EfficientNet-Lite0 (see README).
+"""
+
+
+def sample(path: Path, quadrature: Quadrature) -> PathSamples:
+    """Sample a path and its velocity at the nodes of a quadrature.
+
+    points[k] = γ(αₖ), velocities[k] = γ'(αₖ), weights[k] = wₖ; γ' by `jax.jvp`.
+
+    Shapes: leaves of `points` and `velocities` have a leading axis of n nodes, in the dtype that γ
+    returns for a Python float; `weights` has shape (n,). Raises `ValueError` for a quadrature that
+    is empty, not sorted, outside [0, 1] or of unequal lengths, `TypeError` for a path that does not
+    return a pytree of floating arrays.
+    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5 and 6.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> xattr.sample(lambda a: a**2 * jnp.array([3.0]), xattr.quadrature.midpoint(1))
+    PathSamples(points=Array([[0.75]], dtype=float32), velocities=Array([[3.]], dtype=float32),
+                weights=Array([1.], dtype=float32))
+    """
+    nodes, weights = rules.checked(quadrature)
+    _, sampled = _sampler(path)
+    return sampled(nodes, weights)
+
+
+def _sampler(path: Path) -> tuple[ArrayTree, Callable[[Array, Array], PathSamples]]:
+    """Check a path once; return its form and the function from nodes and weights to samples."""
+    form = jax.eval_shape(path, 0.5)  # for a weakly typed alpha the path keeps the dtype of x
+    leaves = jax.tree_util.tree_leaves_with_path(form)
+    if not leaves:
+        raise TypeError("`path` must return a pytree of floating arrays like x, but returned none")
+    for where, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                "`path` must return a pytree of floating arrays like x, but returned "
+                f"{leaf.dtype}{list(leaf.shape)} at {trees.where('path(alpha)', where)}"
+            )
+    dtype = trees.widest([leaf for _, leaf in leaves])
+
+    def at(alpha: Array) -> tuple[ArrayTree, ArrayTree]:
+        value, velocity = jax.jvp(path, (alpha,), (jnp.ones_like(alpha),))
+        return trees.cast_like(value, form), trees.cast_like(velocity, form)
+
+    def sampled(nodes: Array, weights: Array) -> PathSamples:
+        points, velocities = jax.vmap(at)(jnp.asarray(nodes, dtype))
+        return PathSamples(points, velocities, jnp.asarray(weights, dtype))
+
+    return form, sampled
+
+
+def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> ArrayTree:
+    """Return Σₖ wₖ ∇f(γₖ) ⊙ γ'ₖ over the nodes of one chunk, in float32 at least."""
+    gradient = jax.grad(functions.checked(f))
+    gradients = jax.vmap(lambda point: gradient(point, *args))(samples.points)
+
+    def weighted(slope: Array, velocity: Array) -> Array:
+        slope, velocity = trees.widen((slope, velocity))
+        weights = jnp.asarray(samples.weights, slope.dtype)
+        return jnp.sum(jnp.expand_dims(weights, range(1, slope.ndim)) * (slope * velocity), axis=0)
+
+    return jax.tree.map(weighted, gradients, samples.velocities)
+
+
+def integrate(
+    f: Function,
+    samples: PathSamples,
+    *,
+    args: tuple[Any, ...] = (),
+    chunk_size: int | None = None,
+    progress: Progress | None = None,
+) -> ArrayTree:
+    """Integrate the gradient of f along a sampled path.
+
+    Aᵢ = Σₖ wₖ ∂ᵢf(γ(αₖ)) γᵢ'(αₖ).
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x.
+    `chunk_size` gradients are taken together (None: 16); memory is that of a chunk. `progress`
+    wraps the loop over the chunks, as `tqdm.tqdm` does; inside a trace it is not used.
+    Raises `ValueError` for samples that do not fit together and, outside a trace, for a path that
+    is not finite; `TypeError` if `args` is no tuple.
+    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> path = xattr.paths.straight_line(jnp.zeros(2), jnp.array([1.0, 2.0]))
+    >>> samples = xattr.sample(path, xattr.quadrature.midpoint(8))
+    >>> xattr.integrate(lambda x: x[0] * x[1], samples)
+    Array([1., 1.], dtype=float32)
+    """
+    samples = _checked(samples)
+
+    def samples_of(start: Any, size: int) -> PathSamples:
+        return PathSamples(*(chunks.take(tree, start, size) for tree in samples))
+
+    return accumulate(
+        f,
+        samples_of,
+        samples.weights.shape[0],
+        like=samples.points,
+        args=args,
+        chunk_size=chunk_size,
+        progress=progress,
+    )
+
+
+def path_integral(
+    f: Function,
+    path: Path,
+    *,
+    quadrature: Quadrature | None = None,
+    args: tuple[Any, ...] = (),
+    chunk_size: int | None = None,
+    progress: Progress | None = None,
+) -> ArrayTree:
+    """Attribute f(γ(1)) − f(γ(0)) to the inputs, along any path γ.
+
+    Aᵢ = ∫₀¹ ∂ᵢf(γ(α)) γᵢ'(α) dα. The path is sampled chunk by chunk: neither its samples nor the
+    gradients of all nodes are alive at once. A new path, label or parameter tree of the same shapes
+    runs the same compiled program.
+
+    Shapes: `path(alpha)` returns a pytree like x; so is the result. `quadrature` is Gauss–Legendre
+    with 64 nodes if None. `chunk_size` and `progress` as for `xattr.integrate`.
+    Raises as `xattr.sample` and `xattr.integrate` do.
+    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5; Friedman 2004.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f = lambda x: x[0] * x[1]
+    >>> path = xattr.paths.monotone(jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0]))
+    >>> xattr.path_integral(f, path).round(4)
+    Array([0.3333, 0.6667], dtype=float32)
+    """
+    rule = rules.checked(rules.gauss_legendre(DEFAULT_NODES) if quadrature is None else quadrature)
+    form, sampled = _sampler(path)
+    return accumulate(
+        f,
+        lambda start, size: sampled(*(chunks.take(values, start, size) for values in rule)),
+        rule.nodes.shape[0],
+        like=form,
+        args=args,
+        chunk_size=chunk_size,
+        progress=progress,
+    )
+
+
+def accumulate(
+    f: Function,
+    samples_of: Callable[[Any, int], PathSamples],
+    count: int,
+    *,
+    like: ArrayTree,
+    args: tuple[Any, ...],
+    chunk_size: int | None,
+    progress: Progress | None,
+) -> ArrayTree:
+    """Sum the compiled kernel over samples made chunk by chunk by `samples_of(start, size)`."""
+    functions.check_args(args)
+    kernel = functions.compiled(path_kernel, f)
+
+    def part(start: Any, size: int, valid: Array) -> ArrayTree:
+        samples = samples_of(start, size)
+        weights = jnp.where(valid, jnp.asarray(samples.weights), 0)
+        return kernel(samples._replace(weights=weights), args)
+
+    result = chunks.reduce(part, trees.add, count, chunk_size=chunk_size, progress=progress)
+    if trees.known_to_be_infinite(result):
+        _check_finite(samples_of, count)
+    return trees.cast_like(result, like)
+
+
+def _check_finite(samples_of: Callable[[Any, int], PathSamples], count: int) -> None:
+    """Raise if it is the path, not the gradient of f, that is not finite."""
+    for index in range(count):
+        if trees.known_to_be_infinite(samples_of(index, 1)):
+            raise ValueError(
+                f"the path is not finite at node {index} of {count}, in its value or its velocity: "
+                "mend `path`, or use a quadrature without that node, such as gauss_legendre"
+            )
+
+
+def _checked(samples: PathSamples) -> PathSamples:
+    points = trees.floating(samples.points, "samples.points")
+    velocities = trees.like(samples.velocities, points, "samples.velocities", "samples.points")
+    weights = jnp.asarray(samples.weights)
+    counts = {leaf.shape[:1] for leaf in (*jax.tree.leaves(points), weights)}
+    if len(counts) > 1 or weights.ndim != 1 or not weights.size:
+        raise ValueError(
+            "`samples` needs one leading axis of at least one node, the same for points, velocities "
+            f"and weights, but has {sorted(counts)}: make them with xattr.sample(path, quadrature)"
+        )
+    return PathSamples(points, velocities, weights)

@@ -1,0 +1,304 @@
+"""Paths γ from a baseline to an input: each returns a function `alpha -> pytree like x`.
+
+A function of your own is as good as one of these. Write it with operations of `jax.numpy`; its
+velocity is taken by `jax.jvp`. `alpha` arrives as a scalar, in float32 at least.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xattr import trees
+from xattr.types import ArrayTree, Path
+
+__all__ = [
+    "aumann_shapley",
+    "concatenate",
+    "coordinatewise",
+    "monotone",
+    "polyline",
+    "reparametrize",
+    "reverse",
+    "straight_line",
+]
+
+
+def straight_line(baseline: ArrayTree, x: ArrayTree) -> Path:
+    """Return the straight line, the path of integrated gradients.
+
+    γ(α) = (1 − α) baseline + α x, exact at both ends.
+
+    Shapes: `baseline` and `x` are pytrees of floating arrays of the same shapes.
+    Raises `ValueError` if they are not, `TypeError` if a leaf is not floating.
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §3.
+
+    >>> import jax.numpy as jnp
+    >>> straight_line(jnp.zeros(2), jnp.array([2.0, 4.0]))(0.5)
+    Array([1., 2.], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    return functools.partial(_straight_line, trees.like(baseline, x, "baseline"), x)
+
+
+def _straight_line(baseline: ArrayTree, x: ArrayTree, alpha: Any) -> ArrayTree:
+    return jax.tree.map(functools.partial(_between, alpha), baseline, x)
+
+
+def _between(alpha: Any, start: jax.Array, end: jax.Array) -> jax.Array:
+    """Return (1 − α) start + α end in the dtype of start, computed in float32 at least."""
+    dtype = trees.wide(start.dtype)
+    fraction = jnp.asarray(alpha, dtype)
+    return ((1 - fraction) * start.astype(dtype) + fraction * end.astype(dtype)).astype(start.dtype)
+
+
+def aumann_shapley(x: ArrayTree) -> Path:
+    """Return the diagonal from zero, the path of Aumann–Shapley pricing.
+
+    γ(α) = α x.
+
+    Shapes: `x` is a pytree of floating arrays. Raises `TypeError` if a leaf is not floating.
+    Source: Aumann & Shapley 1974, "Values of Non-Atomic Games"; Sundararajan et al. 2016, §2.4.
+
+    >>> import jax.numpy as jnp
+    >>> aumann_shapley(jnp.array([2.0, 4.0]))(0.25)
+    Array([0.5, 1. ], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    return straight_line(jax.tree.map(jnp.zeros_like, x), x)
+
+
+def monotone(baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree | float) -> Path:
+    """Return a path on which every feature runs ahead or lags behind by a power of its own.
+
+    γᵢ(α) = baselineᵢ + (xᵢ − baselineᵢ) α^pᵢ.
+
+    Shapes: `exponents` p > 0 is one number, or a pytree with the structure of x whose leaves
+    broadcast to those of x. Where p < 1 the velocity at α = 0 is infinite: use a quadrature without
+    that node, such as Gauss–Legendre. Raises `ValueError` for p ≤ 0 and for shapes that do not fit.
+    Source: Sundararajan, Taly & Yan 2017, §3, figure 1 (paths that are not straight).
+
+    >>> import jax.numpy as jnp
+    >>> monotone(jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0]))(0.5)
+    Array([0.5 , 0.25], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    baseline = trees.like(baseline, x, "baseline")
+    if isinstance(exponents, (int, float)):
+        constant = float(exponents)
+        exponents = jax.tree.map(lambda leaf: jnp.asarray(constant, leaf.dtype), x)
+    trees.same_structure(exponents, x, "exponents")
+    exponents = jax.tree.map(_exponents_like, trees.floating(exponents, "exponents"), x)
+    return functools.partial(_monotone, baseline, x, exponents)
+
+
+def _exponents_like(power: jax.Array, leaf: jax.Array) -> jax.Array:
+    try:
+        broadcast = jnp.broadcast_to(power, leaf.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"`exponents` has shape {power.shape}, which does not broadcast to the shape "
+            f"{leaf.shape} of `x`: give one exponent for each feature, or one number for all"
+        ) from error
+    if not trees.is_traced(power) and not bool(jnp.all(power > 0)):
+        raise ValueError(
+            "`exponents` must be greater than 0, or the path does not start at the baseline; "
+            f"the smallest is {float(jnp.min(power)):g}"
+        )
+    return broadcast.astype(trees.wide(leaf.dtype))
+
+
+def _monotone(baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree, alpha: Any) -> ArrayTree:
+    return jax.tree.map(
+        lambda start, end, power: _between(jnp.asarray(alpha, power.dtype) ** power, start, end),
+        baseline,
+        x,
+        exponents,
+    )
+
+
+def polyline(points: ArrayTree) -> Path:
+    """Return the path of straight segments through waypoints, each segment in equal time.
+
+    γ(α) = (1 − t) points[k] + t points[k + 1], with k + t = α (m − 1).
+
+    Shapes: `points` is a pytree like x with a leading axis of m ≥ 2 waypoints, the first the
+    baseline, the last the input. For full accuracy give every segment its own nodes, with
+    `xattr.quadrature.composite(rule, m - 1)`. Raises `ValueError` for fewer than 2 waypoints and
+    for leaves whose leading axes differ.
+    Source: Sundararajan, Taly & Yan 2017, §3, figure 1 (the corner path P1).
+
+    >>> import jax.numpy as jnp
+    >>> polyline(jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))(0.75)
+    Array([1. , 0.5], dtype=float32)
+    """
+    points = trees.floating(points, "points")
+    counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(points)}
+    if len(counts) > 1 or min(counts) < 2:
+        raise ValueError(
+            "`points` needs a leading axis of at least 2 waypoints, the same in every leaf, but has "
+            f"{sorted(counts)}: stack the waypoints with jnp.stack"
+        )
+    return functools.partial(_polyline, points)
+
+
+def _polyline(points: ArrayTree, alpha: Any) -> ArrayTree:
+    segment, fraction = _segment(alpha, jax.tree.leaves(points)[0].shape[0] - 1)
+    return jax.tree.map(
+        lambda leaf: _between(fraction, leaf[segment], leaf[segment + 1]),
+        points,
+    )
+
+
+def _segment(alpha: Any, count: int) -> tuple[jax.Array, jax.Array]:
+    """Return k and t with k + t = α · count; α = 1 is the end of the last segment."""
+    scaled = jnp.asarray(alpha) * count
+    index = jnp.clip(jnp.floor(scaled).astype(jnp.int32), 0, count - 1)
+    return index, scaled - index.astype(scaled.dtype)
+
+
+def coordinatewise(baseline: ArrayTree, x: ArrayTree, order: Sequence[int] | jax.Array) -> Path:
+    """Return the path along the edges of the box: one feature after the other, in an order.
+
+    Feature order[k] runs from its baseline to its input for k/d ≤ α ≤ (k + 1)/d. A feature's
+    attribution is the change of f when it is added to those before it; its mean over all orders is
+    the Shapley value.
+
+    Shapes: `order` has shape (d,), a permutation of the d features of x counted through its leaves
+    in the order of `jax.tree.leaves`. For full accuracy use `xattr.quadrature.composite(rule, d)`.
+    Raises `ValueError` if `order` is no permutation.
+    Source: Sundararajan, Taly & Yan 2017, remark 5; Shapley & Shubik 1971.
+
+    >>> import jax.numpy as jnp
+    >>> coordinatewise(jnp.zeros(2), jnp.ones(2), [1, 0])(0.75)
+    Array([0.5, 1. ], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    baseline = trees.like(baseline, x, "baseline")
+    return functools.partial(_coordinatewise, baseline, x, _ranks(order, x))
+
+
+def _ranks(order: Any, x: ArrayTree) -> ArrayTree:
+    """Return for every feature of x its place in the order."""
+    leaves, treedef = jax.tree.flatten(x)
+    sizes = [leaf.size for leaf in leaves]
+    count = sum(sizes)
+    order = order if isinstance(order, jax.core.Tracer) else np.asarray(order)
+    known = isinstance(order, np.ndarray)
+    if order.shape != (count,) or (known and not np.array_equal(np.sort(order), range(count))):
+        raise ValueError(
+            f"`order` must be a permutation of the {count} features of x, each of 0 … {count - 1} "
+            f"once, but is {np.array2string(order, threshold=8) if known else order}: "
+            f"for example jax.random.permutation(key, {count})"
+        )
+    ranks = jnp.argsort(jnp.asarray(order, jnp.int32))
+    parts = jnp.split(ranks, np.cumsum(sizes)[:-1].tolist())
+    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, shaped)
+
+
+def _coordinatewise(baseline: ArrayTree, x: ArrayTree, ranks: ArrayTree, alpha: Any) -> ArrayTree:
+    count = sum(leaf.size for leaf in jax.tree.leaves(x))
+    moving, fraction = _segment(alpha, count)
+
+    def feature(start: jax.Array, end: jax.Array, rank: jax.Array) -> jax.Array:
+        passed = jnp.where(rank < moving, 1.0, 0.0).astype(fraction.dtype)
+        return _between(jnp.where(rank == moving, fraction, passed), start, end)
+
+    return jax.tree.map(feature, baseline, x, ranks)
+
+
+def reparametrize(path: Path, warp: Callable[[Any], Any]) -> Path:
+    """Return the same curve run through at another pace.
+
+    γ'(α) = γ(warp(α)). The exact path integral does not change; the placing of the nodes does.
+
+    Shapes: `warp` maps a scalar in [0, 1] to a scalar, 0 to 0 and 1 to 1.
+    Raises `ValueError` if an end is moved.
+    Source: Sundararajan et al. 2016, §2.4 (path integrals do not depend on the parametrisation).
+
+    >>> import jax.numpy as jnp
+    >>> reparametrize(aumann_shapley(jnp.array([2.0])), jnp.square)(0.5)
+    Array([0.5], dtype=float32)
+    """
+    for end in (0.0, 1.0):
+        value = warp(jnp.asarray(end))
+        if jnp.shape(value) != ():
+            raise ValueError(f"`warp` must return a scalar, but returned shape {jnp.shape(value)}")
+        if not trees.is_traced(value) and abs(float(value) - end) > 1e-5:
+            raise ValueError(
+                f"`warp` must keep the ends, but maps {end:g} to {float(value):g}: for a part of a "
+                "path compose it yourself, lambda alpha: path(warp(alpha))"
+            )
+    return lambda alpha: path(warp(alpha))
+
+
+def reverse(path: Path) -> Path:
+    """Return the path run through backwards, from the input to the baseline.
+
+    γ'(α) = γ(1 − α). The attributions change their sign.
+
+    Shapes: those of `path`.
+    Source: Sundararajan et al. 2016, §2.4 (a path integral is odd under reversal).
+
+    >>> import jax.numpy as jnp
+    >>> reverse(aumann_shapley(jnp.array([2.0])))(0.25)
+    Array([1.5], dtype=float32)
+    """
+    return lambda alpha: path(1 - alpha)
+
+
+def concatenate(paths: Sequence[Path]) -> Path:
+    """Return the paths one after the other, each in equal time.
+
+    γ(α) = paths[k](t), with k + t = α m for m paths.
+
+    Shapes: all paths return pytrees of one structure, shapes and dtypes; each starts where the one
+    before ends. For full accuracy use `xattr.quadrature.composite(rule, m)`. Raises `ValueError`
+    for no paths, for paths that do not match and for a gap between them.
+    Source: Sundararajan et al. 2016, §2.4 (a path integral adds over the parts of its path).
+
+    >>> import jax.numpy as jnp
+    >>> there = aumann_shapley(jnp.array([2.0]))
+    >>> concatenate([there, reverse(there)])(0.75)
+    Array([1.], dtype=float32)
+    """
+    paths = tuple(paths)
+    if not paths:
+        raise ValueError("`paths` is empty: give at least one path")
+    for index, (path, following) in enumerate(zip(paths, paths[1:], strict=False)):
+        _check_joint(path(jnp.asarray(1.0)), following(jnp.asarray(0.0)), index)
+
+    def joined(alpha: Any) -> ArrayTree:
+        segment, fraction = _segment(alpha, len(paths))
+        value = paths[0](jnp.where(segment == 0, fraction, 0.5))
+        for index, path in enumerate(paths[1:], start=1):
+            # At ½ where it is not this path's turn: no infinite slope there to spoil a gradient.
+            here = segment == index
+            turn = path(jnp.where(here, fraction, 0.5))
+            value = jax.tree.map(functools.partial(jnp.where, here), turn, value)
+        return value
+
+    return joined
+
+
+def _check_joint(end: ArrayTree, start: ArrayTree, index: int) -> None:
+    if jax.tree.structure(end) != jax.tree.structure(start) or [
+        jnp.shape(leaf) for leaf in jax.tree.leaves(end)
+    ] != [jnp.shape(leaf) for leaf in jax.tree.leaves(start)]:
+        raise ValueError(
+            f"`paths`[{index}] and `paths`[{index + 1}] return pytrees of different structure or "
+            "shapes: all paths must return pytrees like x"
+        )
+    if trees.is_traced(end, start):
+        return
+    for left, right in zip(jax.tree.leaves(end), jax.tree.leaves(start), strict=True):
+        tolerance = float(jnp.finfo(jnp.result_type(left)).eps) ** 0.5
+        if not np.allclose(left, right, rtol=tolerance, atol=tolerance, equal_nan=True):
+            raise ValueError(
+                f"`paths`[{index + 1}] does not start where `paths`[{index}] ends: "
+                "put the path that leads from one to the other between them"
+            )

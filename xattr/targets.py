@@ -1,0 +1,120 @@
+"""From a model with class scores to the function explained, with the label a dynamic argument.
+
+Each returns `f(x, label, *args)` for `model(x, *args) -> scores` of shape (classes,), for one
+example. Explain it with `args=(label, *args)`: a new label runs the same compiled program, also when
+the target is made anew. A label that is not a class gives NaN, never another class.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xattr.types import ArrayTree, Function
+
+__all__ = ["log_odds", "log_probability", "logit", "probability"]
+
+Model = Callable[..., Any]
+
+
+def logit(model: Model) -> Function:
+    """Explain the score of a class before the softmax.
+
+    f(x, label) = model(x)[label].
+
+    Shapes: `model(x, *args)` returns (classes,); `label` is an integer scalar. Raises `ValueError`
+    for scores that are not one-dimensional, `TypeError` for a label that is not an integer.
+    Source: Simonyan, Vedaldi & Zisserman 2013, §3; Adebayo et al. 2018, §4.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f = xattr.targets.logit(lambda x: 2 * x)
+    >>> xattr.gradient(f, jnp.array([1.0, 2.0, 3.0]), args=(1,))
+    Array([0., 2., 0.], dtype=float32)
+    """
+    return functools.partial(_score, model, _identity)
+
+
+def probability(model: Model) -> Function:
+    """Explain the softmax probability of a class, the score of the integrated-gradients papers.
+
+    f(x, label) = softmax(model(x))[label].
+
+    Shapes: `model(x, *args)` returns (classes,); `label` is an integer scalar. Raises `ValueError`
+    for scores that are not one-dimensional, `TypeError` for a label that is not an integer.
+    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", §2.1.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> xattr.targets.probability(lambda x: x)(jnp.zeros(4), 1)
+    Array(0.25, dtype=float32)
+    """
+    return functools.partial(_score, model, jax.nn.softmax)
+
+
+def log_probability(model: Model) -> Function:
+    """Explain the log-probability of a class, which does not saturate as the probability does.
+
+    f(x, label) = log softmax(model(x))[label].
+
+    Shapes: `model(x, *args)` returns (classes,); `label` is an integer scalar. Raises `ValueError`
+    for scores that are not one-dimensional, `TypeError` for a label that is not an integer.
+    Source: Bishop 2006, "Pattern Recognition and Machine Learning", §4.3.4.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> xattr.targets.log_probability(lambda x: x)(jnp.zeros(4), 1).round(4)
+    Array(-1.3863, dtype=float32)
+    """
+    return functools.partial(_score, model, jax.nn.log_softmax)
+
+
+def log_odds(model: Model) -> Function:
+    """Explain the log-odds of a class against all others.
+
+    f(x, label) = log p − log(1 − p), p = softmax(model(x))[label], computed as the class's score
+    minus the log-sum-exp of the other scores, so that it is exact near p = 1.
+
+    Shapes: `model(x, *args)` returns (classes,) with at least 2 classes; `label` is an integer
+    scalar. Raises `ValueError` for other scores, `TypeError` for a label that is not an integer.
+    Source: Bishop 2006, "Pattern Recognition and Machine Learning", §4.2.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> xattr.targets.log_odds(lambda x: x)(jnp.array([0.0, 3.0]), 1)
+    Array(3., dtype=float32)
+    """
+    return functools.partial(_log_odds, model)
+
+
+def _identity(scores: jax.Array) -> jax.Array:
+    return scores
+
+
+def _score(model: Model, transform: Callable[..., Any], x: ArrayTree, label: Any, *args: Any) -> Any:
+    scores = _scores(model, x, args)
+    return _pick(transform(scores), label)
+
+
+def _log_odds(model: Model, x: ArrayTree, label: Any, *args: Any) -> jax.Array:
+    scores = _scores(model, x, args)
+    if scores.size < 2:
+        raise ValueError("`model` returns one score, which has no other class to be compared with")
+    others = jnp.where(jnp.arange(scores.size) == label, -jnp.inf, scores)
+    return _pick(scores, label) - jax.nn.logsumexp(others)
+
+
+def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+    scores = jnp.asarray(model(x, *args))
+    if scores.ndim != 1:
+        raise ValueError(
+            f"`model` must return class scores of shape (classes,) for one example, but returned "
+            f"shape {scores.shape}: for a model of batches pass lambda x: model(x[None])[0]"
+        )
+    return scores
+
+
+def _pick(scores: jax.Array, label: Any) -> jax.Array:
+    if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(label):
+        raise TypeError(f"`label` must be an integer scalar, the index of a class, not {label!r}")
+    known = (label >= 0) & (label < scores.size)
+    # A factor, so that an unknown class spoils the gradient too; indexing alone would clamp.
+    return scores[label] * jnp.where(known, 1, jnp.nan).astype(scores.dtype)

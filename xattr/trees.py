@@ -1,0 +1,123 @@
+"""Pytrees of floating arrays: checks with errors to act on, and arithmetic in enough precision."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xattr.types import ArrayTree
+
+
+def where(name: str, path: tuple[Any, ...]) -> str:
+    """Name a leaf for an error message: `x` or `x`['image'][0]."""
+    return f"`{name}`{jax.tree_util.keystr(path)}"
+
+
+def floating(tree: ArrayTree, name: str) -> ArrayTree:
+    """Return the tree with every leaf a strongly typed JAX array; raise if one is not floating."""
+    if not jax.tree.leaves(tree):
+        raise ValueError(f"`{name}` has no arrays: pass an array or a pytree of floating arrays")
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: _float(leaf, where(name, path)), tree)
+
+
+def _float(leaf: Any, name: str) -> jax.Array:
+    try:
+        dtype = jnp.result_type(leaf)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a floating array, but is a {type(leaf).__name__}: "
+            "pass a pytree of floating arrays"
+        ) from error
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating, but has dtype {dtype}: there is no gradient with respect to "
+            "it. For tokens or categories attribute at the embedding: "
+            "f(embedding, *args) with embedding = table[tokens]"
+        )
+    return jnp.asarray(leaf, dtype=dtype)
+
+
+def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> ArrayTree:
+    """Return the tree in the dtypes of x; raise unless structure and shapes are those of x."""
+    same_structure(tree, x, name, reference)
+    tree = floating(tree, name)
+
+    def leaf_like(path: tuple[Any, ...], leaf: jax.Array, target: jax.Array) -> jax.Array:
+        if leaf.shape != target.shape:
+            raise ValueError(
+                f"{where(name, path)} has shape {leaf.shape}, but `{reference}` has shape "
+                f"{target.shape} there: pass arrays of the same shapes, for a constant "
+                f"jax.tree.map(lambda v: jnp.full_like(v, constant), {reference})"
+            )
+        return leaf.astype(target.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf_like, tree, x)
+
+
+def same_structure(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> None:
+    """Raise unless the tree has the structure of x."""
+    found, expected = jax.tree.structure(tree), jax.tree.structure(x)
+    if found != expected:
+        raise ValueError(
+            f"`{name}` must have the structure of `{reference}`, but is {found} where "
+            f"`{reference}` is {expected}: pass a pytree with the same keys"
+        )
+
+
+def baseline_like(baseline: ArrayTree | None, x: ArrayTree) -> ArrayTree:
+    """Return the baseline in the form of x; zeros where it is None."""
+    return jax.tree.map(jnp.zeros_like, x) if baseline is None else like(baseline, x, "baseline")
+
+
+def wide(dtype: Any) -> Any:
+    """Return the dtype in which sums are taken: float32 at least."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
+
+
+def widen(tree: ArrayTree) -> ArrayTree:
+    """Cast every leaf to the dtype in which sums are taken."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, wide(jnp.result_type(leaf))), tree)
+
+
+def cast_like(tree: ArrayTree, x: ArrayTree) -> ArrayTree:
+    """Cast every leaf to the dtype of the leaf of x."""
+    return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), tree, x)
+
+
+def add(left: ArrayTree, right: ArrayTree) -> ArrayTree:
+    """Add two trees, leaf by leaf."""
+    return jax.tree.map(jnp.add, left, right)
+
+
+def total(tree: ArrayTree) -> jax.Array:
+    """Sum all elements of all leaves, in the widest dtype among them and float32."""
+    sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(widen(tree))]
+    dtype = widest(sums)
+    return jnp.sum(jnp.stack([leaf.astype(dtype) for leaf in sums]))
+
+
+def widest(leaves: list[Any]) -> Any:
+    """Return the widest dtype among the leaves, float32 at least."""
+    return max((wide(leaf.dtype) for leaf in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def is_traced(*trees: ArrayTree) -> bool:
+    """Tell whether any leaf is a tracer, so that its value cannot be looked at."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+@jax.jit
+def _all_finite(tree: ArrayTree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def known_to_be_infinite(tree: ArrayTree) -> bool:
+    """Tell whether the tree can be looked at and holds a NaN or an infinity."""
+    return not is_traced(tree) and not bool(_all_finite(tree))
+
+
+def check_count(value: Any, name: str, remedy: str = "") -> None:
+    """Raise unless the value is a whole number of at least 1."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, not {value!r}{remedy}")
