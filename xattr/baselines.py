@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr import chunks, kernel, paths, trees
-from xattr.types import ArrayTree, Function, PathSamples, PRNGKey, Progress
+from xattr.types import Array, ArrayTree, Function, PathSamples, PRNGKey, Progress
 
 
 def expected_gradients(
@@ -44,18 +44,19 @@ def expected_gradients(
     """
     x = trees.floating(x, "x")
     baselines, rows = _checked(baselines, x)
+    trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
     order, alphas = _draw(key, num_samples, rows, trees.widest(jax.tree.leaves(x)))
 
-    def samples_of(start: Any, size: int) -> PathSamples:
+    def samples_of(start: Any, size: int, valid: Array) -> PathSamples:
         row, alpha = chunks.take((order, alphas), start, size)
         chosen = jax.tree.map(lambda leaf: leaf[row], baselines)
         points = jax.vmap(lambda baseline, a: paths.straight_line(baseline, x)(a))(chosen, alpha)
-        velocities = jax.tree.map(jnp.subtract, x, chosen)
-        return PathSamples(points, velocities, np.full(size, 1 / num_samples, np.float32))
+        velocities = jax.vmap(lambda baseline: jax.tree.map(jnp.subtract, x, baseline))(chosen)
+        return PathSamples(points, velocities, chunks.masked(np.full(size, 1 / num_samples), valid))
 
     return kernel.accumulate(
-        f, samples_of, num_samples, like=x, args=args, chunk_size=chunk_size, progress=progress
+        f, samples_of, num_samples, args=args, chunk_size=chunk_size, progress=progress
     )
 
 

@@ -76,6 +76,12 @@ def take(tree: ArrayTree, start: Any, size: int) -> ArrayTree:
     return jax.tree.map(leaf_slice, tree)
 
 
+def masked(weights: Array, valid: Array) -> Array:
+    """Return the weights with 0 where an item is not valid; on the host if both are there."""
+    numpy = np if isinstance(weights, np.ndarray) and isinstance(valid, np.ndarray) else jnp
+    return numpy.where(valid, weights, 0)
+
+
 def is_staged() -> bool:
     """Tell whether operations are being recorded (jit, scan, shard_map), not carried out.
 

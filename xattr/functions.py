@@ -7,6 +7,7 @@ become arguments of the compiled program, and a skeleton that only refers weakly
 """
 
 import functools
+import sys
 import types
 import weakref
 from collections.abc import Callable, Hashable
@@ -135,9 +136,29 @@ def compiled(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
     return functools.partial(program, arrays)
 
 
+def is_lasting(f: Function) -> bool:
+    """Tell whether `f` is made of arrays and importable functions: worth compiling once for all.
+
+    A lambda or a local function may be made anew for every call, and would be compiled every time.
+    """
+    arrays: list[Any] = []
+    return _lasting(_split(f, arrays))
+
+
+def _lasting(skeleton: Any) -> bool:
+    if isinstance(skeleton, _Node):
+        return all(map(_lasting, skeleton.parts))
+    return not isinstance(skeleton, _Weak) or _importable(skeleton())
+
+
+def _importable(value: Any) -> bool:
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return getattr(module, getattr(value, "__qualname__", ""), None) is value
+
+
 def _compile(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
-    def forget(_: Any) -> None:
-        _COMPILED.pop(key, None)
+    def forget(_: Any, pop: Callable[..., Any] = _COMPILED.pop) -> None:
+        pop(key, None)  # bound early: at exit the module's names may be gone
 
     watched = _watch(skeleton, forget)
     key = (function, watched)

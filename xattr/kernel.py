@@ -5,11 +5,13 @@ weights as arrays, never γ. Straight, curved and Aumann–Shapley paths, a sing
 expected gradients therefore share one executable, and memory does not grow with the nodes.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xattr import chunks, functions, trees
 from xattr import quadrature as rules
@@ -39,13 +41,31 @@ def sample(path: Path, quadrature: Quadrature) -> PathSamples:
     PathSamples(points=Array([[0.75]], dtype=float32), velocities=Array([[3.]], dtype=float32),
                 weights=Array([1.], dtype=float32))
     """
-    nodes, weights = rules.checked(quadrature)
-    _, sampled = _sampler(path)
-    return sampled(nodes, weights)
+    return _sampler(path)(*rules.checked(quadrature))
 
 
-def _sampler(path: Path) -> tuple[ArrayTree, Callable[[Array, Array], PathSamples]]:
-    """Check a path once; return its form and the function from nodes and weights to samples."""
+def _sampler(path: Path) -> Callable[[Array, Array], PathSamples]:
+    """Return the function from nodes and weights to samples, compiled where the path is lasting."""
+    if functions.is_lasting(path) and not chunks.is_staged():
+        return functions.compiled(sample_path, path)
+    return functools.partial(sample_path, path)
+
+
+def sample_path(path: Path, nodes: Array, weights: Array) -> PathSamples:
+    """Return the path's values and velocities at the nodes, with the weights."""
+    form = _form(path)
+    dtype = trees.widest(jax.tree.leaves(form))
+
+    def at(alpha: Array) -> tuple[ArrayTree, ArrayTree]:
+        value, velocity = jax.jvp(path, (alpha,), (jnp.ones_like(alpha),))
+        return trees.cast_like(value, form), trees.cast_like(velocity, form)
+
+    points, velocities = jax.vmap(at)(jnp.asarray(nodes, dtype))
+    return PathSamples(points, velocities, jnp.asarray(weights, dtype))
+
+
+def _form(path: Path) -> ArrayTree:
+    """Return shapes and dtypes of the path's values; raise unless they are floating arrays."""
     form = jax.eval_shape(path, 0.5)  # for a weakly typed alpha the path keeps the dtype of x
     leaves = jax.tree_util.tree_leaves_with_path(form)
     if not leaves:
@@ -56,17 +76,7 @@ def _sampler(path: Path) -> tuple[ArrayTree, Callable[[Array, Array], PathSample
                 "`path` must return a pytree of floating arrays like x, but returned "
                 f"{leaf.dtype}{list(leaf.shape)} at {trees.where('path(alpha)', where)}"
             )
-    dtype = trees.widest([leaf for _, leaf in leaves])
-
-    def at(alpha: Array) -> tuple[ArrayTree, ArrayTree]:
-        value, velocity = jax.jvp(path, (alpha,), (jnp.ones_like(alpha),))
-        return trees.cast_like(value, form), trees.cast_like(velocity, form)
-
-    def sampled(nodes: Array, weights: Array) -> PathSamples:
-        points, velocities = jax.vmap(at)(jnp.asarray(nodes, dtype))
-        return PathSamples(points, velocities, jnp.asarray(weights, dtype))
-
-    return form, sampled
+    return form
 
 
 def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> ArrayTree:
@@ -109,14 +119,14 @@ def integrate(
     """
     samples = _checked(samples)
 
-    def samples_of(start: Any, size: int) -> PathSamples:
-        return PathSamples(*(chunks.take(tree, start, size) for tree in samples))
+    def samples_of(start: Any, size: int, valid: Array) -> PathSamples:
+        points, velocities, weights = (chunks.take(tree, start, size) for tree in samples)
+        return PathSamples(points, velocities, chunks.masked(weights, valid))
 
     return accumulate(
         f,
         samples_of,
         samples.weights.shape[0],
-        like=samples.points,
         args=args,
         chunk_size=chunk_size,
         progress=progress,
@@ -150,12 +160,16 @@ def path_integral(
     Array([0.3333, 0.6667], dtype=float32)
     """
     rule = rules.checked(rules.gauss_legendre(DEFAULT_NODES) if quadrature is None else quadrature)
-    form, sampled = _sampler(path)
+    sampled = _sampler(path)
+
+    def samples_of(start: Any, size: int, valid: Array) -> PathSamples:
+        nodes, weights = (chunks.take(values, start, size) for values in rule)
+        return sampled(nodes, chunks.masked(weights, valid))
+
     return accumulate(
         f,
-        lambda start, size: sampled(*(chunks.take(values, start, size) for values in rule)),
+        samples_of,
         rule.nodes.shape[0],
-        like=form,
         args=args,
         chunk_size=chunk_size,
         progress=progress,
@@ -164,33 +178,37 @@ def path_integral(
 
 def accumulate(
     f: Function,
-    samples_of: Callable[[Any, int], PathSamples],
+    samples_of: Callable[[Any, int, Array], PathSamples],
     count: int,
     *,
-    like: ArrayTree,
     args: tuple[Any, ...],
     chunk_size: int | None,
     progress: Progress | None,
 ) -> ArrayTree:
-    """Sum the compiled kernel over samples made chunk by chunk by `samples_of(start, size)`."""
+    """Sum the compiled kernel over samples made chunk by chunk by `samples_of(start, size, valid)`.
+
+    `valid` tells which of the items count; the others must be given weight 0.
+    """
     functions.check_args(args)
     kernel = functions.compiled(path_kernel, f)
+    form: ArrayTree = None
 
     def part(start: Any, size: int, valid: Array) -> ArrayTree:
-        samples = samples_of(start, size)
-        weights = jnp.where(valid, jnp.asarray(samples.weights), 0)
-        return kernel(samples._replace(weights=weights), args)
+        nonlocal form
+        samples = samples_of(start, size, valid)
+        form = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), samples.points)
+        return kernel(samples, args)
 
     result = chunks.reduce(part, trees.add, count, chunk_size=chunk_size, progress=progress)
     if trees.known_to_be_infinite(result):
         _check_finite(samples_of, count)
-    return trees.cast_like(result, like)
+    return trees.cast_like(result, form)
 
 
-def _check_finite(samples_of: Callable[[Any, int], PathSamples], count: int) -> None:
+def _check_finite(samples_of: Callable[[Any, int, Array], PathSamples], count: int) -> None:
     """Raise if it is the path, not the gradient of f, that is not finite."""
     for index in range(count):
-        if trees.known_to_be_infinite(samples_of(index, 1)):
+        if trees.known_to_be_infinite(samples_of(index, 1, np.ones(1, bool))):
             raise ValueError(
                 f"the path is not finite at node {index} of {count}, in its value or its velocity: "
                 "mend `path`, or use a quadrature without that node, such as gauss_legendre"

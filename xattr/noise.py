@@ -19,7 +19,7 @@ Method = Callable[..., ArrayTree]
 class _Moments(NamedTuple):
     """Number, mean and sum of squared deviations of the maps seen so far."""
 
-    count: jax.Array
+    number: jax.Array
     mean: ArrayTree
     deviation: ArrayTree
 
@@ -124,7 +124,7 @@ def var_grad(
 
 
 def _variance(moments: _Moments) -> ArrayTree:
-    return jax.tree.map(lambda leaf: leaf / moments.count.astype(leaf.dtype), moments.deviation)
+    return jax.tree.map(lambda leaf: leaf / moments.number.astype(leaf.dtype), moments.deviation)
 
 
 def _moments(
@@ -140,6 +140,7 @@ def _moments(
 ) -> tuple[_Moments, ArrayTree]:
     """Return mean and variance over the noise, and a tree with the dtypes of the method's result."""
     functions.check_args(args)
+    trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
     if not trees.is_traced(noise_scale) and not noise_scale >= 0:
         raise ValueError(f"`noise_scale` must be 0 or more, not {noise_scale!r}: a share of max − min")
@@ -200,11 +201,11 @@ def _moments_of(maps: ArrayTree, valid: jax.Array) -> _Moments:
 @jax.jit
 def _merge(left: _Moments, right: _Moments) -> _Moments:
     """Merge the moments of two sets of maps (Chan, Golub & LeVeque 1979)."""
-    count = left.count + right.count
-    share = right.count / count
+    count = left.number + right.number
+    share = right.number / count
     apart = jax.tree.map(jnp.subtract, right.mean, left.mean)
     mean = jax.tree.map(lambda m, d: m + d * share.astype(m.dtype), left.mean, apart)
-    between = functools.partial(_between, left.count * share)
+    between = functools.partial(_between, left.number * share)
     return _Moments(count, mean, jax.tree.map(between, left.deviation, right.deviation, apart))
 
 

@@ -194,7 +194,7 @@ def _ranks(order: Any, x: ArrayTree) -> ArrayTree:
             f"once, but is {np.array2string(order, threshold=8) if known else order}: "
             f"for example jax.random.permutation(key, {count})"
         )
-    ranks = jnp.argsort(jnp.asarray(order, jnp.int32))
+    ranks = jnp.argsort(jnp.asarray(order, jnp.int32)).astype(jnp.int32)
     parts = jnp.split(ranks, np.cumsum(sizes)[:-1].tolist())
     shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(treedef, shaped)

@@ -22,6 +22,8 @@ def floating(tree: ArrayTree, name: str) -> ArrayTree:
 
 
 def _float(leaf: Any, name: str) -> jax.Array:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf if not leaf.weak_type else jnp.asarray(leaf, dtype=leaf.dtype)
     try:
         dtype = jnp.result_type(leaf)
     except TypeError as error:
@@ -50,7 +52,7 @@ def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> Arra
                 f"{target.shape} there: pass arrays of the same shapes, for a constant "
                 f"jax.tree.map(lambda v: jnp.full_like(v, constant), {reference})"
             )
-        return leaf.astype(target.dtype)
+        return cast(leaf, target)
 
     return jax.tree_util.tree_map_with_path(leaf_like, tree, x)
 
@@ -82,7 +84,12 @@ def widen(tree: ArrayTree) -> ArrayTree:
 
 def cast_like(tree: ArrayTree, x: ArrayTree) -> ArrayTree:
     """Cast every leaf to the dtype of the leaf of x."""
-    return jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), tree, x)
+    return jax.tree.map(cast, tree, x)
+
+
+def cast(leaf: Any, target: Any) -> Any:
+    """Return the leaf in the dtype of the target."""
+    return leaf if leaf.dtype == target.dtype else leaf.astype(target.dtype)
 
 
 def add(left: ArrayTree, right: ArrayTree) -> ArrayTree:
@@ -121,3 +128,17 @@ def check_count(value: Any, name: str, remedy: str = "") -> None:
     """Raise unless the value is a whole number of at least 1."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, not {value!r}{remedy}")
+
+
+def check_key(key: Any) -> None:
+    """Raise unless the value is a random key, new style or old."""
+    if not _is_key(key):
+        seed = key if isinstance(key, int) else 0
+        raise TypeError(f"`key` must be a random key: pass jax.random.key({seed})")
+
+
+def _is_key(key: Any) -> bool:
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        return False
+    legacy = key.dtype == np.uint32 and key.shape == (2,)
+    return legacy or jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

@@ -1,0 +1,169 @@
+"""Time the kernel against a hand-written jitted loop and against captum, side by side.
+
+    pip install -e '.[bench]' && python tests/benchmarks/kernel.py
+
+Integrated gradients of 16 images of MNIST size with 48 midpoint nodes, on the same weights, nodes
+and inputs, in one process: runs are interleaved and repeated, and the table gives the median of the
+ratios of runs made beside each other. Captum runs at its best `internal_batch_size` of those tried;
+without the extra its column is left out.
+"""
+
+import argparse
+import functools
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+
+import xattr
+
+IMAGES, NODES = 16, 48
+RULE = xattr.quadrature.midpoint(NODES)
+Run = Callable[[], Any]
+
+
+def kernel_run(f: Any, images: Any, labels: Any, params: Any, chunk: int | None) -> Run:
+    """Return the library's run, as its user writes it: vmapped, outside jit."""
+
+    def one(x: Any, label: Any) -> Any:
+        return xattr.integrated_gradients(
+            f, x, args=(label, params), quadrature=RULE, chunk_size=chunk
+        )
+
+    return lambda: jax.vmap(one)(images, labels)
+
+
+def jitted_run(f: Any, images: Any, labels: Any, params: Any, chunk: int | None) -> Run:
+    """Return the library's run inside the caller's jit."""
+
+    @jax.jit
+    def batch(images: Any, labels: Any, params: Any) -> Any:
+        return jax.vmap(
+            lambda x, label: xattr.integrated_gradients(
+                f, x, args=(label, params), quadrature=RULE, chunk_size=chunk
+            )
+        )(images, labels)
+
+    return lambda: batch(images, labels, params)
+
+
+def bare_run(f: Any, images: Any, labels: Any, params: Any, chunk: int) -> Run:
+    """Return the loop that one writes by hand: a jitted chunk of interpolated gradients."""
+
+    @jax.jit
+    def step(total: Any, alphas: Any, images: Any, labels: Any, params: Any) -> Any:
+        def one(x: Any, label: Any) -> Any:
+            slopes = jax.vmap(lambda a: jax.grad(f)(a * x, label, params))(alphas)
+            return x * slopes.sum(0) / NODES
+
+        return total + jax.vmap(one)(images, labels)
+
+    alphas = jnp.asarray(RULE.nodes, jnp.float32).reshape(-1, chunk)
+
+    def run() -> Any:
+        total = jnp.zeros_like(images)
+        for part in alphas:
+            total = step(total, part, images, labels, params)
+        return total
+
+    return run
+
+
+def captum_run(network: Any, images: Any, labels: Any, batch: int) -> Run:
+    """Return captum's run; its midpoint rule has the same nodes and weights."""
+    import captum.attr
+    import torch
+
+    method = captum.attr.IntegratedGradients(network)
+    inputs = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2).copy())
+    target = torch.tensor(np.asarray(labels).astype(np.int64))
+    return lambda: method.attribute(
+        inputs, target=target, n_steps=NODES, method="riemann_middle", internal_batch_size=batch
+    )
+
+
+def seconds(run: Run) -> float:
+    """Return the time of one run, to the end of its work."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def ratio_table(runs: dict[str, Run], reference: str, repeats: int) -> dict[str, float]:
+    """Return the median over repeats of each run's time to the reference's, interleaved."""
+    for run in runs.values():
+        seconds(run)
+    times = {name: [] for name in runs}
+    for repeat in range(repeats):
+        names = list(runs) if repeat % 2 else list(reversed(runs))
+        for name in names:
+            times[name].append(seconds(runs[name]))
+    base = np.array(times[reference])
+    return {name: float(np.median(np.array(values) / base)) for name, values in times.items()}
+
+
+def best_batch(network: Any, images: Any, labels: Any) -> int:
+    """Return the fastest of captum's batch sizes."""
+    sizes = (16, 32, 64, 128, 256, 768)
+    timed = {}
+    for size in sizes:
+        run = captum_run(network, images, labels, size)
+        seconds(run)
+        timed[size] = min(seconds(run), seconds(run))
+    return min(timed, key=timed.__getitem__)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 4, 16])
+    options = parser.parse_args()
+    with_captum = importlib.util.find_spec("captum") is not None
+    random = np.random.default_rng(1)
+    images = jnp.asarray(random.random((IMAGES, 28, 28, 1)), jnp.float32)
+    labels = jnp.arange(IMAGES) % 10
+    print(f"IG, {NODES} nodes x {IMAGES} images, median of {options.repeats} ratios to the bare loop")
+    print("network chunk | kernel (host) | kernel (in jit) | bare loop | captum")
+    for name, model, params, to_torch in (
+        ("MLP", models.mlp, models.mlp_params(), models.torch_mlp),
+        ("CNN", models.cnn, models.cnn_params(), models.torch_cnn),
+    ):
+        params = jax.tree.map(jnp.asarray, params)
+        f = xattr.targets.logit(model)
+        batch = 0
+        if with_captum:
+            network = to_torch(jax.tree.map(np.asarray, params))
+            batch = best_batch(network, images, labels)
+        for chunk in options.chunks:
+            make = functools.partial
+            runs = {
+                "host": make(kernel_run, f, images, labels, params, chunk)(),
+                "jit": make(jitted_run, f, images, labels, params, chunk)(),
+                "bare": make(bare_run, f, images, labels, params, chunk)(),
+            }
+            if with_captum:
+                runs["captum"] = captum_run(network, images, labels, batch)
+            _check_equal(runs)
+            row = ratio_table(runs, "bare", options.repeats)
+            captum = f"{row['captum']:.2f} (batch {batch})" if with_captum else "-"
+            print(f"{name} {chunk:2d} | {row['host']:.3f} | {row['jit']:.3f} | 1 | {captum}", flush=True)
+
+
+def _check_equal(runs: dict[str, Run]) -> None:
+    """Raise unless all runs give the same attributions."""
+    expected = np.asarray(runs["bare"]())
+    for name, run in runs.items():
+        value = run()
+        if name == "captum":
+            value = value.detach().numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(np.asarray(value), expected, atol=1e-4 * abs(expected).max())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""Bad input gets an error that names the argument in backticks and says what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import xattr
+from xattr import Quadrature, paths, quadrature
+
+F = lambda x: jnp.sum(x**2)
+X = jnp.ones(3)
+KEY = jax.random.key(0)
+IG = xattr.integrated_gradients
+LINE = paths.aumann_shapley(X)
+RULE = quadrature.midpoint(4)
+
+CASES = {
+    "baseline of another structure": (
+        lambda: IG(F, X, {"a": X}),
+        ValueError,
+        "`baseline` must have the structure of `x`",
+    ),
+    "baseline of another shape": (
+        lambda: IG(F, X, jnp.zeros(4)),
+        ValueError,
+        "`baseline` has shape (4,), but `x` has shape (3,) there: pass arrays of the same shapes",
+    ),
+    "baseline's leaf is named": (
+        lambda: IG(lambda x: F(x["a"]), {"a": X}, {"a": jnp.zeros(4)}),
+        ValueError,
+        "`baseline`['a'] has shape (4,)",
+    ),
+    "scalar baseline": (lambda: IG(F, X, 0.0), ValueError, "jnp.full_like(v, constant)"),
+    "integer x": (
+        lambda: IG(F, jnp.arange(3)),
+        TypeError,
+        "`x` must be floating, but has dtype int32: there is no gradient with respect to it. "
+        "For tokens or categories attribute at the embedding",
+    ),
+    "integer leaf of x": (
+        lambda: xattr.gradient(F, {"tokens": np.arange(3)}),
+        TypeError,
+        "`x`['tokens'] must be floating",
+    ),
+    "complex x": (lambda: xattr.gradient(F, X.astype(jnp.complex64)), TypeError, "but has dtype complex64"),
+    "integer baseline": (
+        lambda: IG(F, X, jnp.zeros(3, int)),
+        TypeError,
+        "`baseline` must be floating",
+    ),
+    "text": (lambda: xattr.gradient(F, "cat"), TypeError, "`x` must be a floating array"),
+    "no arrays": (lambda: xattr.gradient(F, {}), ValueError, "`x` has no arrays"),
+    "f not scalar": (
+        lambda: xattr.gradient(lambda x: x**2, X),
+        ValueError,
+        "`f` must return one scalar for one example, but returned float32[3]: pick a class",
+    ),
+    "f returns one element": (
+        lambda: IG(lambda x: jnp.sum(x, keepdims=True), X),
+        ValueError,
+        "but returned float32[1]",
+    ),
+    "f returns a tuple": (
+        lambda: IG(lambda x: (jnp.sum(x), 1.0), X),
+        ValueError,
+        "but returned a tuple",
+    ),
+    "f returns an integer": (
+        lambda: IG(lambda x: jnp.argmax(x), X),
+        TypeError,
+        "`f` must return a floating scalar, but returned int32[]: return the score itself",
+    ),
+    "args not a tuple": (
+        lambda: IG(F, X, args=[1]),
+        TypeError,
+        "`args` must be a tuple of further arguments of f, but is a list: for one argument write "
+        "args=(label,)",
+    ),
+    "args not a tuple, gradient": (lambda: xattr.gradient(F, X, args=1), TypeError, "`args` must"),
+    "args not a tuple, gap": (
+        lambda: xattr.completeness_gap(F, X, X, args=1),
+        TypeError,
+        "`args` must",
+    ),
+    "args not a tuple, noise": (
+        lambda: xattr.smooth_grad(F, X, KEY, args=1),
+        TypeError,
+        "`args` must",
+    ),
+    "empty quadrature": (
+        lambda: IG(F, X, quadrature=Quadrature(np.zeros(0), np.zeros(0))),
+        ValueError,
+        "`quadrature` is empty: give at least one node",
+    ),
+    "nodes outside": (
+        lambda: IG(F, X, quadrature=Quadrature([0.5, 1.5], [0.5, 0.5])),
+        ValueError,
+        "`quadrature` has nodes outside [0, 1], from 0.5 to 1.5",
+    ),
+    "nodes not sorted": (
+        lambda: xattr.sample(LINE, Quadrature([0.75, 0.25], [0.5, 0.5])),
+        ValueError,
+        "`quadrature` has nodes that are not sorted",
+    ),
+    "NaN node": (
+        lambda: xattr.sample(LINE, Quadrature([jnp.nan], [1.0])),
+        ValueError,
+        "`quadrature` has a node or a weight that is not finite",
+    ),
+    "unequal lengths": (
+        lambda: IG(F, X, quadrature=Quadrature([0.5], [0.5, 0.5])),
+        ValueError,
+        "`quadrature` needs one weight for each node",
+    ),
+    "chunk_size 0": (
+        lambda: IG(F, X, chunk_size=0),
+        ValueError,
+        "`chunk_size` must be a whole number of at least 1, not 0",
+    ),
+    "chunk_size 1.5": (lambda: IG(F, X, chunk_size=1.5), ValueError, "`chunk_size` must be"),
+    "n 0": (
+        lambda: quadrature.gauss_legendre(0),
+        ValueError,
+        "`n` must be a whole number of at least 1, not 0",
+    ),
+    "trapezoid 1": (lambda: quadrature.trapezoid(1), ValueError, "`n` must be at least 2"),
+    "pieces 0": (lambda: quadrature.composite(RULE, 0), ValueError, "`pieces` must be"),
+    "exponent 0": (
+        lambda: paths.monotone(X, X, 0.0),
+        ValueError,
+        "`exponents` must be greater than 0",
+    ),
+    "negative exponent": (
+        lambda: paths.monotone(X, X, jnp.array([1.0, -1.0, 2.0])),
+        ValueError,
+        "the smallest is -1",
+    ),
+    "exponents do not broadcast": (
+        lambda: paths.monotone(X, X, jnp.ones(2)),
+        ValueError,
+        "`exponents` has shape (2,), which does not broadcast to the shape (3,) of `x`",
+    ),
+    "order repeats": (
+        lambda: paths.coordinatewise(X, X, [0, 1, 1]),
+        ValueError,
+        "`order` must be a permutation of the 3 features of x, each of 0 … 2 once, but is [0 1 1]",
+    ),
+    "order too short": (lambda: paths.coordinatewise(X, X, [1, 0]), ValueError, "`order` must be"),
+    "one waypoint": (
+        lambda: paths.polyline(X[None]),
+        ValueError,
+        "`points` needs a leading axis of at least 2 waypoints",
+    ),
+    "scalar waypoints": (lambda: paths.polyline(jnp.array(1.0)), ValueError, "`points` needs"),
+    "no paths": (lambda: paths.concatenate([]), ValueError, "`paths` is empty"),
+    "paths that do not meet": (
+        lambda: paths.concatenate([LINE, LINE]),
+        ValueError,
+        "`paths`[1] does not start where `paths`[0] ends",
+    ),
+    "paths of two shapes": (
+        lambda: paths.concatenate([LINE, paths.aumann_shapley(jnp.ones(2))]),
+        ValueError,
+        "return pytrees of different structure or shapes",
+    ),
+    "warp moves an end": (
+        lambda: paths.reparametrize(LINE, lambda a: a / 2),
+        ValueError,
+        "`warp` must keep the ends, but maps 1 to 0.5",
+    ),
+    "warp not scalar": (
+        lambda: paths.reparametrize(LINE, lambda a: a * X),
+        ValueError,
+        "`warp` must return a scalar, but returned shape (3,)",
+    ),
+    "path of integers": (
+        lambda: xattr.path_integral(F, lambda a: jnp.arange(3)),
+        TypeError,
+        "`path` must return a pytree of floating arrays like x, but returned int32[3]",
+    ),
+    "path of nothing": (
+        lambda: xattr.path_integral(F, lambda a: None),
+        TypeError,
+        "but returned none",
+    ),
+    "NaN in the path": (
+        lambda: xattr.path_integral(F, lambda a: jnp.nan * a * X, quadrature=RULE),
+        ValueError,
+        "the path is not finite at node 0 of 4, in its value or its velocity: mend `path`",
+    ),
+    "infinite velocity": (
+        lambda: xattr.path_integral(
+            F, paths.monotone(0 * X, X, 0.5), quadrature=quadrature.trapezoid(5)
+        ),
+        ValueError,
+        "use a quadrature without that node, such as gauss_legendre",
+    ),
+    "NaN in samples": (
+        lambda: xattr.integrate(F, xattr.sample(lambda a: jnp.nan * a * X, RULE)),
+        ValueError,
+        "the path is not finite at node 0",
+    ),
+    "NaN in the baseline": (
+        lambda: IG(F, X, jnp.full(3, jnp.nan), quadrature=RULE),
+        ValueError,
+        "the path is not finite",
+    ),
+    "samples of two lengths": (
+        lambda: xattr.integrate(F, xattr.sample(LINE, RULE)._replace(weights=jnp.ones(3))),
+        ValueError,
+        "`samples` needs one leading axis of at least one node",
+    ),
+    "samples of two shapes": (
+        lambda: xattr.integrate(F, xattr.sample(LINE, RULE)._replace(velocities=jnp.ones((4, 2)))),
+        ValueError,
+        "`samples.velocities` has shape (4, 2), but `samples.points` has shape (4, 3)",
+    ),
+    "alphas outside": (
+        lambda: xattr.interior_gradients(F, X, alphas=jnp.array([0.5, 2.0])),
+        ValueError,
+        "`alphas` must lie in [0, 1]",
+    ),
+    "alphas empty": (
+        lambda: xattr.interior_gradients(F, X, alphas=jnp.zeros(0)),
+        ValueError,
+        "`alphas` must be one-dimensional and not empty",
+    ),
+    "baselines without an axis": (
+        lambda: xattr.expected_gradients(F, X, X, KEY, num_samples=3),
+        ValueError,
+        "`baselines` has a leaf of shape (3,), but needs a leading axis",
+    ),
+    "no samples": (
+        lambda: xattr.expected_gradients(F, X, X[None], KEY, num_samples=0),
+        ValueError,
+        "`num_samples` must be a whole number of at least 1",
+    ),
+    "no noise samples": (
+        lambda: xattr.smooth_grad(F, X, KEY, num_samples=0),
+        ValueError,
+        "`num_samples` must be a whole number of at least 1",
+    ),
+    "negative noise": (
+        lambda: xattr.var_grad(F, X, KEY, noise_scale=-0.1),
+        ValueError,
+        "`noise_scale` must be 0 or more, not -0.1",
+    ),
+    "a seed for a key": (
+        lambda: xattr.smooth_grad(F, X, 3),
+        TypeError,
+        "`key` must be a random key: pass jax.random.key(3)",
+    ),
+    "a seed for a key, expected gradients": (
+        lambda: xattr.expected_gradients(F, X, X[None], 3, num_samples=2),
+        TypeError,
+        "`key` must be a random key",
+    ),
+    "attributions of another shape": (
+        lambda: xattr.completeness_gap(F, jnp.ones(2), X),
+        ValueError,
+        "`attributions` has shape (2,)",
+    ),
+    "scores of a batch": (
+        lambda: xattr.gradient(xattr.targets.logit(lambda x: x[None]), X, args=(0,)),
+        ValueError,
+        "`model` must return class scores of shape (classes,) for one example, but returned shape "
+        "(1, 3): for a model of batches pass lambda x: model(x[None])[0]",
+    ),
+    "label not an integer": (
+        lambda: xattr.gradient(xattr.targets.logit(lambda x: x), X, args=(0.0,)),
+        TypeError,
+        "`label` must be an integer scalar",
+    ),
+    "odds of one class": (
+        lambda: xattr.gradient(xattr.targets.log_odds(lambda x: x[:1]), X, args=(0,)),
+        ValueError,
+        "has no other class",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_error_names_the_argument(name):
+    call, kind, text = CASES[name]
+    with pytest.raises(kind) as error:
+        call()
+    assert text in str(error.value)
+    assert "`" in str(error.value)
+
+
+@pytest.mark.parametrize("label", [-1, 4, 1000])
+@pytest.mark.parametrize("target", ["logit", "probability", "log_probability", "log_odds"])
+def test_unknown_label_is_nan_not_another_class(target, label):
+    f = getattr(xattr.targets, target)(lambda x: x)
+    assert jnp.isnan(f(jnp.ones(4), label))
+    assert jnp.isnan(xattr.gradient(f, jnp.ones(4), args=(label,))).any()

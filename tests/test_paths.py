@@ -1,0 +1,100 @@
+"""Paths: ends, derivatives, joints, dtypes, trees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import table
+from xattr import paths
+
+BASELINE, X = table.tree_inputs(1), table.tree_inputs(2)
+
+
+def every_path():
+    middle = jax.tree.map(lambda a, b: jnp.stack([a, a * b, b]), BASELINE, X)
+    line = paths.straight_line(BASELINE, X)
+    return {
+        "straight_line": line,
+        "monotone": paths.monotone(BASELINE, X, 2.0),
+        "monotone by leaf": paths.monotone(BASELINE, X, jax.tree.map(lambda a: jnp.float32(3), X)),
+        "polyline": paths.polyline(middle),
+        "coordinatewise": paths.coordinatewise(BASELINE, X, [3, 0, 4, 1, 2]),
+        "reparametrize": paths.reparametrize(line, jnp.square),
+        "reverse": paths.reverse(paths.straight_line(X, BASELINE)),
+        "concatenate": paths.concatenate(
+            [line, paths.reverse(line), paths.monotone(BASELINE, X, 3.0)]
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", every_path())
+def test_ends_are_exact(name):
+    path = every_path()[name]
+    for alpha, end in ((0.0, BASELINE), (1.0, X)):
+        value = path(jnp.float32(alpha))
+        assert jax.tree.structure(value) == jax.tree.structure(end)
+        jax.tree.map(np.testing.assert_array_equal, value, end)
+
+
+@pytest.mark.parametrize("name", every_path())
+@pytest.mark.usefixtures("x64")
+def test_velocity_is_the_slope(name):
+    path = every_path()[name]
+    for alpha in (0.11, 0.37, 0.71, 0.93):
+        step = 1e-4
+        _, velocity = jax.jvp(path, (jnp.float32(alpha),), (jnp.float32(1),))
+        high, low = path(np.float32(alpha + step)), path(np.float32(alpha - step))
+        slope = jax.tree.map(lambda a, b: (a - b) / (2 * step), high, low)
+        table.close(velocity, slope, 5e-3)
+
+
+@pytest.mark.parametrize("name", ["polyline", "coordinatewise", "concatenate"])
+def test_velocity_at_the_end_is_that_of_the_last_segment(name):
+    path = every_path()[name]
+    slope = lambda alpha: jax.jvp(path, (jnp.float32(alpha),), (jnp.float32(1),))[1]
+    last, before = slope(1.0), slope(0.99)
+    size = lambda tree: sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree))
+    assert size(last) > 0.5 * size(before) > 0
+
+
+def test_equal_features_do_not_move():
+    path = paths.straight_line(X, X)
+    _, velocity = jax.jvp(path, (jnp.float32(0.3),), (jnp.float32(1),))
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), velocity)
+
+
+def test_half_precision_is_interpolated_in_float32():
+    """α = 0.501 is not a bfloat16: the point must be rounded once, at the end."""
+    x = jnp.full(1, 256.0, jnp.bfloat16)
+    point = paths.aumann_shapley(x)(jnp.float32(0.501))
+    assert point.dtype == jnp.bfloat16
+    assert point == jnp.float32(0.501 * 256).astype(jnp.bfloat16)
+
+
+def test_polyline_passes_its_waypoints_in_equal_time():
+    points = jnp.array([[0.0, 1.0], [2.0, 2.0], [5.0, -1.0], [7.0, 7.0]])
+    path = paths.polyline(points)
+    for index in range(4):
+        np.testing.assert_allclose(path(jnp.float32(index / 3)), points[index], atol=1e-5)
+    np.testing.assert_allclose(path(jnp.float32(0.5)), (points[1] + points[2]) / 2, atol=1e-6)
+
+
+def test_coordinatewise_moves_one_feature_at_a_time():
+    baseline, x, order = jnp.zeros(4), jnp.array([1.0, 2.0, 3.0, 4.0]), [2, 0, 3, 1]
+    path = paths.coordinatewise(baseline, x, order)
+    for step, feature in enumerate(order):
+        _, velocity = jax.jvp(path, (jnp.float32((step + 0.5) / 4),), (jnp.float32(1),))
+        assert jnp.flatnonzero(velocity).tolist() == [feature]
+        assert velocity[feature] == 4 * x[feature]
+
+
+def test_gradients_through_a_concatenation_are_finite():
+    """The branch that is not taken has an infinite slope at its start."""
+
+    def loss(x):
+        root = paths.monotone(0 * x, x, 0.5)
+        path = paths.concatenate([root, paths.straight_line(x, 2 * x)])
+        return jnp.sum(path(jnp.float32(0.75)))
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.ones(2)), 1.5, rtol=1e-6)
