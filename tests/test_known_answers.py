@@ -195,7 +195,7 @@ def test_interior_gradients_of_a_cube():
     x = jnp.array([1.0, 2.0])
     alphas = jnp.array([0.02, 0.5, 1.0])
     result = xattr.interior_gradients(lambda x: jnp.sum(x**3), x, x / 2, alphas=alphas)
-    at = x / 2 + alphas[:, None] * (x / 2)
+    at = (x / 2)[None] + alphas[:, None] * (x / 2)[None]
     exactly(result, 3 * at**2)
     exactly(result[-1], xattr.gradient(lambda x: jnp.sum(x**3), x))
 

@@ -1,0 +1,87 @@
+"""Pictures: what is drawn, in which colours; Axes in, Axes out."""
+
+import matplotlib.figure
+import numpy as np
+import pytest
+
+from xattr import plot
+
+MAP = np.zeros((4, 4, 3))
+MAP[0, 0], MAP[1, 1] = [1, 2, 3], [-2, -1, 3]  # sums 6 and 0, absolute sums 6 and 6
+MAP[3, 3] = -1
+
+
+def axes(count=1):
+    return matplotlib.figure.Figure().subplots(1, count)
+
+
+def test_scores_are_signed_sums_or_sums_of_absolutes():
+    assert plot.pixel_scores(MAP)[[0, 1, 3], [0, 1, 3]].tolist() == [6, 0, -3]
+    assert plot.pixel_scores(MAP, "absolute")[[0, 1, 3], [0, 1, 3]].tolist() == [6, 6, 3]
+
+
+def test_heatmap_is_symmetric_with_red_for_positive():
+    ax = plot.heatmap(axes(), MAP, percentile=100)
+    (image,) = ax.images
+    assert image.get_clim() == (-6, 6)
+    red, blue, white = (image.cmap(image.norm(v)) for v in (6.0, -6.0, 0.0))
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert min(white) > 0.95
+
+
+def test_absolute_heatmap_starts_at_zero():
+    ax = plot.heatmap(axes(), MAP, channels="absolute", percentile=100, colorbar=True)
+    assert ax.images[0].get_clim() == (0, 6)
+    assert len(ax.figure.axes) == 2
+
+
+def test_percentile_clips_outliers():
+    values = np.ones((10, 10))
+    values[0, 0] = 1000
+    assert plot.heatmap(axes(), values, percentile=90).images[0].get_clim()[1] == pytest.approx(1)
+
+
+def test_overlay_shows_the_image_where_nothing_is_attributed():
+    ax = plot.overlay(axes(), np.ones((4, 4, 3)) * 0.5, MAP, percentile=100)
+    grey, scores = ax.images
+    assert grey.get_array()[0, 0] == pytest.approx(0.5)
+    assert scores.get_alpha()[[0, 1, 3], [0, 1, 3]].tolist() == [1, 0, 0.5]
+
+
+def test_signed_channels_are_green_and_red_with_the_sum():
+    ax = plot.signed_channels(axes(), MAP)
+    picture = ax.images[0].get_array()
+    assert picture[0, 0].tolist() == [0, 1, 0]
+    assert picture[3, 3].tolist() == [0.5, 0, 0]
+    assert ax.get_xlabel() == "Σ = 3"
+
+
+def test_panel_draws_every_map_and_hides_what_is_left():
+    drawn = plot.panel(axes(4), np.ones((4, 4)), {"a": MAP, "b": -MAP}, title="photo")
+    assert [ax.get_title() for ax in drawn] == ["photo", "a", "b", ""]
+    assert [ax.get_visible() for ax in drawn] == [True, True, True, False]
+    assert [len(ax.images) for ax in drawn] == [1, 1, 1, 0]
+
+
+def test_a_map_of_zeros_can_be_drawn():
+    for draw in (plot.heatmap, plot.signed_channels):
+        assert len(draw(axes(), np.zeros((3, 3))).images) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda ax: plot.heatmap(ax, np.ones(4)), "`attributions` must be a map (H, W)"),
+        (lambda ax: plot.heatmap(ax, np.full((2, 2), np.nan)), "`attributions` has values that"),
+        (lambda ax: plot.heatmap(ax, MAP, channels="max"), "`channels` must be 'sum' or 'abs"),
+        (lambda ax: plot.heatmap(ax, MAP, percentile=0), "`percentile` must lie above 0"),
+        (lambda ax: plot.overlay(ax, np.ones((5, 4)), MAP), "`attributions` are (4, 4) pixels"),
+        (lambda ax: plot.overlay(ax, np.ones((3, 4, 4)), MAP), "`image` must have shape (H, W)"),
+        (lambda ax: plot.panel([ax], np.ones((4, 4)), {"a": MAP}), "`axes` has 1 axes"),
+    ],
+)
+def test_bad_input(call, text):
+    with pytest.raises(ValueError) as error:
+        call(axes())
+    assert text in str(error.value)
