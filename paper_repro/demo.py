@@ -1,4 +1,4 @@
-"""The demo: which pixels made EfficientNet-Lite0 say this of a real photograph?"""
+"""The demo: the pixels that made EfficientNet-Lite0 say this of a real photograph."""
 
 import argparse
 import functools
@@ -18,7 +18,7 @@ from paper_repro.efficientnet import EfficientNetLite0, load
 from xattr.testing import KERNEL, count_compilations
 
 CHUNK = 8
-"""Gradients taken together: more gains nothing on two cores (measured: 50 ms an image from 8 on)."""
+"""Gradients taken together: more gains nothing on two cores (50 ms an image from 8 on)."""
 
 SCORES = {
     "probability": xattr.targets.probability,
@@ -89,8 +89,12 @@ def find_class(text: str, names: list[str]) -> int:
     if len(found) != 1:
         several = ", ".join(f"{i} ({names[i]})" for i in found[:5])
         raise UsageError(
-            f"--class {text!r}: " + (f"could be {several}: give the index" if found else
-            "no ImageNet class has this name: give an index from 0 to 999")
+            f"--class {text!r}: "
+            + (
+                f"could be {several}: give the index"
+                if found
+                else "no ImageNet class has this name: give an index from 0 to 999"
+            )
         )
     return found[0]
 
@@ -99,9 +103,7 @@ def _words(name: str) -> list[str]:
     return [name.casefold(), *name.casefold().split(",")]
 
 
-def make_scene(
-    options: argparse.Namespace, image: np.ndarray, label: int, params: Any
-) -> Scene:
+def make_scene(options: argparse.Namespace, image: np.ndarray, label: int, params: Any) -> Scene:
     """Put together what is explained."""
     others = [name for name in data.PHOTOGRAPHS if name != str(options.image)]
     crops = [data.center_crop(data.photograph(name)) for name in others]
@@ -274,9 +276,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join([head, "-" * len(head), *lines]) + "\n"
 
 
-def write(
-    options: argparse.Namespace, scene: Scene, rows: list[Row], name: str
-) -> list[Any]:
+def write(options: argparse.Namespace, scene: Scene, rows: list[Row], name: str) -> list[Any]:
     """Write the figure and the arrays, each complete or not at all."""
     targets = [options.out / "attributions.png", options.out / "attributions.npz"]
     arrays = {row.name: row.attributions for row in rows}
@@ -284,15 +284,22 @@ def write(
         with data.replacing(targets[0]) as path:
             draw(options, scene, arrays, name).savefig(path, dpi=150)
         with data.replacing(targets[1]) as path:
-            np.savez_compressed(path, image=np.asarray(scene.image), **_identifiers(arrays))
+            _save(path, arrays | {"image": np.asarray(scene.image)})
     except OSError as error:
         raise UsageError(f"--out {options.out}: cannot be written to ({error.strerror})") from error
     return targets
 
 
+def _save(path: Any, arrays: dict[str, np.ndarray]) -> None:
+    named: dict[str, Any] = _identifiers(arrays)
+    np.savez_compressed(path, **named)
+
+
 def _identifiers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Make the methods' names into names for arrays: letters and underscores."""
-    return {"_".join(name.replace(",", "").replace("-", " ").split()): a for name, a in arrays.items()}
+    return {
+        "_".join(name.replace(",", "").replace("-", " ").split()): a for name, a in arrays.items()
+    }
 
 
 def draw(
@@ -303,7 +310,5 @@ def draw(
 
     figure = Figure(figsize=(13.5, 6.4), layout="constrained")
     axes = figure.subplots(2, 4).ravel()
-    xattr.plot.panel(
-        axes, np.asarray(scene.image), arrays, title=name, channels=options.channels
-    )
+    xattr.plot.panel(axes, np.asarray(scene.image), arrays, title=name, channels=options.channels)
     return figure

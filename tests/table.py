@@ -55,8 +55,6 @@ def _gap(f, x, key, args):
     return jax.tree.map(lambda leaf: gap.astype(leaf.dtype) * jnp.ones_like(leaf), x)
 
 
-
-
 def _noisy(average, **options):
     return lambda f, x, key, args: average(
         f, x, key, num_samples=5, chunk_size=2, args=args, **options

@@ -43,7 +43,11 @@ CASES = {
         TypeError,
         "`x`['tokens'] must be floating",
     ),
-    "complex x": (lambda: xattr.gradient(F, X.astype(jnp.complex64)), TypeError, "but has dtype complex64"),
+    "complex x": (
+        lambda: xattr.gradient(F, X.astype(jnp.complex64)),
+        TypeError,
+        "but has dtype complex64",
+    ),
     "integer baseline": (
         lambda: IG(F, X, jnp.zeros(3, int)),
         TypeError,

@@ -14,7 +14,9 @@ from tests import table
 def test_gradient_equals_finite_difference(method, model):
     f, make, args = table.models(jnp.float64)[model]
     x, key = make(), jax.random.key(2)
-    direction = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size * 1.0)).reshape(leaf.shape), x)
+    direction = jax.tree.map(
+        lambda leaf: jnp.cos(jnp.arange(leaf.size * 1.0)).reshape(leaf.shape), x
+    )
     slope = jax.tree.map(lambda leaf: 0.3 + 0.1 * leaf, args[1])
 
     def loss(x, params):

@@ -123,7 +123,7 @@ def test_square_of_the_second():
 
 
 def test_symmetric_function_off_the_straight_line():
-    """Theorem 1's witness: f, and a path on which one feature runs ahead, so the other gets more."""
+    """Theorem 1's witness: on a path on which one feature runs ahead, the other gets more."""
     a, b = 0.25, 0.75
     f = lambda x: (jnp.clip(x[0], a, b) - a) * (jnp.clip(x[1], a, b) - a)
     ahead = lambda s: jnp.stack([a + (b - a) * jnp.sqrt(s), a + (b - a) * s**2])

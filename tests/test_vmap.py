@@ -1,4 +1,4 @@
-"""Each example's result is the same alone and in a batch: of inputs, labels, baselines, parameters."""
+"""Each example's result is the same alone and in a batch: of inputs, labels, parameters."""
 
 import jax
 import jax.numpy as jnp

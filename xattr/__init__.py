@@ -1,4 +1,4 @@
-"""Attribution for JAX: which inputs made the model say this?
+"""Attribution for JAX: the inputs that made the model say this.
 
 Every method is a function `method(f, x, ..., *, args=())` of a function `f(x, *args) -> scalar` for
 one example, and composes with `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map`.

@@ -65,7 +65,8 @@ def _draw(key: PRNGKey, count: int, rows: int, dtype: Any) -> tuple[jax.Array, j
     deal, shift = jax.random.split(key)
     rounds = jax.random.split(deal, -(-count // rows))
     order = jax.vmap(lambda turn: jax.random.permutation(turn, rows))(rounds).ravel()[:count]
-    return order, (jnp.arange(count, dtype=dtype) + jax.random.uniform(shift, (count,), dtype)) / count
+    shifts = jax.random.uniform(shift, (count,), dtype)
+    return order, (jnp.arange(count, dtype=dtype) + shifts) / count
 
 
 def _checked(baselines: ArrayTree, x: ArrayTree) -> tuple[ArrayTree, int]:
@@ -75,8 +76,8 @@ def _checked(baselines: ArrayTree, x: ArrayTree) -> tuple[ArrayTree, int]:
     for leaf, target in zip(jax.tree.leaves(baselines), jax.tree.leaves(x), strict=True):
         if leaf.ndim != target.ndim + 1 or leaf.shape[1:] != target.shape or not leaf.shape[0]:
             raise ValueError(
-                f"`baselines` has a leaf of shape {leaf.shape}, but needs a leading axis of at least "
-                f"one baseline before the shape {target.shape} of `x`: for one baseline pass "
+                f"`baselines` has a leaf of shape {leaf.shape}, but needs a leading axis of at "
+                f"least one baseline before the shape {target.shape} of `x`: for one baseline pass "
                 "jax.tree.map(lambda leaf: leaf[None], baseline)"
             )
     counts = {leaf.shape[0] for leaf in jax.tree.leaves(baselines)}

@@ -39,7 +39,7 @@ def reduce(
     """Combine the contributions of `count` items, chunk by chunk.
 
     All chunks have one size, so that one program serves them: where `count` is no multiple of it
-    the last chunk reaches back over items that are then not valid. A tree of zeros must be neutral
+    the last chunk reaches back over items that are not valid then. A tree of zeros must be neutral
     for `combine`. Not more than one chunk's contribution is alive beside the result.
     """
     size, starts, valid = split(count, chunk_size)
@@ -78,8 +78,9 @@ def take(tree: ArrayTree, start: Any, size: int) -> ArrayTree:
 
 def masked(weights: Array, valid: Array) -> Array:
     """Return the weights with 0 where an item is not valid; on the host if both are there."""
-    numpy = np if isinstance(weights, np.ndarray) and isinstance(valid, np.ndarray) else jnp
-    return numpy.where(valid, weights, 0)
+    if isinstance(weights, np.ndarray) and isinstance(valid, np.ndarray):
+        return np.where(valid, weights, 0)
+    return jnp.where(valid, weights, 0)
 
 
 def is_staged() -> bool:
@@ -103,7 +104,7 @@ def _scan(
     def body(result: ArrayTree, chunk: tuple[Array, Array]) -> tuple[ArrayTree, None]:
         return combine(result, part(*chunk)), None
 
-    # From the contribution's own type, so that sharding and varying mesh axes are those of the body.
+    # Zeros of the contribution's own type: its sharding and varying mesh axes are the body's.
     form = jax.eval_shape(lambda: part(*jax.tree.map(lambda leaf: leaf[0], chunks)))
     unroll = min(len(starts), MAX_UNROLL) if jax.default_backend() == "cpu" else 1
     return lax.scan(body, jax.tree.map(jnp.zeros_like, form), chunks, unroll=unroll)[0]

@@ -20,13 +20,13 @@ import numpy as np
 from xattr.types import ArrayTree, Function
 
 
-class _Weak(weakref.ref):  # type: ignore[type-arg]
+class _Weak(weakref.ReferenceType[Any]):
     """A weak reference that compares by identity, so that anything can be a key."""
 
     __slots__ = ("identity",)
 
     def __init__(self, value: Any, callback: Callable[[Any], Any] | None = None) -> None:
-        super().__init__(value, callback)
+        super().__init__(value, callback)  # type: ignore[call-arg]
         self.identity = id(value)
 
     def __hash__(self) -> int:
@@ -48,7 +48,7 @@ class _Value(NamedTuple):
 class _Slot(NamedTuple):
     """The place of a dynamic array."""
 
-    index: int
+    place: int
 
 
 class _Node(NamedTuple):
@@ -61,7 +61,8 @@ class _Node(NamedTuple):
 def _bind(*parts: Any) -> Any:
     function, names, *values = parts
     split = len(values) - len(names)
-    return functools.partial(function, *values[:split], **dict(zip(names, values[split:], strict=True)))
+    keywords = dict(zip(names, values[split:], strict=True))
+    return functools.partial(function, *values[:split], **keywords)
 
 
 def _split(part: Any, arrays: list[Any]) -> Any:
@@ -76,7 +77,7 @@ def _split(part: Any, arrays: list[Any]) -> Any:
         children = (part.__func__, part.__self__)
         return _Node(types.MethodType, tuple(_split(child, arrays) for child in children))
     leaves, treedef = jax.tree.flatten(part)
-    if treedef != jax.tree.structure(0):  # a container, or a module that is a pytree
+    if not jax.tree_util.treedef_is_leaf(treedef):  # a container, or a module that is a pytree
         return _Node(_unflatten(treedef), tuple(_split(leaf, arrays) for leaf in leaves))
     return _static(part)
 
@@ -105,7 +106,7 @@ def _static(part: Any) -> Any:
 def _join(skeleton: Any, arrays: list[Any]) -> Any:
     """Rebuild the callable from its skeleton and arrays."""
     if isinstance(skeleton, _Slot):
-        return arrays[skeleton.index]
+        return arrays[skeleton.place]
     if isinstance(skeleton, _Node):
         return skeleton.rebuild(*(_join(part, arrays) for part in skeleton.parts))
     return skeleton() if isinstance(skeleton, _Weak) else skeleton.value
@@ -180,8 +181,8 @@ def checked(f: Function) -> Function:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
         if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)) or shapes != [()]:
             raise ValueError(
-                f"`f` must return one scalar for one example, but returned {_describe(value)}: pick "
-                "a class, for example f = xattr.targets.logit(model), or jax.vmap over a batch"
+                f"`f` must return one scalar for one example, but returned {_describe(value)}: "
+                "pick a class, for example f = xattr.targets.logit(model), or jax.vmap over a batch"
             )
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(

@@ -17,7 +17,8 @@ def gradient(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> ArrayT
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
     of f per unit of x. Raises `TypeError` if a leaf of x is not floating or `args` is no tuple.
-    Source: Baehrens et al. 2010; Simonyan, Vedaldi & Zisserman 2013; Sundararajan et al. 2016, eq. 1.
+    Source: Baehrens et al. 2010; Simonyan, Vedaldi & Zisserman 2013; Sundararajan et al. 2016,
+    eq. 1.
 
     >>> import jax.numpy as jnp, xattr
     >>> xattr.gradient(lambda x: x[0] * x[1], jnp.array([2.0, 3.0]))

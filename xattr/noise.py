@@ -1,6 +1,5 @@
 """SmoothGrad and its relatives: moments of any attribution method over noisy inputs."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -138,12 +137,14 @@ def _moments(
     chunk_size: int | None,
     progress: Progress | None,
 ) -> tuple[_Moments, ArrayTree]:
-    """Return mean and variance over the noise, and a tree with the dtypes of the method's result."""
+    """Return the moments over the noise, and a tree with the dtypes of the method's result."""
     functions.check_args(args)
     trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
     if not trees.is_traced(noise_scale) and not noise_scale >= 0:
-        raise ValueError(f"`noise_scale` must be 0 or more, not {noise_scale!r}: a share of max − min")
+        raise ValueError(
+            f"`noise_scale` must be 0 or more, not {noise_scale!r}: a share of max − min"
+        )
     x = trees.floating(x, "x")
     scale = noise_scale * _range(x)
     indices = np.arange(num_samples, dtype=np.uint32)
@@ -151,13 +152,16 @@ def _moments(
     def at(index: Array) -> ArrayTree:
         return method(f, _noisy(x, jax.random.fold_in(key, index), scale), args=args)
 
-    def part(start: Any, size: int, valid: Array) -> _Moments:
-        return _moments_of(jax.vmap(at)(chunks.take(indices, start, size)), jnp.asarray(valid))
+    form: ArrayTree = None
 
-    form = jax.eval_shape(at, indices[0])
-    return chunks.reduce(
-        part, _merge, num_samples, chunk_size=chunk_size, progress=progress
-    ), form
+    def part(start: Any, size: int, valid: Array) -> _Moments:
+        nonlocal form
+        maps = jax.vmap(at)(chunks.take(indices, start, size))
+        form = trees.dtypes_of(maps)
+        return _moments_of(maps, jnp.asarray(valid))
+
+    moments = chunks.reduce(part, _merge, num_samples, chunk_size=chunk_size, progress=progress)
+    return moments, form
 
 
 def _range(x: ArrayTree) -> jax.Array:
@@ -186,28 +190,31 @@ def _noisy(x: ArrayTree, key: PRNGKey, scale: jax.Array) -> ArrayTree:
 def _moments_of(maps: ArrayTree, valid: jax.Array) -> _Moments:
     """Return the moments of a chunk of maps, relative to its first: exact where all are equal."""
     maps = trees.widen(maps)
-    count = jnp.sum(valid, dtype=jnp.float32)
+    number = jnp.sum(valid, dtype=jnp.int32)
 
-    def masked_mean(leaf: jax.Array) -> jax.Array:
-        mask = jnp.expand_dims(valid, range(1, leaf.ndim))
-        return jnp.sum(jnp.where(mask, leaf, 0), axis=0) / count.astype(leaf.dtype)
+    def masked_sum(leaf: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(jnp.expand_dims(valid, range(1, leaf.ndim)), leaf, 0), axis=0)
 
-    mean = jax.tree.map(lambda leaf: leaf[0] + masked_mean(leaf - leaf[:1]), maps)
-    square = jax.tree.map(lambda leaf, centre: masked_mean((leaf - centre[None]) ** 2), maps, mean)
-    deviation = jax.tree.map(lambda leaf: leaf * count.astype(leaf.dtype), square)
-    return _Moments(count, mean, deviation)
+    def mean_of(leaf: jax.Array) -> jax.Array:
+        return leaf[0] + masked_sum(leaf - leaf[:1]) / number.astype(leaf.dtype)
+
+    mean = jax.tree.map(mean_of, maps)
+    deviation = jax.tree.map(lambda leaf, m: masked_sum((leaf - m[None]) ** 2), maps, mean)
+    return _Moments(number, mean, deviation)
 
 
 @jax.jit
 def _merge(left: _Moments, right: _Moments) -> _Moments:
     """Merge the moments of two sets of maps (Chan, Golub & LeVeque 1979)."""
-    count = left.number + right.number
-    share = right.number / count
+    number = left.number + right.number
+
+    def share(leaf: jax.Array) -> jax.Array:
+        return right.number.astype(leaf.dtype) / number.astype(leaf.dtype)
+
+    def between(apart: jax.Array) -> jax.Array:
+        return apart**2 * (left.number.astype(apart.dtype) * share(apart))
+
     apart = jax.tree.map(jnp.subtract, right.mean, left.mean)
-    mean = jax.tree.map(lambda m, d: m + d * share.astype(m.dtype), left.mean, apart)
-    between = functools.partial(_between, left.number * share)
-    return _Moments(count, mean, jax.tree.map(between, left.deviation, right.deviation, apart))
-
-
-def _between(weight: jax.Array, left: jax.Array, right: jax.Array, apart: jax.Array) -> jax.Array:
-    return left + right + apart**2 * weight.astype(left.dtype)
+    mean = jax.tree.map(lambda m, d: m + d * share(d), left.mean, apart)
+    within = trees.add(left.deviation, right.deviation)
+    return _Moments(number, mean, trees.add(within, jax.tree.map(between, apart)))

@@ -49,7 +49,7 @@ def heatmap(
     if colorbar:
         bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
         bar.ax.tick_params(labelsize="x-small")
-        bar.formatter.set_powerlimits((-2, 3))
+        bar.ax.ticklabel_format(axis="y", scilimits=(-2, 3))
     return _bare(ax)
 
 
@@ -126,7 +126,8 @@ def panel(
 ) -> Sequence[Axes]:
     """Draw the image, then each map of attributions under its name, with a colour bar each.
 
-    Maps and colours as `heatmap`: every map has its own scale, since methods differ in units.
+    score = Σ_c A_c or Σ_c |A_c|, colours as `heatmap`; every map has its own scale, since methods
+    differ in units.
 
     Shapes: `axes` at least as many as maps and one; those left over are hidden. `image` (H, W),
     (H, W, 1) or (H, W, 3) in [0, 1]. Raises `ValueError` for too few axes, and as `heatmap` does.

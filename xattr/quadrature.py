@@ -78,7 +78,9 @@ def trapezoid(n: int) -> Quadrature:
     Quadrature(nodes=array([0. , 0.5, 1. ]), weights=array([0.25, 0.5 , 0.25]))
     """
     if _count(n) < 2:
-        raise ValueError(f"`n` must be at least 2 for the trapezoidal rule, not {n}: use midpoint(1)")
+        raise ValueError(
+            f"`n` must be at least 2 for the trapezoidal rule, not {n}: use midpoint(1)"
+        )
     weights = np.full(n, 1 / (n - 1))
     weights[[0, -1]] /= 2
     return Quadrature(np.linspace(0.0, 1.0, n), weights)
@@ -87,8 +89,8 @@ def trapezoid(n: int) -> Quadrature:
 def gauss_legendre(n: int) -> Quadrature:
     """Return the Gauss–Legendre rule with n nodes.
 
-    The nodes are the roots of the Legendre polynomial Pₙ, mapped from [−1, 1] to [0, 1]. Exact for
-    polynomials of degree 2n − 1; no node lies at 0 or 1.
+    αₖ = (1 + tₖ)/2 for the roots tₖ of the Legendre polynomial Pₙ, wₖ = 1/((1 − tₖ²) P'ₙ(tₖ)²).
+    Exact for polynomials of degree 2n − 1; no node lies at 0 or 1.
 
     Shapes: nodes and weights (n,). Raises `ValueError` if n < 1.
     Source: Davis & Rabinowitz, "Methods of Numerical Integration", §2.7.
@@ -153,7 +155,9 @@ def _check_values(nodes: np.ndarray, weights: np.ndarray) -> None:
             "map them to [0, 1]; for a part of a path use xattr.paths.reparametrize"
         )
     if (np.diff(nodes) < 0).any():
-        raise ValueError("`quadrature` has nodes that are not sorted: sort them, with their weights")
+        raise ValueError(
+            "`quadrature` has nodes that are not sorted: sort them, with their weights"
+        )
 
 
 def _count(n: int, name: str = "n") -> int:

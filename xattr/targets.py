@@ -1,8 +1,8 @@
 """From a model with class scores to the function explained, with the label a dynamic argument.
 
 Each returns `f(x, label, *args)` for `model(x, *args) -> scores` of shape (classes,), for one
-example. Explain it with `args=(label, *args)`: a new label runs the same compiled program, also when
-the target is made anew. A label that is not a class gives NaN, never another class.
+example. Explain it with `args=(label, *args)`: a new label runs the same compiled program, also
+when the target is made anew. A label that is not a class gives NaN, never another class.
 """
 
 import functools
@@ -89,7 +89,9 @@ def _identity(scores: jax.Array) -> jax.Array:
     return scores
 
 
-def _score(model: Model, transform: Callable[..., Any], x: ArrayTree, label: Any, *args: Any) -> Any:
+def _score(
+    model: Model, transform: Callable[..., Any], x: ArrayTree, label: Any, *args: Any
+) -> Any:
     scores = _scores(model, x, args)
     return _pick(transform(scores), label)
 

@@ -16,8 +16,9 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 def count_compilations() -> Iterator[Counter[str]]:
     """Count the compilations inside a `with` block, by the name of the compiled function.
 
-    counts[name] = number of programs compiled by XLA under that name; shape: a `Counter`, filled
-    while the block runs. Raises nothing of its own.
+    counts[name] = number of programs compiled by XLA under that name.
+
+    Shapes: a `Counter`, filled while the block runs.
     Source: `jax.monitoring`, event "/jax/core/compile/backend_compile_duration".
 
     >>> import jax.numpy as jnp, xattr
@@ -30,7 +31,7 @@ def count_compilations() -> Iterator[Counter[str]]:
     """
     counts: Counter[str] = Counter()
 
-    def listen(event: str, _: float, **labels: str | int) -> None:
+    def listen(event: str, duration_secs: float, **labels: str | int) -> None:
         if event == _COMPILE_EVENT:
             name = str(labels.get("fun_name", ""))
             counts[name.removeprefix("jit(").removesuffix(")")] += 1

@@ -18,7 +18,9 @@ def floating(tree: ArrayTree, name: str) -> ArrayTree:
     """Return the tree with every leaf a strongly typed JAX array; raise if one is not floating."""
     if not jax.tree.leaves(tree):
         raise ValueError(f"`{name}` has no arrays: pass an array or a pytree of floating arrays")
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _float(leaf, where(name, path)), tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _float(leaf, where(name, path)), tree
+    )
 
 
 def _float(leaf: Any, name: str) -> jax.Array:
@@ -54,12 +56,14 @@ def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> Arra
             )
         return cast(leaf, target)
 
-    return jax.tree_util.tree_map_with_path(leaf_like, tree, x)
+    result: ArrayTree = jax.tree_util.tree_map_with_path(leaf_like, tree, x)
+    return result
 
 
 def same_structure(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> None:
     """Raise unless the tree has the structure of x."""
-    found, expected = jax.tree.structure(tree), jax.tree.structure(x)
+    found: Any = jax.tree.structure(tree)
+    expected: Any = jax.tree.structure(x)
     if found != expected:
         raise ValueError(
             f"`{name}` must have the structure of `{reference}`, but is {found} where "
@@ -74,7 +78,7 @@ def baseline_like(baseline: ArrayTree | None, x: ArrayTree) -> ArrayTree:
 
 def wide(dtype: Any) -> Any:
     """Return the dtype in which sums are taken: float32 at least."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype("float32")
 
 
 def widen(tree: ArrayTree) -> ArrayTree:
@@ -87,9 +91,14 @@ def cast_like(tree: ArrayTree, x: ArrayTree) -> ArrayTree:
     return jax.tree.map(cast, tree, x)
 
 
-def cast(leaf: Any, target: Any) -> Any:
+def cast(leaf: jax.Array, target: Any) -> jax.Array:
     """Return the leaf in the dtype of the target."""
     return leaf if leaf.dtype == target.dtype else leaf.astype(target.dtype)
+
+
+def dtypes_of(tree: ArrayTree) -> ArrayTree:
+    """Return a tree that holds only the dtypes of the leaves, for `cast_like`."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), tree)
 
 
 def add(left: ArrayTree, right: ArrayTree) -> ArrayTree:
@@ -106,7 +115,7 @@ def total(tree: ArrayTree) -> jax.Array:
 
 def widest(leaves: list[Any]) -> Any:
     """Return the widest dtype among the leaves, float32 at least."""
-    return max((wide(leaf.dtype) for leaf in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
+    return max((wide(leaf.dtype) for leaf in leaves), key=lambda dtype: jnp.dtype(dtype).itemsize)
 
 
 def is_traced(*trees: ArrayTree) -> bool:

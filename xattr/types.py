@@ -11,7 +11,7 @@ Array: TypeAlias = jax.Array | np.ndarray
 """An array on a device or on the host."""
 
 ArrayTree: TypeAlias = Any
-"""A pytree whose leaves are arrays (`chex.ArrayTree`; `Any`, since a pytree node can be any type)."""
+"""A pytree whose leaves are arrays; `Any`, since its nodes can be of any type."""
 
 PRNGKey: TypeAlias = chex.PRNGKey
 """A random key, as made by `jax.random.key`."""

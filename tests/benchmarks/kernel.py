@@ -128,7 +128,9 @@ def main() -> None:
     random = np.random.default_rng(1)
     images = jnp.asarray(random.random((IMAGES, 28, 28, 1)), jnp.float32)
     labels = jnp.arange(IMAGES) % 10
-    print(f"IG, {NODES} nodes x {IMAGES} images, median of {options.repeats} ratios to the bare loop")
+    print(
+        f"IG, {NODES} nodes x {IMAGES} images, median of {options.repeats} ratios to the bare loop"
+    )
     print("network chunk | kernel (host) | kernel (in jit) | bare loop | captum")
     for name, model, params, to_torch in (
         ("MLP", models.mlp, models.mlp_params(), models.torch_mlp),
@@ -152,7 +154,10 @@ def main() -> None:
             _check_equal(runs)
             row = ratio_table(runs, "bare", options.repeats)
             captum = f"{row['captum']:.2f} (batch {batch})" if with_captum else "-"
-            print(f"{name} {chunk:2d} | {row['host']:.3f} | {row['jit']:.3f} | 1 | {captum}", flush=True)
+            print(
+                f"{name} {chunk:2d} | {row['host']:.3f} | {row['jit']:.3f} | 1 | {captum}",
+                flush=True,
+            )
 
 
 def _check_equal(runs: dict[str, Run]) -> None:

@@ -1,5 +1,6 @@
 """The two networks of the benchmark, with the same weights in JAX and in PyTorch."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -15,13 +16,13 @@ def mlp_params(seed: int = 0, sizes: tuple[int, ...] = (784, 1024, 1024, 1024, 1
     random = np.random.default_rng(seed)
     weights = [
         (random.standard_normal((n, m)) * (2 / n) ** 0.5).astype(np.float32)
-        for n, m in zip(sizes, sizes[1:], strict=False)
+        for n, m in itertools.pairwise(sizes)
     ]
     return {"weights": weights, "biases": [_bias(random, w.shape[1]) for w in weights]}
 
 
 def cnn_params(seed: int = 0) -> Params:
-    """Return weights of conv5×5-32, pool, conv5×5-64, pool, dense 1024, dense 10 (HWIO, (in, out))."""
+    """Return weights of two 5×5 convolutions (HWIO) and two dense layers (in, out)."""
     random = np.random.default_rng(seed)
     shapes = [(5, 5, 1, 32), (5, 5, 32, 64), (7 * 7 * 64, 1024), (1024, 10)]
     weights = [
@@ -53,9 +54,7 @@ def cnn(x: jax.Array, params: Params) -> jax.Array:
             hidden, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         hidden = jax.nn.relu(hidden + bias)
-        hidden = lax.reduce_window(
-            hidden, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
-        )
+        hidden = lax.reduce_window(hidden, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     flat = jax.nn.relu(hidden.ravel() @ layers[2][0] + layers[2][1])
     return flat @ layers[3][0] + layers[3][1]
 

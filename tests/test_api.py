@@ -1,0 +1,103 @@
+"""The style guide as a test over every public function."""
+
+import inspect
+import re
+import types
+from pathlib import Path
+
+import pytest
+
+import xattr
+
+MODULES = ["paths", "quadrature", "targets", "plot", "testing"]
+EXPECTED = {
+    "xattr": (
+        "sample integrate path_integral gradient gradient_x_input integrated_gradients "
+        "interior_gradients aumann_shapley expected_gradients smooth_grad smooth_grad_squared "
+        "var_grad completeness_gap"
+    ),
+    "paths": (
+        "straight_line aumann_shapley monotone polyline coordinatewise reparametrize reverse "
+        "concatenate"
+    ),
+    "quadrature": "riemann_left riemann_right midpoint trapezoid gauss_legendre composite",
+    "targets": "logit probability log_probability log_odds",
+    "plot": "heatmap overlay signed_channels panel",
+}
+SIGNATURES = {
+    "sample": "path quadrature",
+    "integrate": "f samples * args chunk_size",
+    "path_integral": "f path * quadrature args chunk_size",
+    "gradient": "f x * args",
+    "gradient_x_input": "f x * args",
+    "integrated_gradients": "f x baseline * quadrature args chunk_size",
+    "interior_gradients": "f x baseline * alphas args",
+    "aumann_shapley": "f x * quadrature args chunk_size",
+    "expected_gradients": "f x baselines key * num_samples args",
+    "smooth_grad": "f x key * method num_samples noise_scale args",
+    "smooth_grad_squared": "f x key * method num_samples noise_scale args",
+    "var_grad": "f x key * method num_samples noise_scale args",
+    "completeness_gap": "f attributions x baseline * args",
+}
+
+
+def _public():
+    for module in [xattr, *(getattr(xattr, name) for name in MODULES)]:
+        names = getattr(module, "__all__", None) or [n for n in vars(module) if n[0] != "_"]
+        for name in names:
+            value = getattr(module, name)
+            if isinstance(value, types.FunctionType) and value.__module__.startswith("xattr"):
+                yield pytest.param(value, id=f"{module.__name__}.{name}")
+
+
+PUBLIC = list(_public())
+
+
+@pytest.mark.parametrize("module", EXPECTED)
+def test_all_that_is_promised_is_there(module):
+    owner = xattr if module == "xattr" else getattr(xattr, module)
+    for name in EXPECTED[module].split():
+        assert name in owner.__all__
+        assert isinstance(getattr(owner, name), types.FunctionType)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    parameters = inspect.signature(getattr(xattr, name)).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    first, _, last = SIGNATURES[name].partition("*")
+    assert positional == first.split()
+    # Options beside the promised ones say how the work is done, not what comes out.
+    assert [o for o in options if o in last.split()] == last.split()
+    assert set(options) - set(last.split()) <= {"chunk_size", "progress"}
+
+
+@pytest.mark.parametrize("function", PUBLIC)
+def test_docstring_has_formula_shapes_errors_source_and_example(function):
+    text = inspect.getdoc(function)
+    first = text.splitlines()[0]
+    assert first.endswith(".")
+    assert len(first) < 100
+    for needed in ("Shapes:", "Raises", "Source:", ">>> "):
+        if needed != "Raises" or re.search(r"^\s+raise ", inspect.getsource(function), re.M):
+            assert needed in text, f"{function.__name__} lacks {needed}"
+    formula = text.split("Shapes:")[0] if "Shapes:" in text else text
+    assert re.search("[=∫Σ]", formula), f"{function.__name__} lacks its formula"
+
+
+@pytest.mark.parametrize("function", PUBLIC)
+def test_arguments(function):
+    parameters = inspect.signature(function).parameters
+    assert "rng" not in parameters
+    for parameter in parameters.values():
+        assert parameter.annotation is not parameter.empty
+        optional = parameter.default is not parameter.empty
+        if optional and parameter.name != "baseline":
+            assert parameter.kind is parameter.KEYWORD_ONLY or function is xattr.plot.pixel_scores
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty
+
+
+def test_no_module_has_the_name_of_a_function():
+    modules = {path.stem for path in Path(xattr.__file__).parent.glob("*.py")}
+    assert not modules & set(EXPECTED["xattr"].split())
