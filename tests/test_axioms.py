@@ -27,7 +27,7 @@ KINDS = st.sampled_from(sorted(PATHS))
 def draw(seed):
     random = np.random.default_rng(seed)
     array = lambda *shape: jnp.asarray(random.standard_normal(shape))
-    params = {"w1": array(SIZE, 6), "b1": array(6), "w2": array(6)}
+    params = {"w1": 0.4 * array(SIZE, 6), "b1": array(6), "w2": array(6)}
     return params, array(SIZE), array(SIZE)
 
 

@@ -158,7 +158,8 @@ def _moments(
         nonlocal form
         maps = jax.vmap(at)(chunks.take(indices, start, size))
         form = trees.dtypes_of(maps)
-        return _moments_of(maps, jnp.asarray(valid))
+        moments: _Moments = _moments_of(maps, jnp.asarray(valid))
+        return moments
 
     moments = chunks.reduce(part, _merge, num_samples, chunk_size=chunk_size, progress=progress)
     return moments, form
