@@ -282,7 +282,7 @@ def write(options: argparse.Namespace, scene: Scene, rows: list[Row], name: str)
     arrays = {row.name: row.attributions for row in rows}
     try:
         with data.replacing(targets[0]) as path:
-            draw(options, scene, arrays, name).savefig(path, dpi=150)
+            draw(options, scene, arrays, name).savefig(path, dpi=120)
         with data.replacing(targets[1]) as path:
             _save(path, arrays | {"image": np.asarray(scene.image)})
     except OSError as error:

@@ -31,7 +31,7 @@ def test_demo_end_to_end(capsys, tmp_path):
         assert f"\n{method}" in text
     assert sorted(path.name for path in out.iterdir()) == ["attributions.npz", "attributions.png"]
     with Image.open(out / "attributions.png") as picture:
-        assert picture.size == (2025, 960)
+        assert picture.size == (1620, 768)
     arrays = np.load(out / "attributions.npz")
     assert arrays["IG_straight_line"].shape == (224, 224, 3)
     rows = [line.split() for line in text.splitlines() if line.startswith("IG, straight line")]

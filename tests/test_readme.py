@@ -1,0 +1,29 @@
+"""The README's examples run when pasted."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
+@pytest.mark.parametrize("index", range(len(BLOCKS)))
+def test_example_runs(index, capsys):
+    # As a user has it: promotion is not strict.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        exec(compile(BLOCKS[index], f"README example {index}", "exec"), {"__name__": "readme"})
+    printed = capsys.readouterr().out
+    for expected in re.findall(r"print\(.*?\)  # (\[.*?\])", BLOCKS[index]):
+        assert expected in re.sub(r"\[ *", "[", printed)
+
+
+def test_pictures_are_there():
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
+        assert (Path(__file__).parents[1] / path).is_file(), path
+
+
+def test_first_example_is_short():
+    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 12
