@@ -191,7 +191,8 @@ CASES = {
     "NaN in the path": (
         lambda: xattr.path_integral(F, lambda a: jnp.nan * a * X, quadrature=RULE),
         ValueError,
-        "the path is not finite at node 0 of 4, in its value or its velocity: mend `path`",
+        "the path is not finite at node 0 of 4, in its value or its velocity: look for "
+        "NaN in x, in the baseline and in `path`",
     ),
     "infinite velocity": (
         lambda: xattr.path_integral(
@@ -253,12 +254,12 @@ CASES = {
     "a seed for a key": (
         lambda: xattr.smooth_grad(F, X, 3),
         TypeError,
-        "`key` must be a random key: pass jax.random.key(3)",
+        "`key` must be one random key: pass jax.random.key(3)",
     ),
     "a seed for a key, expected gradients": (
         lambda: xattr.expected_gradients(F, X, X[None], 3, num_samples=2),
         TypeError,
-        "`key` must be a random key",
+        "`key` must be one random key",
     ),
     "attributions of another shape": (
         lambda: xattr.completeness_gap(F, jnp.ones(2), X),
@@ -269,7 +270,7 @@ CASES = {
         lambda: xattr.gradient(xattr.targets.logit(lambda x: x[None]), X, args=(0,)),
         ValueError,
         "`model` must return class scores of shape (classes,) for one example, but returned shape "
-        "(1, 3): for a model of batches pass lambda x: model(x[None])[0]",
+        "(1, 3): for a model of batches pass lambda x, *args: model(x[None], *args)[0]",
     ),
     "label not an integer": (
         lambda: xattr.gradient(xattr.targets.logit(lambda x: x), X, args=(0.0,)),
@@ -280,6 +281,48 @@ CASES = {
         lambda: xattr.gradient(xattr.targets.log_odds(lambda x: x[:1]), X, args=(0,)),
         ValueError,
         "has no other class",
+    ),
+    "quadrature is a number": (
+        lambda: IG(F, X, quadrature=32),
+        TypeError,
+        "`quadrature` must be a Quadrature(nodes, weights), but is a int: pass for example "
+        "xattr.quadrature.gauss_legendre(32)",
+    ),
+    "quadrature is its maker": (
+        lambda: xattr.sample(LINE, quadrature.midpoint),
+        TypeError,
+        "`quadrature` must be a Quadrature(nodes, weights)",
+    ),
+    "f is not a function": (lambda: IG(X, X), TypeError, "`f` must be a function, but is a"),
+    "path is not a function": (
+        lambda: xattr.path_integral(F, X),
+        TypeError,
+        "`path` must be a function",
+    ),
+    "method is a name": (
+        lambda: xattr.smooth_grad(F, X, KEY, method="gradient"),
+        TypeError,
+        "`method` must be a function, but is a str",
+    ),
+    "text in args": (
+        lambda: IG(F, X, args=("relu",)),
+        TypeError,
+        "`args` must hold arrays and numbers, but has a str: bind anything else to f",
+    ),
+    "progress stops early": (
+        lambda: IG(F, X, quadrature=RULE, chunk_size=1, progress=lambda chunks: list(chunks)[:2]),
+        ValueError,
+        "`progress` went through 2 of 4 chunks",
+    ),
+    "integer exponents": (
+        lambda: paths.monotone(X, X, jnp.ones(3, int)),
+        TypeError,
+        "`exponents` must be floating, but has dtype int32: pass floats",
+    ),
+    "several keys": (
+        lambda: xattr.smooth_grad(F, X, jax.random.split(KEY, 3)),
+        TypeError,
+        "`key` must be one random key",
     ),
 }
 

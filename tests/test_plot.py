@@ -60,7 +60,8 @@ def test_signed_channels_are_green_and_red_with_the_sum():
 
 
 def test_panel_draws_every_map_and_hides_what_is_left():
-    drawn = plot.panel(axes(4), np.ones((4, 4)), {"a": MAP, "b": -MAP}, title="photo")
+    grid = matplotlib.figure.Figure().subplots(2, 2)
+    drawn = plot.panel(grid, np.ones((4, 4)), {"a": MAP, "b": -MAP}, title="photo")
     assert [ax.get_title() for ax in drawn] == ["photo", "a", "b", ""]
     assert [ax.get_visible() for ax in drawn] == [True, True, True, False]
     assert [len(ax.images) for ax in drawn] == [1, 1, 1, 0]
@@ -80,6 +81,7 @@ def test_a_map_of_zeros_can_be_drawn():
         (lambda ax: plot.heatmap(ax, MAP, percentile=0), "`percentile` must lie above 0"),
         (lambda ax: plot.overlay(ax, np.ones((5, 4)), MAP), "`attributions` are (4, 4) pixels"),
         (lambda ax: plot.overlay(ax, np.ones((3, 4, 4)), MAP), "`image` must have shape (H, W)"),
+        (lambda ax: plot.overlay(ax, 255 * np.ones((4, 4)), MAP), "`image` must have values in [0"),
         (lambda ax: plot.panel([ax], np.ones((4, 4)), {"a": MAP}), "`axes` has 1 axes"),
     ],
 )

@@ -1,7 +1,10 @@
 """Work in chunks: one reduction, driven from the host outside a trace and by a scan inside one.
 
-Measured on CPU (JAX 0.10.2, 2 cores): a rolled `lax.scan` over the gradients of a CNN takes 1.2 to
-1.7 times as long as the same compiled chunk called from Python, an unrolled one 0.8 to 0.9 times.
+The scan is rolled, so that memory is that of one chunk. Measured on CPU (JAX 0.10.2, 2 cores),
+times to those of the same compiled chunk called from Python: rolled 1.2 to 1.4 for a CNN, whose
+input-gradient convolutions XLA compiles to a slower form inside a loop, 1.0 for an MLP, 0.9 for
+EfficientNet-Lite0. Fully unrolled 0.6 to 0.8, 0.9 and 1.0, but with the temporaries of *all* chunks
+alive at once (4.7 times for 6 chunks of the CNN); unrolled in part, no faster than rolled.
 """
 
 from collections.abc import Callable
@@ -17,9 +20,6 @@ from xattr.types import Array, ArrayTree, Progress
 
 DEFAULT_SIZE = 16
 """Nodes or samples taken together where the caller does not say: see README, "Speed"."""
-
-MAX_UNROLL = 8
-"""Chunks of a scan unrolled on CPU; more would make compilation long."""
 
 Part = Callable[[Any, int, Array], ArrayTree]
 """`part(start, size, valid) -> pytree`: the contribution of items start … start + size − 1.
@@ -45,10 +45,15 @@ def reduce(
     size, starts, valid = split(count, chunk_size)
     if is_staged():
         return _scan(lambda start, mask: part(start, size, mask), combine, starts, valid)
-    result = None
+    result, done = None, 0
     for chunk in progress(range(len(starts))) if progress else range(len(starts)):
         term = part(int(starts[chunk]), size, valid[chunk])
-        result = term if result is None else combine(result, term)
+        result, done = (combine(result, term) if done else term), done + 1
+    if done != len(starts):
+        raise ValueError(
+            f"`progress` went through {done} of {len(starts)} chunks: it must yield every item of "
+            "the iterable that it is given, once, as tqdm.tqdm does"
+        )
     return result
 
 
@@ -106,5 +111,4 @@ def _scan(
 
     # Zeros of the contribution's own type: its sharding and varying mesh axes are the body's.
     form = jax.eval_shape(lambda: part(*jax.tree.map(lambda leaf: leaf[0], chunks)))
-    unroll = min(len(starts), MAX_UNROLL) if jax.default_backend() == "cpu" else 1
-    return lax.scan(body, jax.tree.map(jnp.zeros_like, form), chunks, unroll=unroll)[0]
+    return lax.scan(body, jax.tree.map(jnp.zeros_like, form), chunks)[0]

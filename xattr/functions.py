@@ -3,14 +3,17 @@
 `jax.jit(f)` keys its cache on `f` itself. Used on a caller's function that means a compilation for
 every new `functools.partial(model, params)` and, where `f` is a static argument, one copy of its
 parameters kept alive for every closure ever passed. Here a callable is split into its arrays, which
-become arguments of the compiled program, and a skeleton that only refers weakly to the rest.
+become arguments of the compiled program, and a skeleton that refers weakly to all else.
+
+As under `jax.jit`, what `f` reads from elsewhere (a global, an attribute, a module it closes over)
+is read when it is first traced; pass what changes through `args`.
 """
 
 import functools
-import sys
 import types
 import weakref
-from collections.abc import Callable, Hashable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr.types import ArrayTree, Function
+
+_MAX_PROGRAMS = 512
+"""Programs kept: those of a callable that cannot be referred to weakly would never be dropped."""
+
+_PLAIN = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dtype)
 
 
 class _Weak(weakref.ReferenceType[Any]):
@@ -38,11 +46,47 @@ class _Weak(weakref.ReferenceType[Any]):
         return isinstance(other, _Weak) and self() is not None and self() is other()
 
 
-class _Value(NamedTuple):
-    """A static value that cannot be referred to weakly, such as a number or a string."""
+class _Strong:
+    """An object that cannot be referred to weakly; compares by identity."""
 
-    kind: type
-    value: Hashable
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Strong) and self.value is other.value
+
+
+class _Plain:
+    """A number, a string and the like; compares by what it is written as: 0.0 is not -0.0."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.key = (type(value), repr(value))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Plain) and self.key == other.key
+
+
+class _Unflatten:
+    """The function from leaves to a pytree of one structure."""
+
+    def __init__(self, treedef: Any) -> None:
+        self.treedef = treedef
+
+    def __call__(self, *leaves: Any) -> Any:
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def __hash__(self) -> int:
+        return hash(self.treedef)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unflatten) and bool(self.treedef == other.treedef)
 
 
 class _Slot(NamedTuple):
@@ -67,10 +111,12 @@ def _bind(*parts: Any) -> Any:
 
 def _split(part: Any, arrays: list[Any]) -> Any:
     """Move the arrays of a callable into the list; return the skeleton that is left."""
-    if isinstance(part, (jax.Array, np.ndarray, np.generic)):
+    if isinstance(part, (jax.Array, np.ndarray)):
         arrays.append(part)
         return _Slot(len(arrays) - 1)
-    if isinstance(part, functools.partial):  # also jax.tree_util.Partial
+    if isinstance(part, _PLAIN):
+        return _Plain(part)
+    if type(part) in (functools.partial, jax.tree_util.Partial):
         children = (part.func, tuple(part.keywords), *part.args, *part.keywords.values())
         return _Node(_bind, tuple(_split(child, arrays) for child in children))
     if isinstance(part, types.MethodType):
@@ -78,29 +124,11 @@ def _split(part: Any, arrays: list[Any]) -> Any:
         return _Node(types.MethodType, tuple(_split(child, arrays) for child in children))
     leaves, treedef = jax.tree.flatten(part)
     if not jax.tree_util.treedef_is_leaf(treedef):  # a container, or a module that is a pytree
-        return _Node(_unflatten(treedef), tuple(_split(leaf, arrays) for leaf in leaves))
-    return _static(part)
-
-
-class _unflatten:  # noqa: N801 (used like a function; compares by its treedef)
-    def __init__(self, treedef: Any) -> None:
-        self.treedef = treedef
-
-    def __call__(self, *leaves: Any) -> Any:
-        return jax.tree.unflatten(self.treedef, leaves)
-
-    def __hash__(self) -> int:
-        return hash(self.treedef)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _unflatten) and self.treedef == other.treedef
-
-
-def _static(part: Any) -> Any:
+        return _Node(_Unflatten(treedef), tuple(_split(leaf, arrays) for leaf in leaves))
     try:
         return _Weak(part)
     except TypeError:
-        return _Value(type(part), part)
+        return _Strong(part)
 
 
 def _join(skeleton: Any, arrays: list[Any]) -> Any:
@@ -119,45 +147,53 @@ def _watch(skeleton: Any, callback: Callable[[Any], Any]) -> Any:
     return _Weak(skeleton(), callback) if isinstance(skeleton, _Weak) else skeleton
 
 
-_COMPILED: dict[tuple[Callable[..., Any], Any], Callable[..., Any]] = {}
+_COMPILED: OrderedDict[tuple[Callable[..., Any], Any], Callable[..., Any]] = OrderedDict()
 
 
 def compiled(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
     """Return `function(f, *operands)` under jit, compiled once for each `f` and shapes.
 
     Arrays inside `f` (in a `functools.partial`, a `jax.tree_util.Partial`, a bound method, or a
-    module that is a pytree) are dynamic; everything else is static by identity and held weakly, so
-    that the program is forgotten with `f`.
+    module that is a pytree) are dynamic. Functions and other objects in it are static by identity,
+    and the program is forgotten when one of them is.
+    """
+    check_callable(f, "f")
+    arrays: list[Any] = []
+    return functools.partial(_program(function, _split(f, arrays)), arrays)
+
+
+def compiled_if_pure(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
+    """Return `compiled(function, f)` if `f` is made of arrays and this library's functions alone.
+
+    A caller's lambda may be made anew for every call and would be compiled each time, and may read
+    what changes: `function(f, ...)` is then carried out one operation after the other.
     """
     arrays: list[Any] = []
     skeleton = _split(f, arrays)
-    program = _COMPILED.get((function, skeleton))
-    if program is None:
-        program = _compile(function, skeleton)
-    return functools.partial(program, arrays)
+    if not all(map(_is_pure, _static(skeleton))):
+        return functools.partial(function, f)
+    return functools.partial(_program(function, skeleton), arrays)
 
 
-def is_lasting(f: Function) -> bool:
-    """Tell whether `f` is made of arrays and importable functions: worth compiling once for all.
-
-    A lambda or a local function may be made anew for every call, and would be compiled every time.
-    """
-    arrays: list[Any] = []
-    return _lasting(_split(f, arrays))
-
-
-def _lasting(skeleton: Any) -> bool:
+def _static(skeleton: Any) -> Iterator[Any]:
+    """Yield the functions and objects that a callable is made of."""
     if isinstance(skeleton, _Node):
-        return all(map(_lasting, skeleton.parts))
-    return not isinstance(skeleton, _Weak) or _importable(skeleton())
+        for part in skeleton.parts:
+            yield from _static(part)
+    elif isinstance(skeleton, (_Weak, _Strong)):
+        yield skeleton() if isinstance(skeleton, _Weak) else skeleton.value
 
 
-def _importable(value: Any) -> bool:
-    module = sys.modules.get(getattr(value, "__module__", None) or "")
-    return getattr(module, getattr(value, "__qualname__", ""), None) is value
+def _is_pure(value: Any) -> bool:
+    package = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return package in ("xattr", "jax") and "<" not in getattr(value, "__qualname__", "<")
 
 
-def _compile(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
+def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
+    program = _COMPILED.get((function, skeleton))
+    if program is not None:
+        return program
+
     def forget(_: Any, pop: Callable[..., Any] = _COMPILED.pop) -> None:
         pop(key, None)  # bound early: at exit the module's names may be gone
 
@@ -165,11 +201,13 @@ def _compile(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
     key = (function, watched)
 
     @functools.wraps(function)  # the name under which compilations are counted
-    def program(arrays: list[Any], *operands: Any) -> Any:
+    def joined(arrays: list[Any], *operands: Any) -> Any:
         return function(_join(watched, arrays), *operands)
 
-    del program.__wrapped__  # jit would read the other signature
-    _COMPILED[key] = jax.jit(program)
+    del joined.__wrapped__  # jit would read the other signature
+    _COMPILED[key] = jax.jit(joined)
+    while len(_COMPILED) > _MAX_PROGRAMS:
+        _COMPILED.popitem(last=False)
     return _COMPILED[key]
 
 
@@ -200,13 +238,25 @@ def _describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def check_callable(value: Any, name: str) -> None:
+    """Raise unless the value can be called."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a function, but is a {type(value).__name__}")
+
+
 def check_args(args: Any) -> None:
-    """Raise unless the further arguments of `f` are a tuple."""
+    """Raise unless the further arguments of `f` are a tuple of pytrees of arrays."""
     if not isinstance(args, tuple):
         raise TypeError(
             f"`args` must be a tuple of further arguments of f, but is a {type(args).__name__}: "
             "for one argument write args=(label,)"
         )
+    for leaf in jax.tree.leaves(args):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
+            raise TypeError(
+                f"`args` must hold arrays and numbers, but has a {type(leaf).__name__}: "
+                "bind anything else to f, with functools.partial"
+            )
 
 
 def value_of(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:

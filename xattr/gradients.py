@@ -88,6 +88,7 @@ def _checked(alphas: Array) -> jax.Array:
             f"`alphas` must be one-dimensional and not empty, but has shape {values.shape}: "
             "pass for example jnp.linspace(0.1, 1.0, 10)"
         )
-    if not trees.is_traced(values) and not bool(jnp.all((values >= 0) & (values <= 1))):
+    known = trees.on_host(values)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError("`alphas` must lie in [0, 1]: 0 is the baseline, 1 the input")
     return values

@@ -45,10 +45,11 @@ def sample(path: Path, quadrature: Quadrature) -> PathSamples:
 
 
 def _sampler(path: Path) -> Callable[[Array, Array], PathSamples]:
-    """Return the function from nodes and weights to samples, compiled where the path is lasting."""
-    if functions.is_lasting(path) and not chunks.is_staged():
-        return functions.compiled(sample_path, path)
-    return functools.partial(sample_path, path)
+    """Return the function from nodes and weights to samples; a path of ours is compiled."""
+    functions.check_callable(path, "path")
+    if chunks.is_staged():
+        return functools.partial(sample_path, path)
+    return functions.compiled_if_pure(sample_path, path)
 
 
 def sample_path(path: Path, nodes: Array, weights: Array) -> PathSamples:
@@ -106,7 +107,9 @@ def integrate(
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x.
     `chunk_size` gradients are taken together (None: 16); memory is that of a chunk. `progress`
-    wraps the loop over the chunks, as `tqdm.tqdm` does; inside a trace it is not used.
+    wraps the loop over the chunks, as `tqdm.tqdm` does; inside a trace it is not used. Outside a
+    trace the result is looked at, to find a path that is not finite: put the call under `jax.jit`
+    where it must not wait for the device.
     Raises `ValueError` for samples that do not fit together and, outside a trace, for a path that
     is not finite; `TypeError` if `args` is no tuple.
     Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6.
@@ -201,18 +204,26 @@ def accumulate(
 
     result = chunks.reduce(part, trees.add, count, chunk_size=chunk_size, progress=progress)
     if trees.known_to_be_infinite(result):
-        _check_finite(samples_of, count)
+        _check_finite(samples_of, count, chunk_size)
     return trees.cast_like(result, form)
 
 
-def _check_finite(samples_of: Callable[[Any, int, Array], PathSamples], count: int) -> None:
+def _check_finite(
+    samples_of: Callable[[Any, int, Array], PathSamples], count: int, chunk_size: int | None
+) -> None:
     """Raise if it is the path, not the gradient of f, that is not finite."""
-    for index in range(count):
-        if trees.known_to_be_infinite(samples_of(index, 1, np.ones(1, bool))):
-            raise ValueError(
-                f"the path is not finite at node {index} of {count}, in its value or its velocity: "
-                "mend `path`, or use a quadrature without that node, such as gauss_legendre"
-            )
+    size, starts, valid = chunks.split(count, chunk_size)
+    for start, mask in zip(starts, valid, strict=True):
+        samples = samples_of(int(start), size, mask)
+        if not trees.known_to_be_infinite(samples):
+            continue
+        leaves = [np.asarray(leaf).reshape(size, -1) for leaf in jax.tree.leaves(samples)]
+        finite = np.stack([np.isfinite(leaf).all(axis=1) for leaf in leaves]).all(axis=0)
+        raise ValueError(
+            f"the path is not finite at node {start + int(np.argmin(finite))} of {count}, in its "
+            "value or its velocity: look for NaN in x, in the baseline and in `path`, or use a "
+            "quadrature without that node, such as gauss_legendre"
+        )
 
 
 def _checked(samples: PathSamples) -> PathSamples:

@@ -141,12 +141,15 @@ def _moments(
     functions.check_args(args)
     trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
-    if not trees.is_traced(noise_scale) and not noise_scale >= 0:
+    functions.check_callable(method, "method")
+    known = trees.on_host(noise_scale)
+    if known is not None and not known >= 0:
         raise ValueError(
             f"`noise_scale` must be 0 or more, not {noise_scale!r}: a share of max − min"
         )
     x = trees.floating(x, "x")
-    scale = noise_scale * _range(x)
+    extent = _range(x)
+    scale = jnp.asarray(noise_scale, extent.dtype) * extent
     indices = np.arange(num_samples, dtype=np.uint32)
 
     def at(index: Array) -> ArrayTree:
@@ -213,7 +216,8 @@ def _merge(left: _Moments, right: _Moments) -> _Moments:
         return right.number.astype(leaf.dtype) / number.astype(leaf.dtype)
 
     def between(apart: jax.Array) -> jax.Array:
-        return apart**2 * (left.number.astype(apart.dtype) * share(apart))
+        weight = left.number.astype(apart.dtype) * share(apart)
+        return jnp.where(weight > 0, apart**2, 0) * weight  # the square may overflow
 
     apart = jax.tree.map(jnp.subtract, right.mean, left.mean)
     mean = jax.tree.map(lambda m, d: m + d * share(d), left.mean, apart)

@@ -129,7 +129,8 @@ def panel(
     score = Σ_c A_c or Σ_c |A_c|, colours as `heatmap`; every map has its own scale, since methods
     differ in units.
 
-    Shapes: `axes` at least as many as maps and one; those left over are hidden. `image` (H, W),
+    Shapes: `axes`, in a list or an array of them, at least as many as maps and one; those left over
+    are hidden; the result is the list. `image` (H, W),
     (H, W, 1) or (H, W, 3) in [0, 1]. Raises `ValueError` for too few axes, and as `heatmap` does.
     Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", fig. 4 (the layout).
 
@@ -139,6 +140,7 @@ def panel(
     >>> [ax.get_title() for ax in axes]
     ['input', 'gradient', 'IG']
     """
+    axes = np.ravel(np.asarray(axes, dtype=object)).tolist()
     if len(axes) <= len(maps):
         raise ValueError(
             f"`axes` has {len(axes)} axes, but {len(maps)} maps and the image need "
@@ -195,6 +197,11 @@ def _picture(image: Array) -> np.ndarray:
         raise ValueError(
             f"`image` must have shape (H, W), (H, W, 1) or (H, W, 3), but has {np.shape(image)}: "
             "put the channels last and draw one image at a time"
+        )
+    if not (values.min() >= -1e-3 and values.max() <= 1 + 1e-3):  # also for NaN
+        raise ValueError(
+            f"`image` must have values in [0, 1], but has {values.min():g} to {values.max():g}: "
+            "divide bytes by 255, or undo the model's normalisation"
         )
     return np.clip(values, 0, 1)
 

@@ -128,6 +128,11 @@ def composite(quadrature: Quadrature, pieces: int) -> Quadrature:
 
 def checked(quadrature: Quadrature) -> Quadrature:
     """Return the quadrature as arrays; raise unless its nodes and weights fit together."""
+    if not isinstance(quadrature, tuple) or len(quadrature) != 2:
+        raise TypeError(
+            f"`quadrature` must be a Quadrature(nodes, weights), but is a "
+            f"{type(quadrature).__name__}: pass for example xattr.quadrature.gauss_legendre(32)"
+        )
     nodes, weights = (_array(values) for values in quadrature)
     if nodes.ndim != 1 or nodes.shape != weights.shape:
         raise ValueError(

@@ -1,8 +1,9 @@
 """From a model with class scores to the function explained, with the label a dynamic argument.
 
 Each returns `f(x, label, *args)` for `model(x, *args) -> scores` of shape (classes,), for one
-example. Explain it with `args=(label, *args)`: a new label runs the same compiled program, also
-when the target is made anew. A label that is not a class gives NaN, never another class.
+example. Explain it with `args=(label, *args)`: a new label of the same dtype runs the same
+compiled program, also when the target is made anew. A label that is not a class
+gives NaN, never another class.
 """
 
 import functools
@@ -100,8 +101,8 @@ def _log_odds(model: Model, x: ArrayTree, label: Any, *args: Any) -> jax.Array:
     scores = _scores(model, x, args)
     if scores.size < 2:
         raise ValueError("`model` returns one score, which has no other class to be compared with")
-    others = jnp.where(jnp.arange(scores.size) == label, -jnp.inf, scores)
-    return _pick(scores, label) - jax.nn.logsumexp(others)
+    chosen = jnp.arange(scores.size, dtype=jnp.int32) == _index(label)
+    return _pick(scores, label) - jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, scores))
 
 
 def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
@@ -109,14 +110,21 @@ def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     if scores.ndim != 1:
         raise ValueError(
             f"`model` must return class scores of shape (classes,) for one example, but returned "
-            f"shape {scores.shape}: for a model of batches pass lambda x: model(x[None])[0]"
+            f"shape {scores.shape}: for a model of batches pass "
+            "lambda x, *args: model(x[None], *args)[0]"
         )
     return scores
 
 
 def _pick(scores: jax.Array, label: Any) -> jax.Array:
+    index = _index(label)
+    known = (index >= 0) & (index < scores.size)
+    # A factor, so that an unknown class spoils the gradient too; indexing alone would clamp.
+    return scores[index] * jnp.where(known, 1, jnp.nan).astype(scores.dtype)
+
+
+def _index(label: Any) -> jax.Array:
+    """Return the label in an integer type in which every class can be compared."""
     if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(label):
         raise TypeError(f"`label` must be an integer scalar, the index of a class, not {label!r}")
-    known = (label >= 0) & (label < scores.size)
-    # A factor, so that an unknown class spoils the gradient too; indexing alone would clamp.
-    return scores[label] * jnp.where(known, 1, jnp.nan).astype(scores.dtype)
+    return jnp.asarray(label).astype(jnp.int32)

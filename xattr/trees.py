@@ -34,10 +34,13 @@ def _float(leaf: Any, name: str) -> jax.Array:
             "pass a pytree of floating arrays"
         ) from error
     if not jnp.issubdtype(dtype, jnp.floating):
+        remedy = (
+            "there is no gradient with respect to it. For tokens or categories attribute at the "
+            "embedding: f(embedding, *args) with embedding = table[tokens]"
+        )
         raise TypeError(
-            f"{name} must be floating, but has dtype {dtype}: there is no gradient with respect to "
-            "it. For tokens or categories attribute at the embedding: "
-            "f(embedding, *args) with embedding = table[tokens]"
+            f"{name} must be floating, but has dtype {dtype}: "
+            + (remedy if name.startswith("`x`") else "pass floats")
         )
     return jnp.asarray(leaf, dtype=dtype)
 
@@ -118,6 +121,14 @@ def widest(leaves: list[Any]) -> Any:
     return max((wide(leaf.dtype) for leaf in leaves), key=lambda dtype: jnp.dtype(dtype).itemsize)
 
 
+def on_host(value: Any) -> np.ndarray | None:
+    """Return a value to look at, or None if it is a tracer.
+
+    Looked at with NumPy: inside a trace even an operation of JAX on a known array is recorded.
+    """
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
 def is_traced(*trees: ArrayTree) -> bool:
     """Tell whether any leaf is a tracer, so that its value cannot be looked at."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
@@ -143,11 +154,12 @@ def check_key(key: Any) -> None:
     """Raise unless the value is a random key, new style or old."""
     if not _is_key(key):
         seed = key if isinstance(key, int) else 0
-        raise TypeError(f"`key` must be a random key: pass jax.random.key({seed})")
+        raise TypeError(f"`key` must be one random key: pass jax.random.key({seed})")
 
 
 def _is_key(key: Any) -> bool:
     if not isinstance(key, (jax.Array, np.ndarray)):
         return False
-    legacy = key.dtype == np.uint32 and key.shape == (2,)
-    return legacy or jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.shape == ()
+    return key.dtype == np.uint32 and key.ndim == 1  # as jax.random.PRNGKey makes them

@@ -167,7 +167,8 @@ def _check_equal(runs: dict[str, Run]) -> None:
         value = run()
         if name == "captum":
             value = value.detach().numpy().transpose(0, 2, 3, 1)
-        np.testing.assert_allclose(np.asarray(value), expected, atol=1e-4 * abs(expected).max())
+        error = np.linalg.norm(np.asarray(value) - expected) / np.linalg.norm(expected)
+        assert error < 1e-3, (name, error)  # float32: a ReLU may fall on either side of its kink
 
 
 if __name__ == "__main__":
