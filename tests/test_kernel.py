@@ -69,6 +69,21 @@ def test_nothing_new_is_compiled_for_new_values():
     assert not counts
 
 
+def test_a_path_of_the_library_is_sampled_by_one_program_of_its_kind():
+    f, args = fresh_function(), (0, table.parameters())
+    for kind in ("straight line", "monotone", "polyline", "coordinatewise"):
+        with count_compilations() as counts:
+            for seed in range(3):
+                path = paths_of(table.inputs(seed))[kind]
+                xattr.path_integral(f, path, quadrature=RULE, args=args, chunk_size=5)
+        assert counts["sample_path"] <= 1, kind  # 0 if another test was first
+        assert len({name for name in counts if name not in ("path_kernel", "sample_path")}) < 12
+    line = xattr.paths.reverse(xattr.paths.straight_line(jnp.zeros((2, 41)), jnp.ones((2, 41))))
+    with count_compilations() as counts:
+        xattr.sample(line, RULE)
+    assert dict(counts) == {"sample_path": 1}
+
+
 def test_number_of_nodes_does_not_compile_again_where_chunks_are_equal():
     f, x, args = fresh_function(), table.inputs(), (0, table.parameters())
     with count_compilations() as counts:

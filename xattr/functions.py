@@ -25,6 +25,8 @@ from xattr.types import ArrayTree, Function
 _MAX_PROGRAMS = 512
 """Programs kept: those of a callable that cannot be referred to weakly would never be dropped."""
 
+_LEAF: Any = jax.tree.structure(0)
+
 _PLAIN = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dtype)
 
 
@@ -123,7 +125,7 @@ def _split(part: Any, arrays: list[Any]) -> Any:
         children = (part.__func__, part.__self__)
         return _Node(types.MethodType, tuple(_split(child, arrays) for child in children))
     leaves, treedef = jax.tree.flatten(part)
-    if not jax.tree_util.treedef_is_leaf(treedef):  # a container, or a module that is a pytree
+    if treedef != _LEAF:  # a container, or a module that is a pytree
         return _Node(_Unflatten(treedef), tuple(_split(leaf, arrays) for leaf in leaves))
     try:
         return _Weak(part)
