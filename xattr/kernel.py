@@ -75,7 +75,7 @@ def _form(path: Path) -> ArrayTree:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 "`path` must return a pytree of floating arrays like x, but returned "
-                f"{leaf.dtype}{list(leaf.shape)} at {trees.where('path(alpha)', where)}"
+                f"{leaf.dtype}{list(leaf.shape)} at {trees.leaf_name('path(alpha)', where)}"
             )
     return form
 

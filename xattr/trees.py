@@ -9,7 +9,7 @@ import numpy as np
 from xattr.types import ArrayTree
 
 
-def where(name: str, path: tuple[Any, ...]) -> str:
+def leaf_name(name: str, path: tuple[Any, ...]) -> str:
     """Name a leaf for an error message: `x` or `x`['image'][0]."""
     return f"`{name}`{jax.tree_util.keystr(path)}"
 
@@ -19,7 +19,7 @@ def floating(tree: ArrayTree, name: str) -> ArrayTree:
     if not jax.tree.leaves(tree):
         raise ValueError(f"`{name}` has no arrays: pass an array or a pytree of floating arrays")
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _float(leaf, where(name, path)), tree
+        lambda path, leaf: _float(leaf, leaf_name(name, path)), tree
     )
 
 
@@ -53,7 +53,7 @@ def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> Arra
     def leaf_like(path: tuple[Any, ...], leaf: jax.Array, target: jax.Array) -> jax.Array:
         if leaf.shape != target.shape:
             raise ValueError(
-                f"{where(name, path)} has shape {leaf.shape}, but `{reference}` has shape "
+                f"{leaf_name(name, path)} has shape {leaf.shape}, but `{reference}` has shape "
                 f"{target.shape} there: pass arrays of the same shapes, for a constant "
                 f"jax.tree.map(lambda v: jnp.full_like(v, constant), {reference})"
             )
