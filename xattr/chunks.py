@@ -19,7 +19,11 @@ from xattr import trees
 from xattr.types import Array, ArrayTree, Progress
 
 DEFAULT_SIZE = 16
-"""Nodes or samples taken together where the caller does not say: see README, "Speed"."""
+"""Nodes or samples taken together where the caller does not say.
+
+Measured on CPU, one image, times to those at 16 for chunks of 4, 8, 32 and all 64 nodes: an MLP 2.2,
+1.4, 0.8, 0.6; a CNN 1.5, 1.1, 1.5, 1.3; EfficientNet-Lite0 (of 32 nodes) 1.1, 1.0, 1.1.
+"""
 
 Part = Callable[[Any, int, Array], ArrayTree]
 """`part(start, size, valid) -> pytree`: the contribution of items start … start + size − 1.
@@ -40,7 +44,7 @@ def reduce(
 
     All chunks have one size, so that one program serves them: where `count` is no multiple of it
     the last chunk reaches back over items that are not valid then. A tree of zeros must be neutral
-    for `combine`. Not more than one chunk's contribution is alive beside the result.
+    for `combine`. Driven from the host, at most two chunks are under way at a time.
     """
     size, starts, valid = split(count, chunk_size)
     if is_staged():
@@ -48,6 +52,8 @@ def reduce(
     result, done = None, 0
     for chunk in progress(range(len(starts))) if progress else range(len(starts)):
         term = part(int(starts[chunk]), size, valid[chunk])
+        if not trees.is_traced(result):
+            jax.block_until_ready(result)  # or the host would run ahead and fill the memory
         result, done = (combine(result, term) if done else term), done + 1
     if done != len(starts):
         raise ValueError(
