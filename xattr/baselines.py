@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from xattr import chunks, kernel, paths, trees
 from xattr.types import Array, ArrayTree, Function, PathSamples, PRNGKey, Progress
@@ -53,7 +52,8 @@ def expected_gradients(
         chosen = jax.tree.map(lambda leaf: leaf[row], baselines)
         points = jax.vmap(lambda baseline, a: paths.straight_line(baseline, x)(a))(chosen, alpha)
         velocities = jax.vmap(lambda baseline: jax.tree.map(jnp.subtract, x, baseline))(chosen)
-        return PathSamples(points, velocities, chunks.masked(np.full(size, 1 / num_samples), valid))
+        weights = jnp.where(jnp.asarray(valid), jnp.asarray(1 / num_samples, alphas.dtype), 0)
+        return PathSamples(points, velocities, weights)
 
     return kernel.accumulate(
         f, samples_of, num_samples, args=args, chunk_size=chunk_size, progress=progress

@@ -21,7 +21,7 @@ from xattr.types import Array, ArrayTree, Progress
 DEFAULT_SIZE = 16
 """Nodes or samples taken together where the caller does not say.
 
-Measured on CPU, one image, times to those at 16 for chunks of 4, 8, 32 and all 64 nodes: an MLP 2.2,
+Measured on CPU, one image, times to those at 16 for chunks of 4, 8, 32 and 64 nodes: an MLP 2.2,
 1.4, 0.8, 0.6; a CNN 1.5, 1.1, 1.5, 1.3; EfficientNet-Lite0 (of 32 nodes) 1.1, 1.0, 1.1.
 """
 
