@@ -254,7 +254,8 @@ def describe(
     options: argparse.Namespace, logits: np.ndarray, label: int, names: list[str], scene: Scene
 ) -> str:
     """Say what is explained."""
-    value, start = (float(scene.f(x, *scene.args)) for x in (scene.image, scene.baseline))
+    score = jax.jit(scene.f)
+    value, start = (float(score(x, *scene.args)) for x in (scene.image, scene.baseline))
     top = int(logits.argmax())
     lines = [
         f"image      {options.image}, on {jax.devices()[0].device_kind}",
