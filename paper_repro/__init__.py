@@ -1,1 +1,1 @@
-"""Real models, real data and the papers' experiments, run by `python -m paper_repro NAME`."""
+"""A real network on real data, run by `python -m paper_repro demo`."""

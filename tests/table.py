@@ -29,6 +29,17 @@ def _coordinates(x):
     return xattr.paths.coordinatewise(zeros, x, np.arange(count)[::-1])
 
 
+def _detour(x):
+    """Over a corner and back by another way, at another pace."""
+    zeros = jax.tree.map(lambda leaf: 0 * leaf, x)  # sharded as x is
+    corner = jax.tree.map(lambda leaf: leaf * jnp.tanh(leaf), x)
+    there = xattr.paths.polyline(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), zeros, jax.tree.map(jnp.sin, x), corner)
+    )
+    onward = xattr.paths.reparametrize(xattr.paths.straight_line(corner, x), jnp.square)
+    return xattr.paths.concatenate([there, onward])
+
+
 def _path_method(path):
     return lambda f, x, key, args: xattr.path_integral(
         f, path(x), quadrature=RULE, args=args, chunk_size=4
@@ -40,9 +51,9 @@ def _sample_and_integrate(f, x, key, args):
     return xattr.integrate(f, samples, args=args, chunk_size=2)
 
 
-def _last_interior(f, x, key, args):
+def _interior(f, x, key, args):
     stacked = xattr.interior_gradients(f, x, alphas=jnp.array([0.25, 1.0]), args=args)
-    return jax.tree.map(lambda leaf: leaf[0], stacked)
+    return jax.tree.map(lambda leaf: leaf[0] + leaf[-1], stacked)
 
 
 def _baselines(x):
@@ -64,7 +75,7 @@ def _noisy(average, **options):
 METHODS = {
     "gradient": lambda f, x, key, args: xattr.gradient(f, x, args=args),
     "gradient_x_input": lambda f, x, key, args: xattr.gradient_x_input(f, x, args=args),
-    "interior_gradients": _last_interior,
+    "interior_gradients": _interior,
     "integrated_gradients": lambda f, x, key, args: xattr.integrated_gradients(
         f, x, quadrature=RULE, args=args, chunk_size=4
     ),
@@ -73,6 +84,7 @@ METHODS = {
     "monotone": _path_method(_curved),
     "coordinatewise": _path_method(_coordinates),
     "own_path": _path_method(_own),
+    "detour": _path_method(_detour),
     "reversed": _path_method(lambda x: xattr.paths.reverse(_own(x))),
     "expected_gradients": lambda f, x, key, args: xattr.expected_gradients(
         f, x, _baselines(x), key, num_samples=7, args=args, chunk_size=4

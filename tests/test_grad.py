@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import xattr
 from tests import table
 
 
@@ -45,3 +47,29 @@ def test_gradient_under_jit_equals_eager(method):
         return jnp.sum(table.METHODS[method](f, x, jax.random.key(2), args) ** 2)
 
     table.close(jax.jit(jax.grad(loss))(make()), jax.grad(loss)(make()), 1e-5)
+
+
+def test_gradient_with_respect_to_an_nnx_module():
+    """A loss of attributions trains the module: the same slope as of its arrays, passed as args."""
+    net, x = table.NnxMLP(), table.inputs()
+
+    def loss(net):
+        return jnp.sum(xattr.integrated_gradients(xattr.targets.logit(net), x, args=(1,)) ** 2)
+
+    graph, state = nnx.split(net)
+    f = lambda x, state: nnx.merge(graph, state)(x)[1]
+    expected = jax.grad(lambda s: jnp.sum(xattr.integrated_gradients(f, x, args=(s,)) ** 2))(state)
+    slopes = nnx.grad(loss)(net)
+    assert len(jax.tree.leaves(slopes)) == 4
+    for ours, theirs in zip(jax.tree.leaves(slopes), jax.tree.leaves(expected), strict=True):
+        table.close(ours, theirs, 1e-5)
+    assert float(jnp.abs(slopes.hidden.kernel[...]).max()) > 1e-3
+
+
+def test_gradient_with_respect_to_the_baseline():
+    f, make, args = table.models()["plain"]
+    x = make()
+    total = lambda b: jnp.sum(xattr.integrated_gradients(f, x, b, args=args))
+    # The sum is f(x) − f(baseline), so its slope is −∇f(baseline).
+    baseline = make(3)
+    table.close(jax.grad(total)(baseline), -xattr.gradient(f, baseline, args=args), 1e-4)

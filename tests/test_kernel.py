@@ -77,11 +77,11 @@ def test_a_path_of_the_library_is_sampled_by_one_program_of_its_kind():
                 path = paths_of(table.inputs(seed))[kind]
                 xattr.path_integral(f, path, quadrature=RULE, args=args, chunk_size=5)
         assert counts["sample_path"] <= 1, kind  # 0 if another test was first
-        assert len({name for name in counts if name not in ("path_kernel", "sample_path")}) < 12
     line = xattr.paths.reverse(xattr.paths.straight_line(jnp.zeros((2, 41)), jnp.ones((2, 41))))
     with count_compilations() as counts:
         xattr.sample(line, RULE)
-    assert dict(counts) == {"sample_path": 1}
+    assert counts["sample_path"] == 1
+    assert not {"multiply", "add", "subtract", "sub", "mul"} & set(counts)  # not one by one
 
 
 def test_number_of_nodes_does_not_compile_again_where_chunks_are_equal():
@@ -114,12 +114,7 @@ def test_a_callable_made_anew_with_other_arrays_runs_the_same_executable(kind):
         params = table.parameters(seed)
         return {
             "partial": lambda: (functools.partial(body, label=1, params=params), ()),
-            "Partial": lambda: (
-                jax.tree_util.Partial(lambda p, x: body(x, 1, p), params)
-                if seed < 0
-                else jax.tree_util.Partial(_first, params),
-                (),
-            ),
+            "Partial": lambda: (jax.tree_util.Partial(_first, params), ()),
             "nnx": lambda: (xattr.targets.probability(table.NnxMLP(seed)), (seed % 4,)),
             "method": lambda: (Scorer(jnp.float32(seed)).score, ()),
             "target": lambda: (xattr.targets.log_odds(model), (seed % 4, params)),
@@ -165,6 +160,8 @@ def test_fresh_closures_are_not_kept_alive():
         alive.append(weakref.ref(weights))
         f = lambda x, weights=weights: jnp.sum(x @ weights)
         xattr.gradient(f, x)
+        if len(alive) % 20 == 0:
+            xattr.completeness_gap(f, xattr.integrated_gradients(f, x), x)
         del weights, f
     gc.collect()
     assert sum(ref() is not None for ref in alive) <= 2
@@ -187,6 +184,18 @@ def test_memory_does_not_grow_with_the_nodes():
     assert few > 4 * 30_000 * 4  # the activations of a chunk are there to be measured
     assert many <= 1.05 * few
     assert temporaries(1024, 256) > 10 * few  # and the measure does see a larger chunk
+
+
+def test_memory_of_a_gradient_through_attributions_with_checkpoint():
+    f, args = jax.checkpoint(fresh_function()), (0, table.parameters())
+
+    def size(nodes):
+        rule = xattr.quadrature.midpoint(nodes)
+        run = lambda x: xattr.integrated_gradients(f, x, quadrature=rule, args=args, chunk_size=4)
+        program = jax.jit(jax.grad(lambda x: jnp.sum(run(x) ** 2)))
+        return program.lower(jnp.ones(3)).compile().memory_analysis().temp_size_in_bytes
+
+    assert size(1024) - size(64) < (1024 - 64) * 4 * 16  # a few numbers a node, not a network's
 
 
 def test_host_loop_never_holds_all_samples():

@@ -20,6 +20,10 @@ def test_example_runs(index, capsys):
         assert expected in re.sub(r"\[ *", "[", printed)
 
 
+def test_results_are_stated_and_checked():
+    assert len(re.findall(r"print\(.*?\)  # (\[.*?\])", TEXT)) == 2
+
+
 def test_pictures_are_there():
     for path in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
         assert (Path(__file__).parents[1] / path).is_file(), path

@@ -1,4 +1,4 @@
-"""Every method inside lax.scan, lax.map, cond and checkpoint."""
+"""Every method inside lax.scan, cond and checkpoint."""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,16 @@ def test_scan_over_examples(method):
     examples, key = jnp.stack([make(seed) for seed in range(3)]), jax.random.key(5)
     _, maps = lax.scan(lambda carry, x: (carry, attribute(x, key, *args)), 0, examples)
     table.close(maps, jnp.stack([attribute(x, key, *args) for x in examples]))
+
+
+@pytest.mark.parametrize("model", ["tree", "linen", "nnx"])
+@pytest.mark.parametrize("method", ["integrated_gradients", "smooth_grad", "expected_gradients"])
+def test_scan_over_examples_of_every_model(method, model):
+    attribute, make, args = table.case(method, model)
+    examples = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make(seed) for seed in range(2)])
+    key = jax.random.key(5)
+    _, maps = lax.scan(lambda carry, x: (carry, attribute(x, key, *args)), 0, examples)
+    table.close(maps, jax.vmap(lambda x: attribute(x, key, *args))(examples))
 
 
 @pytest.mark.parametrize("method", table.METHODS)

@@ -9,8 +9,8 @@ from jax.sharding import PartitionSpec as P
 from tests import table
 
 
-def batch(method):
-    attribute, make, args = table.case(method, "plain")
+def batch(method, model="plain"):
+    attribute, make, args = table.case(method, model)
     examples = jnp.stack([make(seed) for seed in range(8)])
     batched = jax.vmap(lambda x: attribute(x, jax.random.key(4), *args))
     return batched, examples, batched(examples)
@@ -22,6 +22,14 @@ def test_shard_map_over_examples(method, axis_type):
     batched, examples, expected = batch(method)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
     examples = jax.device_put(examples, NamedSharding(mesh, P("batch")))
+    mapped = jax.shard_map(batched, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+    table.close(jax.jit(mapped)(examples), expected)
+
+
+@pytest.mark.parametrize("model", ["linen", "nnx"])
+def test_shard_map_of_flax_models(model):
+    batched, examples, expected = batch("integrated_gradients", model)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     mapped = jax.shard_map(batched, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
     table.close(jax.jit(mapped)(examples), expected)
 

@@ -25,7 +25,7 @@ def expected_gradients(
     Aᵢ = E over x' ~ baselines, α ~ U[0, 1] of (xᵢ − x'ᵢ) ∂ᵢf(x' + α (x − x')). Sample k takes α
     from the k-th of `num_samples` equal parts of [0, 1], and baselines are dealt in shuffled
     rounds, each used once a round. Every (x', α) is as likely as any other, so the mean is that of
-    independent draws, with less variance.
+    independent draws, usually with less variance.
 
     Shapes: `f(x, *args)` returns a scalar for one example; leaves of `baselines` are those of x
     with a leading axis of m ≥ 1 baselines; the result is a pytree like x, in units of f. Its sum

@@ -44,7 +44,8 @@ def reduce(
 
     All chunks have one size, so that one program serves them: where `count` is no multiple of it
     the last chunk reaches back over items that are not valid then. A tree of zeros must be neutral
-    for `combine`. Driven from the host, at most two chunks are under way at a time.
+    for `combine`. Driven from the host, at most two chunks are under way at a time, except under
+    an eager `vmap` or `grad`, whose arrays cannot be waited for.
     """
     size, starts, valid = split(count, chunk_size)
     if is_staged():

@@ -3,7 +3,7 @@
 `jax.jit(f)` keys its cache on `f` itself. Used on a caller's function that means a compilation for
 every new `functools.partial(model, params)` and, where `f` is a static argument, one copy of its
 parameters kept alive for every closure ever passed. Here a callable is split into its arrays, which
-become arguments of the compiled program, and a skeleton that refers weakly to all else.
+become arguments of the compiled program, and a skeleton that refers to the rest, weakly if it can.
 
 As under `jax.jit`, what `f` reads from elsewhere (a global, an attribute, a module it closes over)
 is read when it is first traced; pass what changes through `args`.
@@ -194,7 +194,7 @@ def _is_pure(value: Any) -> bool:
 def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
     program = _COMPILED.get((function, skeleton))
     if program is not None:
-        return program
+        return program  # not moved to the end: a thread may have dropped it meanwhile
 
     def forget(_: Any, pop: Callable[..., Any] = _COMPILED.pop) -> None:
         pop(key, None)  # bound early: at exit the module's names may be gone

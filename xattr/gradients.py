@@ -64,7 +64,7 @@ def interior_gradients(
 ) -> ArrayTree:
     """Return the gradients of f at counterfactual inputs between the baseline and x.
 
-    A[k] = ∇f(baseline + αₖ (x − baseline)). The last, at α = 1, is the gradient.
+    A[k] = ∇f(baseline + αₖ (x − baseline)). The member at α = 1 is the gradient.
 
     Shapes: `alphas` has shape (n,), values in [0, 1]; the result is a pytree like x with a leading
     axis of n, all of it in memory. `baseline` is zeros if None. Raises `ValueError` for alphas that

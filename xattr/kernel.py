@@ -1,8 +1,8 @@
 """The kernel: Σₖ wₖ ∇f(γ(αₖ)) ⊙ γ'(αₖ), one compiled program for every path γ.
 
 The boundary of jit lies after the sampling of the path: the program sees points, velocities and
-weights as arrays, never γ. Straight, curved and Aumann–Shapley paths, a single gradient and
-expected gradients therefore share one executable, and memory does not grow with the nodes.
+weights as arrays, never γ. Straight, curved and Aumann–Shapley paths and expected gradients share
+one executable for each chunk size, therefore, and memory does not grow with the nodes.
 """
 
 import functools
@@ -108,7 +108,7 @@ def integrate(
     Aᵢ = Σₖ wₖ ∂ᵢf(γ(αₖ)) γᵢ'(αₖ).
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x.
-    `chunk_size` gradients are taken together (None: 16); memory is that of a chunk. `progress`
+    At most `chunk_size` gradients are taken together (None: 16); memory is a chunk's. `progress`
     wraps the loop over the chunks, as `tqdm.tqdm` does; inside a trace it is not used. Outside a
     trace the result is looked at, to find a path that is not finite: put the call under `jax.jit`
     where it must not wait for the device.
@@ -153,7 +153,8 @@ def path_integral(
     gradients of all nodes are alive at once. A new path, label or parameter tree of the same shapes
     runs the same compiled program.
 
-    Shapes: `path(alpha)` returns a pytree like x; so is the result. `quadrature` is Gauss–Legendre
+    Shapes: `path(alpha)` returns a pytree like x, what `f` takes; so is the result. `quadrature` is
+    Gauss–Legendre
     with 64 nodes if None. `chunk_size` and `progress` as for `xattr.integrate`.
     Raises as `xattr.sample` and `xattr.integrate` do.
     Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5; Friedman 2004.

@@ -30,7 +30,7 @@ def heatmap(
 ) -> Axes:
     """Draw a map of pixel scores, red for and blue against, white for nothing.
 
-    score = Σ_c A_c (`channels="sum"`, diverging colours) or Σ_c |A_c| ("absolute", from white to
+    score = Σ_c A_c (`channels="sum"`, diverging colours) or Σ_c |A_c| ("absolute", from light to
     dark), clipped at the percentile of |score|, symmetric about 0.
 
     Shapes: `attributions` (H, W) or (H, W, C); a colour bar in units of f if asked for.
@@ -63,7 +63,8 @@ def overlay(
 ) -> Axes:
     """Draw pixel scores over the grey image, the stronger the less of the image shows through.
 
-    opacity = min(1, |score| / limit), limit the percentile of |score|; colours as `heatmap`.
+    opacity = min(1, |score| / limit), limit the percentile of |score|; colours as `heatmap`, but
+    from dark to light for "absolute".
 
     Shapes: `image` (H, W), (H, W, 1) or (H, W, 3) in [0, 1]; `attributions` (H, W) or (H, W, C) of
     the same height and width. Raises `ValueError` where they do not match, and as `heatmap` does.
@@ -182,7 +183,7 @@ def pixel_scores(attributions: Array, channels: Channels = "sum") -> np.ndarray:
 
 
 def _limit(score: np.ndarray, percentile: float) -> float:
-    """Return the percentile of |score|, or 1 where all scores are 0."""
+    """Return the percentile of |score|; where that is 0 the largest |score|, or 1."""
     if not 0 < percentile <= 100:
         raise ValueError(f"`percentile` must lie above 0 and up to 100, not {percentile!r}")
     size = np.abs(score)

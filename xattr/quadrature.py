@@ -157,7 +157,7 @@ def _check_values(nodes: np.ndarray, weights: np.ndarray) -> None:
     if nodes.min() < 0 or nodes.max() > 1:
         raise ValueError(
             f"`quadrature` has nodes outside [0, 1], from {nodes.min():g} to {nodes.max():g}: "
-            "map them to [0, 1]; for a part of a path use xattr.paths.reparametrize"
+            "map them to [0, 1]; for a part of a path compose it, lambda alpha: path(warp(alpha))"
         )
     if (np.diff(nodes) < 0).any():
         raise ValueError(
