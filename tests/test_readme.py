@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 TEXT = (Path(__file__).parents[1] / "README.md").read_text()
@@ -15,9 +16,12 @@ def test_example_runs(index, capsys):
     # As a user has it: promotion is not strict.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(compile(BLOCKS[index], f"README example {index}", "exec"), {"__name__": "readme"})
-    printed = capsys.readouterr().out
-    for expected in re.findall(r"print\(.*?\)  # (\[.*?\])", BLOCKS[index]):
-        assert expected in re.sub(r"\[ *", "[", printed)
+    stated = re.findall(r"print\(.*?\)  # \[(.*?)\]", BLOCKS[index])
+    printed = re.findall(r"^\[(.*?)\]$", capsys.readouterr().out, re.M)
+    for left, right in zip(stated, printed if stated else [], strict=True):
+        np.testing.assert_allclose(
+            np.fromstring(right, sep=" "), np.fromstring(left, sep=" "), atol=1e-6
+        )
 
 
 def test_results_are_stated_and_checked():
