@@ -30,42 +30,53 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "demo",
         help="explain an ImageNet network's decision on a photograph",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    default = " (default: %(default)s)"
     command.add_argument(
-        "--image", default="coffee", help=f"a picture's path, or one of {', '.join(PHOTOGRAPHS)}"
+        "--image",
+        default="coffee",
+        help=f"a picture's path, or one of {', '.join(PHOTOGRAPHS)}" + default,
     )
     command.add_argument(
         "--class",
         dest="label",
         metavar="INDEX|NAME",
-        default=argparse.SUPPRESS,
         help="explain this ImageNet class, not the top one: 0 to 999, or a name such as espresso",
     )
     command.add_argument(
-        "--baseline", choices=sorted(demo.BASELINES), default="black", help="where the paths start"
+        "--baseline",
+        choices=sorted(demo.BASELINES),
+        default="black",
+        help="where the paths start" + default,
     )
     command.add_argument(
-        "--score", choices=sorted(demo.SCORES), default="probability", help="what is explained"
+        "--score",
+        choices=sorted(demo.SCORES),
+        default="probability",
+        help="what is explained" + default,
     )
-    command.add_argument("--steps", type=int, default=64, help="nodes of the path integrals")
-    command.add_argument("--samples", type=int, default=32, help="samples of SmoothGrad")
+    command.add_argument(
+        "--steps", type=int, default=64, help="nodes of the path integrals" + default
+    )
+    command.add_argument("--samples", type=int, default=32, help="samples of SmoothGrad" + default)
     command.add_argument(
         "--channels",
         choices=["sum", "absolute"],
         default="sum",
-        help="draw the signed sum over the colours, or the sum of absolute values",
+        help="draw the signed sum over the colours, or the sum of absolute values" + default,
     )
-    command.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
-    command.add_argument("--out", type=Path, default=Path("demo-output"), help="folder to write to")
+    command.add_argument(
+        "--seed", type=int, default=0, help="of all that is drawn at random" + default
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("demo-output"), help="folder to write to" + default
+    )
     command.add_argument(
         "--no-progress",
         dest="progress",
         action="store_false",
-        default=argparse.SUPPRESS,
         help="show no progress bars",
     )
-    command.set_defaults(label=None, progress=True)
     return parser
 
 
