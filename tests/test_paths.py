@@ -98,3 +98,13 @@ def test_gradients_through_a_concatenation_are_finite():
         return jnp.sum(path(jnp.float32(0.75)))
 
     np.testing.assert_allclose(jax.grad(loss)(jnp.ones(2)), 1.5, rtol=1e-6)
+
+
+def test_joints_are_compared_at_the_scale_of_the_paths():
+    x = jnp.array([3.0, 2.0])
+    loop = lambda alpha: jnp.sin(jnp.pi * alpha) * x  # ends at −9e-8 x, not at 0
+    joined = paths.concatenate([loop, paths.aumann_shapley(x)])
+    np.testing.assert_allclose(joined(jnp.float32(1)), x)
+    small = 1e-4 * x  # a gap as wide as the whole path is no rounding
+    with pytest.raises(ValueError, match="does not start where"):
+        paths.concatenate([paths.aumann_shapley(small), paths.aumann_shapley(small)])

@@ -293,7 +293,7 @@ def concatenate(paths: Sequence[Path]) -> Path:
     for index, path in enumerate(paths):
         functions.check_callable(path, f"paths[{index}]")
     for index, (path, following) in enumerate(itertools.pairwise(paths)):
-        _check_joint(path(jnp.asarray(1.0)), following(jnp.asarray(0.0)), index)
+        _check_joint(path, following, index)
     return functools.partial(_concatenated, paths)
 
 
@@ -308,20 +308,24 @@ def _concatenated(paths: tuple[Path, ...], alpha: Any) -> ArrayTree:
     return value
 
 
-def _check_joint(end: ArrayTree, start: ArrayTree, index: int) -> None:
-    left, right = jax.tree.leaves(end), jax.tree.leaves(start)
-    structures: list[Any] = [jax.tree.structure(tree) for tree in (end, start)]
-    if structures[0] != structures[1] or [*map(np.shape, left)] != [*map(np.shape, right)]:
+def _check_joint(path: Path, following: Path, index: int) -> None:
+    """Raise unless one path ends where the next starts, to rounding at the scale of both."""
+    zero, one = jnp.asarray(0.0), jnp.asarray(1.0)
+    ends = [path(one), following(zero), path(zero), following(one)]
+    forms: list[Any] = [jax.tree.structure(tree) for tree in ends]
+    leaves = [[*map(jnp.asarray, jax.tree.leaves(tree))] for tree in ends]
+    if forms[0] != forms[1] or [v.shape for v in leaves[0]] != [v.shape for v in leaves[1]]:
         raise ValueError(
             f"`paths`[{index}] and `paths`[{index + 1}] return pytrees of different structure or "
             "shapes: all paths must return pytrees like x"
         )
-    if trees.is_traced(end, start):
+    if trees.is_traced(leaves):
         return
-    for leaf, a, b in zip(left, map(np.asarray, left), map(np.asarray, right), strict=True):
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        tolerance = 2.0 ** (-4 if leaf.dtype.itemsize < 4 else -11)  # far above rounding
-        if np.abs(a - b).max(initial=0) > tolerance * np.abs([a, b]).max(initial=0):
+    for here, there, *others in zip(*leaves, strict=True):
+        tolerance = 2.0 ** (-4 if here.dtype.itemsize < 4 else -11)  # far above rounding
+        end, start, *rest = (np.asarray(v, np.float64) for v in (here, there, *others))
+        scale = max(np.abs(v).max(initial=0) for v in (end, start, *rest))
+        if np.abs(end - start).max(initial=0) > tolerance * scale:
             raise ValueError(
                 f"`paths`[{index + 1}] does not start where `paths`[{index}] ends: "
                 "put the path that leads from one to the other between them"
