@@ -1,10 +1,12 @@
 """The demo: the pixels that made EfficientNet-Lite0 say this of a real photograph."""
 
 import argparse
+import contextlib
 import functools
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +77,8 @@ def run(options: argparse.Namespace) -> None:
     logits = np.asarray(jax.jit(network)(image, params))
     label = int(logits.argmax()) if options.label is None else find_class(options.label, names)
     scene = make_scene(options, image, label, params)
-    make_folder(options)
+    with writing_to(options.out):  # before the work, so that a bad folder is noticed at once
+        options.out.mkdir(parents=True, exist_ok=True)
     print(describe(options, logits, label, names, scene), flush=True)
     rows = [measure(name, scene, options) for name in METHODS]
     print(table(rows))
@@ -93,16 +96,13 @@ def find_class(text: str, names: list[str]) -> int:
     wanted = text.casefold() or "\0"  # nothing is no class's name
     exact = [i for i, name in enumerate(names) if wanted in map(str.strip, _words(name))]
     found = exact or [i for i, name in enumerate(names) if wanted in name.casefold()]
-    if len(found) != 1:
-        several = ", ".join(f"{i} ({names[i]})" for i in found[:5])
+    if not found:
         raise UsageError(
-            f"--class {text!r}: "
-            + (
-                f"could be {several}: give the index"
-                if found
-                else "no ImageNet class has this name: give an index from 0 to 999"
-            )
+            f"--class {text!r}: no ImageNet class has this name: give an index from 0 to 999"
         )
+    if len(found) > 1:
+        several = ", ".join(f"{i} ({names[i]})" for i in found[:5])
+        raise UsageError(f"--class {text!r}: could be {several}: give the index")
     return found[0]
 
 
@@ -110,12 +110,13 @@ def _words(name: str) -> list[str]:
     return [name.casefold(), *name.casefold().split(",")]
 
 
-def make_folder(options: argparse.Namespace) -> None:
-    """Make the folder to write to, before the work that is to be written there."""
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say which option is at fault where the block cannot write."""
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise UsageError(f"--out {options.out}: cannot be written to ({error.strerror})") from error
+        raise UsageError(f"--out {folder}: cannot be written to ({error.strerror})") from error
 
 
 def make_scene(options: argparse.Namespace, image: np.ndarray, label: int, params: Any) -> Scene:
@@ -296,26 +297,13 @@ def write(options: argparse.Namespace, scene: Scene, rows: list[Row], name: str)
     """Write the figure and the arrays, each complete or not at all."""
     targets = [options.out / "attributions.png", options.out / "attributions.npz"]
     arrays = {row.name: row.attributions for row in rows}
-    try:
+    named: dict[str, Any] = {"_".join(re.findall(r"\w+", key)): a for key, a in arrays.items()}
+    with writing_to(options.out):
         with data.replacing(targets[0]) as path:
             draw(options, scene, arrays, name).savefig(path, dpi=120)
         with data.replacing(targets[1]) as path:
-            _save(path, arrays | {"image": np.asarray(scene.image)})
-    except OSError as error:
-        raise UsageError(f"--out {options.out}: cannot be written to ({error.strerror})") from error
+            np.savez_compressed(path, image=np.asarray(scene.image), **named)
     return targets
-
-
-def _save(path: Any, arrays: dict[str, np.ndarray]) -> None:
-    named: dict[str, Any] = _identifiers(arrays)
-    np.savez_compressed(path, **named)
-
-
-def _identifiers(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Make the methods' names into names for arrays: letters and underscores."""
-    return {
-        "_".join(name.replace(",", "").replace("-", " ").split()): a for name, a in arrays.items()
-    }
 
 
 def draw(
