@@ -111,7 +111,7 @@ def _bind(*parts: Any) -> Any:
     return functools.partial(function, *values[:split], **keywords)
 
 
-def _split(part: Any, arrays: list[Any]) -> Any:
+def split(part: Any, arrays: list[Any]) -> Any:
     """Move the arrays of a callable into the list; return the skeleton that is left."""
     if isinstance(part, (jax.Array, np.ndarray)):
         arrays.append(part)
@@ -120,25 +120,25 @@ def _split(part: Any, arrays: list[Any]) -> Any:
         return _Plain(part)
     if type(part) in (functools.partial, jax.tree_util.Partial):
         children = (part.func, tuple(part.keywords), *part.args, *part.keywords.values())
-        return _Node(_bind, tuple(_split(child, arrays) for child in children))
+        return _Node(_bind, tuple(split(child, arrays) for child in children))
     if isinstance(part, types.MethodType):
         children = (part.__func__, part.__self__)
-        return _Node(types.MethodType, tuple(_split(child, arrays) for child in children))
+        return _Node(types.MethodType, tuple(split(child, arrays) for child in children))
     leaves, treedef = jax.tree.flatten(part)
     if treedef != _LEAF:  # a container, or a module that is a pytree
-        return _Node(_Unflatten(treedef), tuple(_split(leaf, arrays) for leaf in leaves))
+        return _Node(_Unflatten(treedef), tuple(split(leaf, arrays) for leaf in leaves))
     try:
         return _Weak(part)
     except TypeError:
         return _Strong(part)
 
 
-def _join(skeleton: Any, arrays: list[Any]) -> Any:
+def join(skeleton: Any, arrays: list[Any]) -> Any:
     """Rebuild the callable from its skeleton and arrays."""
     if isinstance(skeleton, _Slot):
         return arrays[skeleton.place]
     if isinstance(skeleton, _Node):
-        return skeleton.rebuild(*(_join(part, arrays) for part in skeleton.parts))
+        return skeleton.rebuild(*(join(part, arrays) for part in skeleton.parts))
     return skeleton() if isinstance(skeleton, _Weak) else skeleton.value
 
 
@@ -161,7 +161,7 @@ def compiled(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
     """
     check_callable(f, "f")
     arrays: list[Any] = []
-    return functools.partial(_program(function, _split(f, arrays)), arrays)
+    return functools.partial(_program(function, split(f, arrays)), arrays)
 
 
 def compiled_if_pure(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
@@ -171,7 +171,7 @@ def compiled_if_pure(function: Callable[..., Any], f: Function) -> Callable[...,
     what changes: `function(f, ...)` is then carried out one operation after the other.
     """
     arrays: list[Any] = []
-    skeleton = _split(f, arrays)
+    skeleton = split(f, arrays)
     if not all(map(_is_pure, _static(skeleton))):
         return functools.partial(function, f)
     return functools.partial(_program(function, skeleton), arrays)
@@ -204,7 +204,7 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
 
     @functools.wraps(function)  # the name under which compilations are counted
     def joined(arrays: list[Any], *operands: Any) -> Any:
-        return function(_join(watched, arrays), *operands)
+        return function(join(watched, arrays), *operands)
 
     del joined.__wrapped__  # jit would read the other signature
     _COMPILED[key] = jax.jit(joined)

@@ -26,6 +26,10 @@ Progress: TypeAlias = Callable[[Iterable[int]], Iterable[int]]
 """Wraps the loop over the chunks of work, as `tqdm.tqdm` does."""
 
 
+class UncoveredPrimitiveError(NotImplementedError):
+    """An operation of the program that no rule of the method covers."""
+
+
 class Quadrature(NamedTuple):
     """A rule ∫₀¹ g(α) dα ≈ Σₖ weights[k] · g(nodes[k]).
 

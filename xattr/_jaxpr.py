@@ -1,0 +1,377 @@
+"""The traced program of a function: equations in one list, what depends on x, and how to run them.
+
+The only module that touches `jax.extend`. Calls that only group (jit, closed calls) are opened; a
+call with a derivative of its own stays whole where it is an activation or needs no rule; scan,
+cond, while and checkpoint keep their bodies.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core as core
+import jax.extend.source_info_util as source_info
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import primitives as p
+
+from xattr.types import ArrayTree, Function
+
+
+class Value:
+    """A value of the program; compares by identity."""
+
+    __slots__ = ("dependent", "dtype", "shape")
+
+    def __init__(self, aval: Any, dependent: bool) -> None:
+        self.shape: tuple[int, ...] = getattr(aval, "shape", ())
+        self.dtype: Any = getattr(aval, "dtype", None)
+        self.dependent = dependent
+
+    @property
+    def floating(self) -> bool:
+        """Whether there is a gradient with respect to it."""
+        return self.dtype is not None and bool(jnp.issubdtype(self.dtype, jnp.floating))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class Literal:
+    """A number written in the program; compares by identity."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Equation:
+    """One operation: a primitive, its operands and results, and where it comes from."""
+
+    __slots__ = ("activation", "bodies", "inputs", "origin", "outputs", "primitive", "scope")
+
+    def __init__(
+        self, origin: Any, inputs: list[Any], outputs: list[Value], scope: str, bodies: list[Any]
+    ) -> None:
+        self.origin = origin
+        self.primitive: Any = origin.primitive
+        self.inputs = inputs
+        self.outputs = outputs
+        self.scope = scope
+        self.bodies: list[Program] = bodies
+        self.activation = self.is_call and is_activation(bodies[0], inputs, outputs)
+        """Whether it is a call of a function of each element."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the primitive."""
+        params: dict[str, Any] = self.origin.params
+        return params
+
+    @property
+    def output(self) -> Value:
+        """The first, or only, result."""
+        return self.outputs[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the primitive, or of the function a call stands for."""
+        named = self.params.get("name") if self.is_call or self.primitive is p.name_p else None
+        return str(named or self.primitive)
+
+    @property
+    def is_call(self) -> bool:
+        """Whether this is a call of a function with one body."""
+        return self.primitive in CALLS
+
+    @property
+    def source(self) -> str:
+        """The file and line that the equation comes from."""
+        return str(source_info.summarize(self.origin.source_info))
+
+    @property
+    def dependents(self) -> list[Value]:
+        """The operands that depend on x, each once."""
+        return [*dict.fromkeys(v for v in self.inputs if isinstance(v, Value) and v.dependent)]
+
+    @property
+    def operands(self) -> list[Value]:
+        """The operands that are values, each once."""
+        return [*dict.fromkeys(v for v in self.inputs if isinstance(v, Value))]
+
+
+class Program(NamedTuple):
+    """A list of equations with its inputs, outputs and constants."""
+
+    inputs: list[Value]
+    outputs: list[Any]
+    equations: list[Equation]
+    constants: dict[Value, Any]
+
+
+CALLS = frozenset({p.jit_p, p.closed_call_p, p.call_p, p.custom_jvp_call_p, p.custom_vjp_call_p})
+OWN_DERIVATIVE = frozenset({p.custom_jvp_call_p, p.custom_vjp_call_p})
+CONTROL = frozenset({p.scan_p, p.cond_p, p.remat_p})
+WEIGHTED = frozenset({p.dot_general_p, p.conv_general_dilated_p})
+AFFINE_ELEMENTWISE = frozenset({p.add_p, p.add_jaxvals_p, p.sub_p, p.mul_p, p.div_p, p.neg_p})
+COMPARISONS = frozenset({p.eq_p, p.ne_p, p.lt_p, p.le_p, p.gt_p, p.ge_p, p.is_finite_p})
+LOGIC = frozenset({p.and_p, p.or_p, p.not_p, p.xor_p})
+COPIES = frozenset({p.convert_element_type_p, p.copy_p, p.name_p, p.reduce_precision_p})
+SELECTIONS = frozenset({p.max_p, p.min_p, p.clamp_p, p.select_n_p})
+UNARY = frozenset(
+    {
+        *(p.abs_p, p.sign_p, p.exp_p, p.exp2_p, p.expm1_p, p.log_p, p.log1p_p, p.sqrt_p),
+        *(p.rsqrt_p, p.cbrt_p, p.square_p, p.integer_pow_p, p.tanh_p, p.logistic_p, p.erf_p),
+        *(p.erfc_p, p.erf_inv_p, p.sin_p, p.cos_p, p.tan_p, p.asin_p, p.acos_p, p.atan_p),
+        *(p.sinh_p, p.cosh_p, p.asinh_p, p.acosh_p, p.atanh_p, p.lgamma_p, p.digamma_p),
+        *(p.floor_p, p.ceil_p, p.round_p),
+    }
+)
+ELEMENTWISE = UNARY | AFFINE_ELEMENTWISE | COMPARISONS | LOGIC | COPIES | SELECTIONS | {p.pow_p}
+MOVES = frozenset(
+    {
+        *(p.reshape_p, p.transpose_p, p.squeeze_p, p.broadcast_in_dim_p, p.slice_p, p.rev_p),
+        *(p.dynamic_slice_p, p.gather_p, p.concatenate_p, p.device_put_p),
+        *(p.sharding_constraint_p, lax.tile_p, lax.stack_p),
+        *COPIES,
+    }
+)
+SPLITS = frozenset({lax.split_p, lax.unstack_p})
+SUMS = frozenset({p.reduce_sum_p, p.reduce_window_sum_p, p.cumsum_p})
+COLLECTIVES = frozenset({p.psum_p, p.all_gather_p, p.all_to_all_p, p.ppermute_p})
+UPDATES = frozenset({p.dynamic_update_slice_p, p.scatter_p, p.scatter_add_p})
+LARGEST = frozenset({p.reduce_max_p, p.reduce_window_max_p})
+SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p})
+ORDERINGS = frozenset({p.sort_p, p.top_k_p, p.cummax_p, p.cummin_p})
+
+
+def trace(
+    f: Function, x: ArrayTree, args: tuple[Any, ...], *, whole: bool = True
+) -> tuple[Program, list[Any]]:
+    """Return the program of f(x, *args) -> one array, and its inputs as a list.
+
+    `whole` keeps calls with a derivative of their own in which nothing needs a rule.
+    """
+    leaves, structure = jax.tree.flatten(x)
+    others, other_structure = jax.tree.flatten(args)
+
+    def flat(leaves: list[Any], others: list[Any]) -> Any:
+        return f(jax.tree.unflatten(structure, leaves), *jax.tree.unflatten(other_structure, others))
+
+    closed = jax.make_jaxpr(flat)(leaves, others)
+    mask = [True] * len(leaves) + [False] * len(others)
+    return open_program(closed, mask, whole), [*leaves, *others]
+
+
+def open_program(closed: Any, mask: Sequence[bool], whole: bool, scope: str = "") -> Program:
+    """Return the equations of a closed jaxpr in one list, calls opened."""
+    jaxpr = closed.jaxpr
+    equations: list[Equation] = []
+    env: dict[Any, Any] = {}
+    inputs = [Value(v.aval, bool(m)) for v, m in zip(jaxpr.invars, mask, strict=True)]
+    env.update(zip(jaxpr.invars, inputs, strict=True))
+    constants: dict[Value, Any] = {}
+    _open_constants(closed, env, constants)
+    _open(jaxpr, env, equations, constants, scope, whole)
+    return Program(inputs, [_read(env, v) for v in jaxpr.outvars], equations, constants)
+
+
+def _open_constants(closed: Any, env: dict[Any, Any], constants: dict[Value, Any]) -> None:
+    for var, constant in zip(closed.jaxpr.constvars, closed.consts, strict=True):
+        env[var] = Value(var.aval, False)
+        constants[env[var]] = constant
+
+
+def _read(env: dict[Any, Any], atom: Any) -> Any:
+    return Literal(atom.val) if isinstance(atom, core.Literal) else env[atom]
+
+
+def _open(
+    jaxpr: Any,
+    env: dict[Any, Any],
+    into: list[Equation],
+    constants: dict[Value, Any],
+    scope: str,
+    whole: bool,
+) -> None:
+    """Append the equations of a jaxpr, with its variables renamed by `env`."""
+    for eqn in jaxpr.eqns:
+        inputs = [_read(env, v) for v in eqn.invars]
+        mask = [isinstance(v, Value) and v.dependent for v in inputs]
+        inner_scope = _joined(scope, str(eqn.source_info.name_stack))
+        bodies = _bodies(eqn, mask, inner_scope, whole)
+        if bodies and eqn.primitive in CALLS and not _stays_whole(eqn, bodies[0], inputs, whole):
+            inner = _closed(_body_of(eqn))
+            inner_env = dict(zip(inner.jaxpr.invars, inputs, strict=True))
+            _open_constants(inner, inner_env, constants)
+            _open(inner.jaxpr, inner_env, into, constants, inner_scope, whole)
+            env.update(
+                (var, _read(inner_env, out))
+                for var, out in zip(eqn.outvars, inner.jaxpr.outvars, strict=True)
+            )
+            continue
+        reached = _dependent_outputs(eqn, bodies, mask)
+        outputs = [Value(v.aval, m) for v, m in zip(eqn.outvars, reached, strict=True)]
+        env.update(zip(eqn.outvars, outputs, strict=True))
+        into.append(Equation(eqn, inputs, outputs, inner_scope, bodies))
+
+
+def _joined(outer: str, inner: str) -> str:
+    return "/".join(part for part in (outer, inner) if part)
+
+
+def _closed(body: Any) -> Any:
+    """Return a jaxpr in closed form, whichever it is (JAX 0.11 has one form only)."""
+    return body if hasattr(body, "consts") else core.ClosedJaxpr(body, ())
+
+
+def _body_of(eqn: Any) -> Any:
+    params = eqn.params
+    return params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+
+
+def _bodies(eqn: Any, mask: list[bool], scope: str, whole: bool) -> list[Program]:
+    """Return the bodies of a call or of control flow, opened."""
+    if eqn.primitive in CALLS or eqn.primitive is p.remat_p:
+        return [open_program(_closed(_body_of(eqn)), mask, whole, scope)]
+    if eqn.primitive is p.cond_p:
+        return [open_program(_closed(b), mask[1:], whole, scope) for b in eqn.params["branches"]]
+    if eqn.primitive is p.scan_p:
+        constants, carried = scan_counts(eqn.params)
+        mask = list(mask)
+        while True:  # until what depends on x stays the same from one step to the next
+            body = open_program(_closed(eqn.params["jaxpr"]), mask, whole, scope)
+            after = [_depends(v) for v in body.outputs[:carried]]
+            before = mask[constants : constants + carried]
+            if all(b or not a for a, b in zip(after, before, strict=True)):
+                return [body]
+            mask[constants : constants + carried] = [
+                a or b for a, b in zip(after, before, strict=True)
+            ]
+    return []
+
+
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants, and how many are carried."""
+    return params["num_consts"], params["num_carry"]
+
+
+def _depends(atom: Any) -> bool:
+    return isinstance(atom, Value) and atom.dependent
+
+
+def _dependent_outputs(eqn: Any, bodies: list[Program], mask: list[bool]) -> list[bool]:
+    if eqn.primitive is p.cond_p:
+        columns = zip(*(body.outputs for body in bodies), strict=True)
+        return [mask[0] or any(map(_depends, column)) for column in columns]
+    if bodies:
+        return [_depends(out) for out in bodies[0].outputs]
+    return [any(mask)] * len(eqn.outvars)
+
+
+def _stays_whole(eqn: Any, body: Program, inputs: list[Any], whole: bool) -> bool:
+    """Tell whether a call is kept: one with a derivative of its own, around an activation or none.
+
+    A jitted function is never: whether a part of the program is jitted must not change the answer.
+    """
+    if eqn.primitive not in OWN_DERIVATIVE:
+        return False
+    if is_activation(body, inputs, [Value(v.aval, False) for v in eqn.outvars]):
+        return True
+    return whole and not any(_needs_a_rule(equation) for equation in all_equations(body))
+
+
+def _needs_a_rule(equation: Equation) -> bool:
+    rectifies = equation.primitive in SELECTIONS and bool(equation.dependents)
+    weighs = equation.primitive in WEIGHTED and bool(equation.dependents)
+    return rectifies or weighs or equation.primitive in CONTROL or equation.primitive is p.while_p
+
+
+def all_equations(program: Program) -> Iterator[Equation]:
+    """Yield the equations of a program and of the bodies in it."""
+    for equation in program.equations:
+        yield equation
+        for body in equation.bodies:
+            yield from all_equations(body)
+
+
+def is_activation(body: Program, inputs: list[Any], outputs: list[Value]) -> bool:
+    """Tell whether a body maps one dependent array to one of its shape, each element by itself."""
+    data = [*dict.fromkeys(v for v in inputs if _depends(v))]
+    if len(data) != 1 or len(outputs) != 1 or not data[0].floating:
+        return False
+    if outputs[0].shape != data[0].shape:
+        return False
+    equations = [e for e in all_equations(body) if e.dependents]
+    elementwise = ELEMENTWISE | CALLS
+    nonlinear = any(e.primitive not in AFFINE_ELEMENTWISE | COPIES | CALLS for e in equations)
+    return nonlinear and all(e.primitive in elementwise for e in equations)
+
+
+def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+    """Apply an equation to arrays; its own derivative rules stay."""
+    origin = equation.origin
+    if equation.bodies or equation.primitive in CONTROL | {p.while_p}:
+        # Through a program of one equation: a call's parameters are rebound as JAX itself does.
+        literals = [isinstance(v, core.Literal) for v in origin.invars]
+        variables = [v for v, literal in zip(origin.invars, literals, strict=True) if not literal]
+        values = [o for o, literal in zip(operands, literals, strict=True) if not literal]
+        unique = dict(zip(variables, values, strict=True))
+        single = core.Jaxpr((), [*unique], origin.outvars, [origin], origin.effects)
+        results: list[Any] = core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*unique.values())
+        return results
+    result = equation.primitive.bind(*operands, **equation.params)
+    return list(result) if equation.primitive.multiple_results else [result]
+
+
+def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:
+    """Run a whole program."""
+    env: dict[Any, Any] = dict(program.constants)
+    env.update(zip(program.inputs, operands, strict=True))
+    for equation in program.equations:
+        results = run(equation, [read(env, v) for v in equation.inputs])
+        env.update(zip(equation.outputs, results, strict=True))
+    return [read(env, v) for v in program.outputs]
+
+
+def read(env: dict[Any, Any], atom: Any) -> Any:
+    """Return the array of a value, or the number of a literal."""
+    return atom.value if isinstance(atom, Literal) else env[atom]
+
+
+def weight_position(equation: Equation) -> int:
+    """Return which operand of a product is the one that does not depend on x."""
+    return int(_depends(equation.inputs[0]))
+
+
+NUMPY: dict[Any, Callable[..., Any]] = {
+    p.max_p: np.maximum,
+    p.min_p: np.minimum,
+    p.clamp_p: lambda low, x, high: np.minimum(np.maximum(x, low), high),
+    p.select_n_p: lambda which, *cases: np.choose(np.asarray(which, int), cases),
+    p.mul_p: np.multiply,
+    p.div_p: np.divide,
+    p.add_p: np.add,
+    p.sub_p: np.subtract,
+    p.neg_p: np.negative,
+    p.abs_p: np.abs,
+    p.sign_p: np.sign,
+    p.gt_p: np.greater,
+    p.ge_p: np.greater_equal,
+    p.lt_p: np.less,
+    p.le_p: np.less_equal,
+    p.ne_p: np.not_equal,
+    p.eq_p: np.equal,
+    p.and_p: np.logical_and,
+    p.or_p: np.logical_or,
+    p.not_p: np.logical_not,
+    p.convert_element_type_p: lambda x: x,
+    p.copy_p: lambda x: x,
+    p.name_p: lambda x: x,
+    p.broadcast_in_dim_p: lambda x: x,
+    p.reshape_p: lambda x: x,
+    p.squeeze_p: lambda x: x,
+}
+"""Piecewise linear functions of one element: enough to tell a ReLU however it is spelled."""

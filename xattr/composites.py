@@ -1,0 +1,269 @@
+"""Composites: which rule goes to which operation of the program.
+
+A composite is an ordered list of (predicate, rule); the first predicate that holds for a site
+decides. What no predicate holds for is not covered: an error, never a silent gradient.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from xattr import rules
+from xattr.recognise import KINDS, Mode, Site, is_elementwise_affine
+from xattr.rules import Rule
+from xattr.types import Array
+
+Predicate: TypeAlias = Callable[[Site], bool]
+
+
+class Composite(NamedTuple):
+    """An ordered list of (predicate, rule), and how the program is read for it."""
+
+    entries: tuple[tuple[Predicate, Rule], ...]
+    mode: Mode = "relevance"
+
+    def rule_for(self, site: Site) -> Rule | None:
+        """Return the rule of the first predicate that holds, or None."""
+        return next((rule for holds, rule in self.entries if holds(site)), None)
+
+    def __add__(self, other: Any) -> "Composite":
+        """Return this composite, followed by the entries of another where none of its own holds."""
+        return Composite((*self.entries, *other.entries), self.mode)
+
+
+# Predicates -------------------------------------------------------------------------------------
+
+
+def kind(*names: str) -> Predicate:
+    """Return the predicate: the site is of one of these kinds.
+
+    Raises `ValueError` for a kind that `xattr.explain` does not know.
+    """
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"`names`: there is no kind {name!r}; there are {', '.join(KINDS)}")
+    return functools.partial(_kind, names=names)
+
+
+def _kind(site: Site, names: tuple[str, ...]) -> bool:
+    return site.kind in names
+
+
+def first_layer(site: Site) -> bool:
+    """Tell whether a layer sees x, moved or scaled element by element."""
+    return site.first
+
+
+def last_layer(site: Site) -> bool:
+    """Tell whether no other layer comes after this one."""
+    return site.is_layer and site.last
+
+
+def named(name: str) -> Predicate:
+    """Return the predicate: the site lies in a scope of this name.
+
+    Scopes are those of `jax.named_scope` and of flax linen's modules ("Dense_0", "block/conv");
+    the name may be any part of the path. `xattr.explain` lists them.
+    """
+    return functools.partial(_named, name=name)
+
+
+def _named(site: Site, name: str) -> bool:
+    return f"/{name}/" in f"/{site.scope}/"
+
+
+def both(*predicates: Predicate) -> Predicate:
+    """Return the predicate: all of these hold."""
+    return functools.partial(_both, predicates=predicates)
+
+
+def _both(site: Site, predicates: tuple[Predicate, ...]) -> bool:
+    return all(holds(site) for holds in predicates)
+
+
+def normalization_of_input(site: Site) -> bool:
+    """Tell whether a site scales and shifts each element of x."""
+    return site.sees_input and is_elementwise_affine(site)
+
+
+# Composites -------------------------------------------------------------------------------------
+
+dense = kind("dense")
+conv = kind("conv")
+
+BASE: tuple[tuple[Predicate, Rule], ...] = (
+    (normalization_of_input, rules.pass_scaled),
+    (kind("sum", "scale", "dense", "conv"), rules.zero()),
+    (kind("relu", "relu6", "leaky_relu", "activation", "power"), rules.pass_on),
+    (kind("product"), rules.halve),
+    (kind("normalizer", "stop_gradient"), rules.constant),
+    (kind("softmax", "shift", "max", "choice"), rules.gradient),
+)
+"""What every relevance composite does beside its layers.
+
+Source: Achtibat et al. 2024, "AttnLRP" (softmax, products, LayerNorm).
+"""
+
+
+def compose(*entries: tuple[Predicate, Rule]) -> Composite:
+    """Return a relevance composite with these entries before what all composites share.
+
+    rule = that of the first predicate that holds. A predicate is a function of a site
+    (`composites.dense`, `conv`, `first_layer`, `last_layer`, `named(...)`, `kind(...)`, or one of
+    your own), a rule one of `xattr.rules`.
+
+    Raises `TypeError` for an entry that is not a pair of functions.
+    Source: Montavon et al. 2019, "Layer-wise relevance propagation: an overview", §10.3.
+
+    >>> from xattr import composites, rules
+    >>> mine = composites.compose((composites.first_layer, rules.flat()),
+    ...                           (composites.named("head"), rules.epsilon(0.1)))
+    """
+    for entry in entries:
+        if not isinstance(entry, tuple) or len(entry) != 2 or not all(map(callable, entry)):
+            raise TypeError(
+                "`entries` must be pairs (predicate, rule), such as "
+                f"(composites.dense, rules.epsilon(0.1)), not {entry!r}"
+            )
+    return Composite((*entries, *BASE))
+
+
+def every_layer(rule: Rule) -> Composite:
+    """Return the composite with one rule for all dense and convolutional layers.
+
+    rule = the given one for each layer with weights.
+
+    >>> from xattr import composites, rules
+    >>> z_rule = composites.every_layer(rules.zero())
+    """
+    return compose((kind("dense", "conv"), rule))
+
+
+def epsilon_plus(epsilon: float = 1e-6) -> Composite:
+    """Return z⁺ for convolutions and ε for dense layers.
+
+    conv: Rᵢ = Σₖ cᵢₖ⁺ / Σⱼ cⱼₖ⁺ Rₖ; dense: Rᵢ = Σₖ cᵢₖ / (zₖ + ε sign zₖ) Rₖ.
+
+    Source: zennit's EpsilonPlus; Montavon et al. 2019, "Layer-wise relevance propagation: an
+    overview".
+
+    >>> import xattr
+    >>> composite = xattr.composites.epsilon_plus()
+    """
+    return compose((conv, rules.z_plus()), (dense, rules.epsilon(epsilon)))
+
+
+def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
+    """Return `epsilon_plus` with the flat rule for first layers.
+
+    first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv z⁺, dense ε.
+
+    Source: zennit's EpsilonPlusFlat.
+
+    >>> import xattr
+    >>> composite = xattr.composites.epsilon_plus_flat()
+    """
+    return _flat(epsilon_plus(epsilon))
+
+
+def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Composite:
+    """Return α2β1 for convolutions and ε for dense layers.
+
+    conv: Rᵢ = Σₖ (2 cᵢₖ⁺ / Σⱼ cⱼₖ⁺ − cᵢₖ⁻ / Σⱼ cⱼₖ⁻) Rₖ; dense ε.
+
+    Source: zennit's EpsilonAlpha2Beta1; Bach et al. 2015.
+
+    >>> import xattr
+    >>> composite = xattr.composites.epsilon_alpha2_beta1()
+    """
+    return compose((conv, rules.alpha_beta(2.0, 1.0)), (dense, rules.epsilon(epsilon)))
+
+
+def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Composite:
+    """Return `epsilon_alpha2_beta1` with the flat rule for first layers.
+
+    first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv α2β1, dense ε.
+
+    Source: zennit's EpsilonAlpha2Beta1Flat.
+
+    >>> import xattr
+    >>> composite = xattr.composites.epsilon_alpha2_beta1_flat()
+    """
+    return _flat(epsilon_alpha2_beta1(epsilon))
+
+
+def preset_a(epsilon: float = 0.1) -> Composite:
+    """Return α1β0 for convolutions and ε for dense layers.
+
+    conv: Rᵢ = Σₖ cᵢₖ⁺ / Σⱼ cⱼₖ⁺ Rₖ, a positive bias in the sum if `bias="include"`; dense ε = 0.1.
+
+    Source: iNNvestigate's LRP-PresetA.
+
+    >>> import xattr
+    >>> composite = xattr.composites.preset_a()
+    """
+    return compose((conv, rules.alpha_beta(1.0, 0.0)), (dense, rules.epsilon(epsilon)))
+
+
+def preset_a_flat(epsilon: float = 0.1) -> Composite:
+    """Return `preset_a` with the flat rule for first layers.
+
+    first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv α1β0, dense ε.
+
+    Source: iNNvestigate's LRP-PresetAFlat.
+
+    >>> import xattr
+    >>> composite = xattr.composites.preset_a_flat()
+    """
+    return _flat(preset_a(epsilon))
+
+
+def preset_b(epsilon: float = 0.1) -> Composite:
+    """Return α2β1 for convolutions and ε for dense layers.
+
+    conv: Rᵢ = Σₖ (2 cᵢₖ⁺ / Σⱼ cⱼₖ⁺ − cᵢₖ⁻ / Σⱼ cⱼₖ⁻) Rₖ; dense ε = 0.1.
+
+    Source: iNNvestigate's LRP-PresetB.
+
+    >>> import xattr
+    >>> composite = xattr.composites.preset_b()
+    """
+    return epsilon_alpha2_beta1(epsilon)
+
+
+def preset_b_flat(epsilon: float = 0.1) -> Composite:
+    """Return `preset_b` with the flat rule for first layers.
+
+    first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv α2β1, dense ε.
+
+    Source: iNNvestigate's LRP-PresetBFlat.
+
+    >>> import xattr
+    >>> composite = xattr.composites.preset_b_flat()
+    """
+    return _flat(preset_b(epsilon))
+
+
+def epsilon_gamma_box(
+    low: Array | float, high: Array | float, *, epsilon: float = 1e-6, gamma: float = 0.25
+) -> Composite:
+    """Return z^B for first layers, γ for convolutions and ε for dense layers.
+
+    first: Rᵢ = Σₖ (xᵢ wᵢₖ − lᵢ wᵢₖ⁺ − hᵢ wᵢₖ⁻) / (Σⱼ …) Rₖ; conv γ, dense ε.
+
+    Shapes: `low` and `high` bound x, as numbers or arrays that broadcast to it.
+    Source: zennit's EpsilonGammaBox; Montavon et al. 2019, "Layer-wise relevance propagation: an
+    overview", §10.3.
+
+    >>> import xattr
+    >>> composite = xattr.composites.epsilon_gamma_box(0.0, 1.0)
+    """
+    return compose(
+        (first_layer, rules.z_box(low, high)),
+        (conv, rules.gamma(gamma)),
+        (dense, rules.epsilon(epsilon)),
+    )
+
+
+def _flat(composite: Composite) -> Composite:
+    return Composite(((first_layer, rules.flat()), *composite.entries))

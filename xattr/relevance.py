@@ -1,0 +1,121 @@
+"""Layer-wise relevance propagation and deep Taylor decomposition."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xattr import _jaxpr, affine, composites, functions, rewrite, rules, trees
+from xattr.composites import Composite
+from xattr.recognise import Recognised, Site
+from xattr.rewrite import Carried, OnUncovered, Settings, Taps
+from xattr.rules import Bias
+from xattr.types import Array, ArrayTree, Function
+
+DEFAULT = composites.every_layer(rules.epsilon(1e-6))
+"""The composite where none is given: the ε-rule, with ε = 1e-6."""
+
+
+class LayerRelevance(NamedTuple):
+    """What one layer does to the relevance that arrives at it."""
+
+    name: str
+    kind: str
+    arriving: jax.Array
+    """Σₖ Rₖ over its outputs."""
+    passed_on: jax.Array
+    """Σᵢ Rᵢ over its inputs."""
+    absorbed: jax.Array
+    """The difference: what the bias and the stabilizer keep."""
+
+
+def lrp(
+    f: Function,
+    x: ArrayTree,
+    composite: Composite | None = None,
+    *,
+    bias: Bias = "exclude",
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> ArrayTree:
+    """Return the relevance of every input by layer-wise relevance propagation.
+
+    R = f(x) at the output; a layer y = W a + b gives Rᵢ = Σₖ aᵢ wᵢₖ / Σⱼ aⱼ wⱼₖ Rₖ to its inputs,
+    or what the composite's rule for it says. `bias="include"` adds b to the denominator: the bias
+    then absorbs its share, and LRP-0 is gradient ⊙ input. Activations pass relevance on; products
+    of two values share it equally; softmax and LayerNorm follow AttnLRP.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
+    of f. `composite` is the ε-rule for every layer if None. Raises `TypeError` unless `composite`
+    is one of `xattr.composites`, `xattr.UncoveredPrimitiveError` for an operation that no rule
+    covers unless `on_uncovered="gradient"`, `ValueError` for a rule for first layers given to
+    another, and as `xattr.gradient` does.
+    Source: Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions";
+    Achtibat et al. 2024, "AttnLRP".
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
+    >>> xattr.lrp(f, jnp.array([3.0, 1.0])).round(4)
+    Array([ 2., -1.], dtype=float32)
+    """
+    functions.check_args(args)
+    x = trees.floating(x, "x")
+    rewrite.check_options(bias, on_uncovered)
+    chosen = DEFAULT if composite is None else composite
+    modified = rewrite.with_rules(f, chosen, bias=bias, on_uncovered=on_uncovered)
+    result: ArrayTree = functions.compiled(relevance_kernel, modified)(x, args)
+    return result
+
+
+def relevance_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
+    """Return x ⊙ ∇f(x) under the rules, and what they give to x itself."""
+    f, settings = _unpacked(modified)
+    recognised, operands = rewrite.traced(functions.checked(f), x, args, settings.composite.mode)
+    settings = settings._replace(bounded=_bounds_at(recognised, x, operands))
+    leaves, structure = jax.tree.flatten(x)
+    rest = operands[len(leaves) :]
+
+    def value(leaves: Sequence[Any], probes: Sequence[Any]) -> Any:
+        seen = [Carried(leaf, None, probe) for leaf, probe in zip(leaves, probes, strict=True)]
+        (result,) = rewrite.run(recognised, [*seen, *map(Carried, rest)], settings)
+        return result.value
+
+    probes = [jnp.zeros_like(leaf) for leaf in leaves]
+    gradients, direct = jax.grad(value, (0, 1))(leaves, probes)
+    relevance = [a * g + d for a, g, d in zip(leaves, gradients, direct, strict=True)]
+    return jax.tree.unflatten(structure, relevance)
+
+
+def _unpacked(modified: Any) -> tuple[Function, Settings]:
+    """Return f and the settings that `rewrite.with_rules` has bound together."""
+    f, composite, bias, on_uncovered = modified.args
+    return f, Settings(composite, bias, on_uncovered)
+
+
+def _bounds_at(
+    recognised: Recognised, x: ArrayTree, operands: Sequence[Any]
+) -> Callable[[Site, Any], list[Any]]:
+    """Return the function from a site and bounds of x to those of the site's inputs."""
+    leaves = jax.tree.leaves(x)
+    program = recognised.program
+
+    def bounded(site: Site, bound: Any) -> list[Any]:
+        if site not in recognised.sites:
+            raise ValueError(f"rules.z_box cannot be used inside a loop: {site.describe()}")
+        env: dict[Any, Any] = {**program.constants, **dict(zip(program.inputs, operands, strict=True))}
+        for value, leaf in zip(program.inputs, leaves, strict=False):
+            env[value] = jnp.broadcast_to(jnp.asarray(bound, leaf.dtype), leaf.shape)
+        for each in recognised.sites:
+            if each.moves_input or each.kind == "constant":
+                inputs = [env[v] for v in (*each.inputs, *each.constants)]
+                count = len(each.inputs)
+                results = affine.apply(each, inputs[:count], inputs[count:])
+                listed = results if len(each.outputs) > 1 else [results]
+                env.update(zip(each.outputs, listed, strict=True))
+            if each is site:
+                break
+        return [env[v] for v in site.inputs]
+
+    return bounded

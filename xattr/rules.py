@@ -1,0 +1,401 @@
+"""Backward rules: what an operation of the program does to the signal that comes back to it.
+
+A rule is a function `rule(call, g) -> gradients of call.inputs`, where g is the gradient that has
+arrived at the output. The rules of layer-wise relevance propagation (LRP) carry the relevance R of
+a value x in gradient form, R = x ⊙ g: copies, residual adds, reshapes, pooling and LRP-0 are then
+JAX's own gradient. A rule that gives relevance to inputs that are zero returns `Direct`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from xattr import affine
+from xattr.affine import ratio
+from xattr.recognise import Site
+from xattr.types import Array, ArrayTree
+
+Bias: TypeAlias = Literal["exclude", "include"]
+
+
+class Call(NamedTuple):
+    """One operation as it was carried out: what a rule gets to see."""
+
+    site: Site
+    inputs: tuple[jax.Array, ...]
+    constants: tuple[Any, ...]
+    output: jax.Array
+    bias: Bias
+    """Whether the bias takes its share of the relevance."""
+    references: tuple[Any, ...] | None
+    """The inputs at the reference (DeepLIFT)."""
+    bounds: tuple[tuple[Any, ...], tuple[Any, ...]] | None
+    """The smallest and largest values the inputs can have."""
+
+    def linear(self, *inputs: Any) -> Any:
+        """Return L x, the layer without its bias."""
+        return affine.linear(self.site, inputs or self.inputs, self.constants)
+
+    def plain(self, *inputs: Any) -> Any:
+        """Return what the operation computes."""
+        return affine.apply(self.site, inputs or self.inputs, self.constants)
+
+
+class Direct(NamedTuple):
+    """The relevance of the inputs itself, where it is not in the form x ⊙ g."""
+
+    relevances: tuple[jax.Array, ...]
+
+
+Cotangents: TypeAlias = Sequence[Any] | Direct
+Rule: TypeAlias = Callable[[Call, Any], Cotangents]
+
+
+def gradient(call: Call, g: jax.Array) -> Cotangents:
+    """Leave the operation to JAX's own gradient."""
+    return _transposed(call.plain, call.inputs, g)
+
+
+def constant(call: Call, g: jax.Array) -> Cotangents:
+    """Take the result for a constant: nothing goes back through it."""
+    return [jnp.zeros_like(x) for x in call.inputs]
+
+
+def _transposed(function: Callable[..., Any], inputs: Sequence[Any], g: Any) -> Sequence[Any]:
+    _, back = jax.vjp(function, *inputs)
+    gradients: Sequence[Any] = back(g)
+    return gradients
+
+
+# Rectifiers: guided backpropagation and DeConvNet --------------------------------------------
+
+
+def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
+    """Pass the signal where it is positive and the unit was active."""
+    return [jnp.maximum(g, 0) * _slope(call).astype(g.dtype)]
+
+
+def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
+    """Pass the signal where it is positive, whatever the unit did."""
+    return [jnp.maximum(g, 0)]
+
+
+def _slope(call: Call) -> jax.Array:
+    """Return the derivative of a ReLU, ReLU6 or leaky ReLU, with relu'(0) = 0."""
+    (x,) = call.inputs
+    active = (x > 0) & (x < 6) if call.site.kind == "relu6" else x > 0
+    below = jnp.full_like(x, call.site.slope)
+    return jnp.where(active, jnp.ones_like(x), below)
+
+
+# Relevance: activations and products ---------------------------------------------------------
+
+
+def pass_on(call: Call, g: jax.Array) -> Cotangents:
+    """Give the input of an activation the relevance of its output.
+
+    In gradient form g y / x; where x = 0 the derivative. Source: Bach et al. 2015; Achtibat et al.
+    2024, "AttnLRP", §3.2, the identity rule.
+    """
+    (x,), y = call.inputs, call.output
+    if call.site.kind == "relu":
+        return [jnp.where(x > 0, g, jnp.zeros_like(g))]
+    (slope,) = _transposed(call.plain, call.inputs, jnp.ones_like(y))
+    zero = x == 0
+    return [g * jnp.where(zero, slope, y / jnp.where(zero, jnp.ones_like(x), x))]
+
+
+def halve(call: Call, g: jax.Array) -> Cotangents:
+    """Share the relevance of a product equally between its factors.
+
+    Source: Achtibat et al. 2024, "AttnLRP", §3.3.2, the uniform rule.
+    """
+    return [part / 2 for part in _transposed(call.plain, call.inputs, g)]
+
+
+def pass_scaled(call: Call, g: jax.Array) -> Cotangents:
+    """Give each element of x the relevance of its scaled and shifted copy."""
+    relevance = g * call.output
+    moved = functools.partial(_passed, call)
+    return Direct(tuple(_transposed(moved, call.inputs, relevance)))
+
+
+def _passed(call: Call, *inputs: Any) -> Any:
+    return affine.passed(call.site, inputs, call.constants)
+
+
+# Relevance: layers ---------------------------------------------------------------------------
+
+
+def zero() -> Rule:
+    """Return the z-rule, LRP-0: relevance by share in the sum.
+
+    Rᵢ = Σₖ aᵢ wᵢₖ / (Σⱼ aⱼ wⱼₖ) Rₖ. With the bias in the denominator this is gradient ⊙ input.
+
+    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 56.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0]) + 3
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.zero()))
+    Array([10., -5.], dtype=float32)
+    """
+    return functools.partial(_epsilon, epsilon=0.0)
+
+
+def epsilon(epsilon: float = 1e-6) -> Rule:
+    """Return the ε-rule: the z-rule with its denominator kept from zero.
+
+    Rᵢ = Σₖ aᵢ wᵢₖ / (zₖ + ε sign zₖ) Rₖ, with sign 0 = +1.
+
+    Raises `ValueError` unless ε is a number of at least 0.
+    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 58.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.epsilon(2.0)))
+    Array([ 2., -1.], dtype=float32)
+    """
+    return functools.partial(_epsilon, epsilon=_at_least_zero(epsilon, "epsilon"))
+
+
+def _at_least_zero(value: Any, name: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+        raise ValueError(f"`{name}` must be a number of at least 0, not {value!r}")
+    return float(value)
+
+
+def _epsilon(call: Call, g: jax.Array, epsilon: float) -> Cotangents:
+    z, back = jax.vjp(call.linear, *call.inputs)
+    base = z if call.bias == "exclude" else call.output
+    gradients: Sequence[Any] = back(g * ratio(call.output, base, epsilon))
+    return gradients
+
+
+def gamma(gamma: float = 0.25) -> Rule:
+    """Return the γ-rule: contributions of the sign of the output count more.
+
+    Rᵢ = Σₖ (cᵢₖ + γ cᵢₖˢ) / Σⱼ (cⱼₖ + γ cⱼₖˢ) Rₖ, cᵢₖ = aᵢ wᵢₖ, where cˢ is the positive part of
+    the contribution if yₖ > 0 and the negative part if not. For a ≥ 0 and y > 0 these are the
+    weights w + γ w⁺ of the source.
+
+    Raises `ValueError` unless γ is a number of at least 0.
+    Source: Montavon et al. 2019, "Layer-wise relevance propagation: an overview", §10.2.3; for
+    inputs of both signs Andéol et al. 2021.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.gamma(1.0)))
+    Array([ 2.6666667, -0.6666667], dtype=float32)
+    """
+    return functools.partial(_gamma, gamma=_at_least_zero(gamma, "gamma"))
+
+
+def _gamma(call: Call, g: jax.Array, gamma: float) -> Cotangents:
+    above = call.output > 0
+
+    def favoured(plain: Any, positive: Any, negative: Any) -> Any:
+        return plain + gamma * jnp.where(above, positive, negative)
+
+    def total(inputs: Any, parts: Any) -> Any:
+        return favoured(call.linear(*inputs), *_by_sign(call, parts))
+
+    parts = _parts(call)
+    z, back = jax.vjp(total, call.inputs, parts)
+    c = affine.offset(call.site, call.constants)
+    if call.bias == "include" and c is not None:
+        z = z + favoured(c, jnp.maximum(c, 0), jnp.minimum(c, 0))
+    direct, signed = back(ratio(g * call.output, z))
+    return [d + s for d, s in zip(direct, _merged(call, signed), strict=True)]
+
+
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
+    """Return the αβ-rule: positive and negative contributions apart.
+
+    Rᵢ = Σₖ (α cᵢₖ⁺ / Σⱼ cⱼₖ⁺ − β cᵢₖ⁻ / Σⱼ cⱼₖ⁻) Rₖ, cᵢₖ = aᵢ wᵢₖ, α − β = 1.
+
+    Raises `ValueError` unless α ≥ 1, β ≥ 0 and α − β = 1.
+    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 60.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.alpha_beta(2.0, 1.0)))
+    Array([ 4., -2.], dtype=float32)
+    """
+    alpha, beta = _at_least_zero(alpha, "alpha"), _at_least_zero(beta, "beta")
+    if abs(alpha - beta - 1) > 1e-9:
+        raise ValueError(f"`alpha` must be `beta` + 1, not {alpha} with {beta}: try (2.0, 1.0)")
+    return functools.partial(_alpha_beta, alpha=alpha, beta=beta)
+
+
+def z_plus() -> Rule:
+    """Return the z⁺-rule: positive contributions only, without the bias.
+
+    Rᵢ = Σₖ (aᵢ wᵢₖ)⁺ / Σⱼ (aⱼ wⱼₖ)⁺ Rₖ.
+
+    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+    decomposition", eq. 14.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_plus()))
+    Array([2., 0.], dtype=float32)
+    """
+    return functools.partial(_alpha_beta, alpha=1.0, beta=0.0, bias="exclude")
+
+
+def _alpha_beta(
+    call: Call, g: jax.Array, alpha: float, beta: float, bias: Bias | None = None
+) -> Cotangents:
+    relevance = g * call.output
+    c = affine.offset(call.site, call.constants)
+    if (bias or call.bias) == "exclude":
+        c = None
+
+    def totals(parts: Any) -> tuple[Any, ...]:
+        return _by_sign(call, parts)[: 2 if beta else 1]
+
+    z, back = jax.vjp(totals, _parts(call))
+    shares = [alpha * ratio(relevance, z[0] if c is None else z[0] + jnp.maximum(c, 0))]
+    if beta:
+        shares.append(-beta * ratio(relevance, z[1] if c is None else z[1] + jnp.minimum(c, 0)))
+    (signed,) = back(tuple(shares))
+    return _merged(call, signed)
+
+
+def _parts(call: Call) -> tuple[Any, ...]:
+    """Return the positive and the negative part of the inputs; one part if none is negative."""
+    positive = tuple(jnp.maximum(x, 0) for x in call.inputs)
+    if call.site.nonnegative:
+        return (positive,)
+    return positive, tuple(jnp.minimum(x, 0) for x in call.inputs)
+
+
+def _by_sign(call: Call, parts: Any) -> tuple[Any, Any]:
+    """Return Σ c⁺ and Σ c⁻ of the contributions."""
+    positive, negative = affine.signed(call.site, parts[0], call.constants)
+    if len(parts) == 1:
+        return positive, negative
+    other = affine.signed(call.site, parts[1], call.constants)
+    return positive + other[1], negative + other[0]
+
+
+def _merged(call: Call, gradients: Any) -> list[Any]:
+    """Take the gradient of the part that an input belongs to."""
+    if len(gradients) == 1:
+        return list(gradients[0])
+    return [
+        jnp.where(x > 0, above, below)
+        for x, above, below in zip(call.inputs, *gradients, strict=True)
+    ]
+
+
+# Relevance: the layer that sees the input ----------------------------------------------------
+
+
+def flat() -> Rule:
+    """Return the flat rule, for a first layer: equal shares to all inputs of a unit.
+
+    Rᵢ = Σₖ 1 / (number of inputs of k) Rₖ.
+
+    Source: Lapuschkin et al. 2019, "Unmasking Clever Hans predictors", supplement.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.flat()))
+    Array([1., 1.], dtype=float32)
+    """
+    return functools.partial(_by_weight, read="connected")
+
+
+def w_square() -> Rule:
+    """Return the w²-rule, for a first layer: shares by squared weight, whatever the input is.
+
+    Rᵢ = Σₖ wᵢₖ² / (Σⱼ wⱼₖ²) Rₖ.
+
+    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+    decomposition", eq. 12.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.w_square()))
+    Array([0.4, 1.6], dtype=float32)
+    """
+    return functools.partial(_by_weight, read="squared")
+
+
+def _by_weight(call: Call, g: jax.Array, read: str) -> Cotangents:
+    function = affine.connected if read == "connected" else affine.squared
+    ones = tuple(jnp.ones_like(x) for x in call.inputs)
+    total, back = jax.vjp(lambda *inputs: function(call.site, inputs, call.constants), *ones)
+    return Direct(tuple(back(ratio(g * call.output, total))))
+
+
+def z_box(low: Array | float, high: Array | float) -> Rule:
+    """Return the z^B-rule, for a first layer whose inputs lie between two bounds.
+
+    Rᵢ = Σₖ (xᵢ wᵢₖ − lᵢ wᵢₖ⁺ − hᵢ wᵢₖ⁻) / (Σⱼ …) Rₖ.
+
+    Shapes: `low` and `high` are numbers or arrays that broadcast to every leaf of x, in units of x:
+    if the network scales and shifts x before its first layer, so are they.
+    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+    decomposition", eq. 16.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from xattr import composites, rules
+    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_box(0.0, 5.0)))
+    Array([0.6666667, 1.3333333], dtype=float32)
+    """
+    return functools.partial(_z_box, low=low, high=high)
+
+
+def _z_box(call: Call, g: jax.Array, low: Any, high: Any) -> Cotangents:
+    assert call.bounds is not None
+    lows, highs = call.bounds
+
+    def total(inputs: Any, lows: Any, highs: Any) -> Any:
+        above, _ = affine.signed(call.site, lows, call.constants)
+        _, below = affine.signed(call.site, highs, call.constants)
+        return call.linear(*inputs) - above - below
+
+    z, back = jax.vjp(total, call.inputs, lows, highs)
+    gradients = back(ratio(g * call.output, z))
+    at = (call.inputs, lows, highs)
+    products = jax.tree.map(jnp.multiply, at, gradients)
+    return Direct(tuple(map(sum, zip(*products, strict=True))))
+
+
+def bounds_of(rule: Rule) -> tuple[ArrayTree, ArrayTree] | None:
+    """Return the bounds that a rule needs to know, in units of x, or None."""
+    if isinstance(rule, functools.partial) and rule.func is _z_box:
+        return rule.keywords["low"], rule.keywords["high"]
+    return None
+
+
+DIRECT = (_by_weight, _z_box, pass_scaled)
+"""Rules for what sees the input only."""
+
+
+def is_direct(rule: Rule) -> bool:
+    """Tell whether a rule returns the relevance itself."""
+    return getattr(rule, "func", rule) in DIRECT
+
+
+def is_own_gradient(rule: Rule, site: Site, bias: Bias) -> bool:
+    """Tell whether a rule is JAX's own gradient on a site: LRP-0 where no bias is left out."""
+    if rule is gradient or (rule is pass_scaled and bias == "include"):
+        return True
+    z_rule = isinstance(rule, functools.partial) and rule.func is _epsilon
+    if not z_rule or rule.keywords["epsilon"]:  # type: ignore[attr-defined]
+        return False
+    return bias == "include" or not site.has_offset
