@@ -6,7 +6,8 @@ cond, while and checkpoint keep their bodies.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+from typing import Literal as OneOf
 
 import jax
 import jax.extend.core as core
@@ -147,12 +148,16 @@ SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p})
 ORDERINGS = frozenset({p.sort_p, p.top_k_p, p.cummax_p, p.cummin_p})
 
 
+Whole: TypeAlias = bool | OneOf["always"]
+
+
 def trace(
-    f: Function, x: ArrayTree, args: tuple[Any, ...], *, whole: bool = True
+    f: Function, x: ArrayTree, args: tuple[Any, ...], *, whole: Whole = True
 ) -> tuple[Program, list[Any]]:
     """Return the program of f(x, *args) -> one array, and its inputs as a list.
 
-    `whole` keeps calls with a derivative of their own in which nothing needs a rule.
+    `whole` keeps calls with a derivative of their own: True those in which nothing needs a rule,
+    "always" all of them.
     """
     leaves, structure = jax.tree.flatten(x)
     others, other_structure = jax.tree.flatten(args)
@@ -165,7 +170,7 @@ def trace(
     return open_program(closed, mask, whole), [*leaves, *others]
 
 
-def open_program(closed: Any, mask: Sequence[bool], whole: bool, scope: str = "") -> Program:
+def open_program(closed: Any, mask: Sequence[bool], whole: Whole, scope: str = "") -> Program:
     """Return the equations of a closed jaxpr in one list, calls opened."""
     jaxpr = closed.jaxpr
     equations: list[Equation] = []
@@ -194,7 +199,7 @@ def _open(
     into: list[Equation],
     constants: dict[Value, Any],
     scope: str,
-    whole: bool,
+    whole: Whole,
 ) -> None:
     """Append the equations of a jaxpr, with its variables renamed by `env`."""
     for eqn in jaxpr.eqns:
@@ -232,7 +237,7 @@ def _body_of(eqn: Any) -> Any:
     return params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
 
 
-def _bodies(eqn: Any, mask: list[bool], scope: str, whole: bool) -> list[Program]:
+def _bodies(eqn: Any, mask: list[bool], scope: str, whole: Whole) -> list[Program]:
     """Return the bodies of a call or of control flow, opened."""
     if eqn.primitive in CALLS or eqn.primitive is p.remat_p:
         return [open_program(_closed(_body_of(eqn)), mask, whole, scope)]
@@ -271,13 +276,15 @@ def _dependent_outputs(eqn: Any, bodies: list[Program], mask: list[bool]) -> lis
     return [any(mask)] * len(eqn.outvars)
 
 
-def _stays_whole(eqn: Any, body: Program, inputs: list[Any], whole: bool) -> bool:
+def _stays_whole(eqn: Any, body: Program, inputs: list[Any], whole: Whole) -> bool:
     """Tell whether a call is kept: one with a derivative of its own, around an activation or none.
 
     A jitted function is never: whether a part of the program is jitted must not change the answer.
     """
     if eqn.primitive not in OWN_DERIVATIVE:
         return False
+    if whole == "always":
+        return True
     if is_activation(body, inputs, [Value(v.aval, False) for v in eqn.outvars]):
         return True
     return whole and not any(_needs_a_rule(equation) for equation in all_equations(body))

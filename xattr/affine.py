@@ -90,6 +90,30 @@ def weighted(
     return read(site, inputs, constants, step)
 
 
+def completed(
+    site: Site,
+    products: Sequence[Any],
+    constants: Sequence[Any],
+    scale: bool,
+    places: Sequence[Equation],
+) -> Any:
+    """Return what the layer makes of given products with its weights, without its constants.
+
+    `places` are the equations of the products; `scale` keeps the factors beside the weights.
+    """
+    given = dict(zip(places, products, strict=True))
+
+    def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
+        if equation in given:
+            return given[equation]
+        if scale:
+            return _linear(equation, states, operands)
+        return _with_weights(equation, states, operands, jnp.ones_like)
+
+    zeros = [jnp.zeros(v.shape, v.dtype) for v in site.inputs]
+    return read(site, zeros, constants, step)
+
+
 def weight_places(site: Site) -> list[Equation]:
     """Return the equations that hold the weights of a layer."""
     products = [e for e in site.equations if e.primitive in _jaxpr.WEIGHTED]

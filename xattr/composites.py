@@ -88,6 +88,8 @@ def normalization_of_input(site: Site) -> bool:
 
 # Composites -------------------------------------------------------------------------------------
 
+SOFTMAX = ("softmax", "log_softmax", "logsumexp")
+
 dense = kind("dense")
 conv = kind("conv")
 
@@ -97,7 +99,7 @@ BASE: tuple[tuple[Predicate, Rule], ...] = (
     (kind("relu", "relu6", "leaky_relu", "activation", "power"), rules.pass_on),
     (kind("product"), rules.halve),
     (kind("normalizer", "stop_gradient"), rules.constant),
-    (kind("softmax", "shift", "max", "choice"), rules.gradient),
+    (kind(*SOFTMAX, "shift", "max", "choice"), rules.gradient),
 )
 """What every relevance composite does beside its layers.
 

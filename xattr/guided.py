@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from xattr import functions, rewrite, rules, trees
-from xattr.composites import Composite, kind
+from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rewrite import OnUncovered
 from xattr.rules import Rule
 from xattr.types import ArrayTree, Function
@@ -19,7 +19,7 @@ def _of_rectifiers(rule: Rule) -> Composite:
     entries = (
         (kind("relu", "relu6", "leaky_relu"), rule),
         (kind("dense", "conv", "sum", "scale", "product", "quotient", "power"), rules.gradient),
-        (kind("max", "choice", "softmax", "shift", "normalizer"), rules.gradient),
+        (kind(*SOFTMAX, "max", "choice", "shift", "normalizer"), rules.gradient),
         (kind("stop_gradient"), rules.constant),
     )
     return Composite(entries, "gradient")

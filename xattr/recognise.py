@@ -34,11 +34,14 @@ KINDS = {
     "quotient": "a quotient of two values that depend on x",
     "max": "a maximum, minimum or sorting",
     "choice": "a choice between values, or a mask",
-    "softmax": "part of a softmax or a logsumexp",
-    "shift": "the shift of a softmax, subtracted without a gradient",
+    "softmax": "exp(x) / Σ exp(x)",
+    "log_softmax": "x − log Σ exp(x)",
+    "logsumexp": "log Σ exp(x)",
+    "shift": "a value without a gradient, added",
     "normalizer": "one over a deviation or a norm",
     "stop_gradient": "a value without a gradient",
     "control": "scan, cond or checkpoint",
+    "layer and activation": "an affine site and the activation behind it, as one",
     "constant": "does not depend on x",
     "other": "anything else",
 }
@@ -75,7 +78,10 @@ class Site:
         """Of a leaky ReLU, below zero."""
         self.smooth = True
         """Whether a function of each element has no kink."""
+        self.is_largest = False
+        """Whether it is a maximum over an axis: the shift of a softmax."""
         self.bodies: list[Recognised] = []
+        self.parts: tuple[Site, ...] = ()
         self.index = -1
 
     @property
@@ -112,6 +118,23 @@ class Site:
         return any(
             e.primitive in sums and not all(v in data for v in e.inputs) for e in self.equations
         )
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes that a softmax sums over."""
+        sums = [e for e in self.equations if e.primitive is p.reduce_sum_p]
+        return tuple(sums[-1].params["axes"]) if sums else ()
+
+    @property
+    def selects(self) -> bool:
+        """Whether it picks the largest or the smallest of several elements."""
+        pair = (p.max_p, p.min_p)
+        return self.main.primitive in {*_jaxpr.LARGEST, *_jaxpr.SMALLEST, *pair}
+
+    @property
+    def selects_largest(self) -> bool:
+        """Whether it is the largest that it picks."""
+        return self.main.primitive in {*_jaxpr.LARGEST, p.max_p}
 
     def describe(self) -> str:
         """Name primitives, shapes and the source line."""
@@ -190,13 +213,14 @@ class _Reader:
         self.results = {v for v in program.outputs if isinstance(v, Value)}
         self.chains: dict[Value, list[Value]] = {}
         self.roots: dict[Value, Value] = {}
-        self.labels: dict[Equation, str] = {}
+        self.softmaxes: dict[Value, tuple[str, Value]] = {}
+        self.within_softmax: set[Equation] = set()
 
     def read(self) -> list[Site]:
         """Find elementwise functions, then what is needed, then affine groups."""
         for equation in self.program.equations:
             self._follow(equation)
-        self._label_softmax()
+        self.softmaxes = self._softmaxes()
         normalizers = {} if self.mode == "difference" else self._normalizers()
         return self._group(self._needed(normalizers))
 
@@ -240,13 +264,15 @@ class _Reader:
         return False
 
     def _between(self, root: Value, out: Value) -> list[Equation]:
-        """Return the equations that make `out` from `root`, in order."""
+        """Return the equations that make `out` from `root`, in order, up to stopped gradients."""
         found: set[Equation] = set()
         todo = [out]
         while todo:
             value = todo.pop()
             equation = self.producer.get(value)
             if value is root or equation is None or equation in found or not value.dependent:
+                continue
+            if equation.primitive is p.stop_gradient_p:
                 continue
             found.add(equation)
             todo += equation.dependents
@@ -257,9 +283,7 @@ class _Reader:
         if isinstance(atom, _jaxpr.Literal):
             return np.asarray(atom.value).astype(float)
         if atom in self.program.constants:
-            constant = self.program.constants[atom]
-            plain = isinstance(constant, (np.ndarray, np.generic)) and np.size(constant) == 1
-            return np.asarray(constant).astype(float).reshape(()) if plain else None
+            return _uniform(self.program.constants[atom])
         maker = self.producer.get(atom)
         if maker is None or maker.primitive not in _CONSTANT or len(maker.inputs) != 1:
             return None
@@ -278,51 +302,106 @@ class _Reader:
             if np.array_equal(above, _PROBES[_PROBES >= 0]) and np.allclose(
                 below, slope * _PROBES[_PROBES < 0], rtol=1e-6
             ):
-                return "leaky_relu", float(slope)
+                kinds = {True: "leaky_relu", False: "move" if slope == 1 else "activation"}
+                return kinds[bool(0 <= slope < 1)], float(slope)
         curved = any(e.primitive in _BENT for e in _opened(equations))
         return ("activation" if curved or not smooth else "power"), 0.0
 
     # Softmax and normalizers ----------------------------------------------------------------
 
-    def _source(self, value: Value, through: frozenset[Any]) -> Equation | None:
+    def _source(self, value: Any, through: frozenset[Any]) -> Equation | None:
         """Follow a value back through equations with one dependent operand."""
-        equation = self.producer.get(value)
+        equation = self.producer.get(value) if isinstance(value, Value) else None
         while equation and equation.primitive in through and len(equation.dependents) == 1:
             equation = self.producer.get(equation.dependents[0])
         return equation
 
-    def _label_softmax(self) -> None:
-        if self.mode == "difference":
-            return
-        for equation in self.program.equations:
-            if equation.primitive is p.div_p and len(equation.dependents) == 2:
-                top, bottom = equation.inputs
-                total = self._source(bottom, _BROADCAST)
-                exponential = self._source(top, _jaxpr.COPIES | {p.select_n_p})
-            elif equation.primitive is p.log_p and equation.dependents:
-                total = self._source(equation.dependents[0], _BROADCAST | {p.abs_p})
-                exponential = None
-            else:
-                continue
-            if total is None or total.primitive is not p.reduce_sum_p:
-                continue
-            summed = self._source(total.dependents[0], _jaxpr.COPIES | {p.select_n_p})
-            if summed is None or summed.primitive is not p.exp_p:
-                continue
-            if equation.primitive is p.log_p or summed is exponential:
-                for part in (equation, total, summed):
-                    self.labels[part] = "softmax"
-                self._label_between(equation, {total, summed})
+    def _is_largest(self, inputs: list[Value]) -> bool:
+        """Tell whether a value is a maximum, copied or kept finite: max(x), as softmax shifts by."""
+        equation = self.producer.get(inputs[0]) if inputs else None
+        while equation and equation.primitive in _BROADCAST | {p.max_p, p.select_n_p}:
+            operands = [v for v in equation.inputs if isinstance(v, Value) and v.dependent]
+            floats = [v for v in operands if v.floating]
+            equation = self.producer.get(floats[0]) if len(floats) == 1 else None
+        return equation is not None and equation.primitive is p.reduce_max_p
 
-    def _label_between(self, last: Equation, first: set[Equation]) -> None:
-        todo = [*last.dependents]
-        while todo:
-            equation = self.producer.get(todo.pop())
-            if equation is None or equation in self.labels and equation not in first:
+    def _softmaxes(self) -> dict[Value, tuple[str, Value]]:
+        """Find softmax, log-softmax and logsumexp: result -> (kind, what they are taken of)."""
+        found = {}
+        for equation in self.program.equations:
+            kind, exponential = self._softmax_of(equation)
+            if exponential is None:
                 continue
-            if equation.primitive in _BROADCAST | {p.abs_p, p.select_n_p, p.reduce_sum_p}:
-                self.labels[equation] = "softmax"
-                todo += equation.dependents
+            root = self._unshifted(exponential.dependents[0])
+            region = self._between(root, equation.output)
+            if all(e.primitive in _SOFTMAX for e in region):
+                found[equation.output] = (kind, root)
+                self.within_softmax.update(region)
+        return found
+
+    def _softmax_of(self, equation: Equation) -> tuple[str, Equation | None]:
+        """Return the kind of softmax that an equation ends, and its exponential."""
+        operands = equation.inputs
+        pair = len(equation.dependents) == 2 and len(operands) == 2
+        if equation.primitive is p.div_p and pair:
+            exponential = self._summed_exponential(self._source(operands[1], _BROADCAST))
+            top = self._source(operands[0], _MASKED)
+            same = top and exponential and top.primitive is p.exp_p
+            same = same and top.inputs[0] is exponential.inputs[0]
+            return "softmax", exponential if same else None
+        if equation.primitive is p.sub_p and pair:
+            exponential = self._logged_exponential(self._source(operands[1], _BROADCAST))
+            shifted = exponential is not None and exponential.inputs[0] is operands[0]
+            return "log_softmax", exponential if shifted else None
+        if equation.primitive is p.add_p and pair:
+            for one, other in (operands, operands[::-1]):
+                exponential = self._logged_exponential(self._source(one, _BROADCAST))
+                if exponential and self._is_shift(other, exponential.inputs[0]):
+                    return "logsumexp", exponential
+        if equation.primitive is p.log_p and equation.dependents:
+            exponential = self._logged_exponential(equation)
+            shifted = exponential and self._unshifted(exponential.inputs[0])
+            return "logsumexp", exponential if exponential and shifted is exponential.inputs[0] else None
+        return "", None
+
+    def _summed_exponential(self, total: Equation | None) -> Equation | None:
+        if total is None or total.primitive is not p.reduce_sum_p or not total.dependents:
+            return None
+        exponential = self._source(total.dependents[0], _MASKED)
+        return exponential if exponential and exponential.primitive is p.exp_p else None
+
+    def _logged_exponential(self, log: Equation | None) -> Equation | None:
+        if log is None or log.primitive is not p.log_p or not log.dependents:
+            return None
+        return self._summed_exponential(self._source(log.dependents[0], _BROADCAST | {p.abs_p}))
+
+    def _unshifted(self, value: Value) -> Value:
+        """Return x where the value is x − max(x), else the value."""
+        equation = self.producer.get(value)
+        if equation is None or equation.primitive is not p.sub_p or len(equation.dependents) != 2:
+            return value
+        left, right = equation.inputs
+        stopped = self._source(right, _BROADCAST)
+        shifted = stopped is not None and stopped.primitive is p.stop_gradient_p
+        return left if shifted and isinstance(left, Value) else value
+
+    def _only_in_softmax(self, value: Value) -> bool:
+        """Tell whether a stopped value is but the shift of softmaxes, which do not depend on it."""
+        if value in self.results:
+            return False
+        return all(
+            use in self.within_softmax
+            or (use.primitive in _BROADCAST and self._only_in_softmax(use.output))
+            for use in self.uses.get(value, [])
+        )
+
+    def _is_shift(self, value: Any, shifted: Value) -> bool:
+        """Tell whether a value is what was subtracted from another."""
+        equation = self.producer.get(shifted)
+        if equation is None or equation.primitive is not p.sub_p:
+            return False
+        stopped = [self._source(v, _BROADCAST) for v in (value, equation.inputs[1])]
+        return stopped[0] is stopped[1] and stopped[0] is not None
 
     def _normalizers(self) -> dict[Value, list[Equation]]:
         """Find 1/√(mean of squares) where another value is multiplied by it."""
@@ -381,13 +460,17 @@ class _Reader:
             if out in normalizers:
                 region = normalizers[out]
                 item = _Item("normalizer", region, _entries(region), [out])
-            elif out in self.roots and equation not in self.labels:
+            elif out in self.softmaxes:
+                kind, root = self.softmaxes[out]
+                item = _Item(kind, self._between(root, out), [root], [out])
+            elif out in self.roots:
                 region = self._between(self.roots[out], out)
                 item = _Item("elementwise", region, [self.roots[out]], [out])
             else:
                 item = _Item("", [equation], equation.dependents, equation.outputs)
             items.append(item)
-            needed.update(v for e in item.equations for v in e.operands)
+            made = {v for e in item.equations for v in e.outputs}
+            needed.update(v for e in item.equations for v in e.operands if v not in made)
         return items[::-1]
 
     # Affine groups --------------------------------------------------------------------------
@@ -424,15 +507,14 @@ class _Reader:
         if not inputs or kind == "constant":
             return False
         frozen = kind == "normalizer" and self.mode == "relevance"
-        return not frozen and not (kind == "stop_gradient" and self.mode != "difference")
+        stopped = kind == "stop_gradient" and self.mode != "difference"
+        return not frozen and not stopped
 
     def _kind(self, equation: Equation, inputs: list[Value]) -> str:
         """Return the kind of one equation, or its role in an affine group."""
         prim = equation.primitive
         if not inputs:
             return "constant"
-        if equation in self.labels:
-            return self.labels[equation]
         if prim in _jaxpr.CONTROL:
             return "control"
         if prim in _jaxpr.WEIGHTED:
@@ -453,7 +535,10 @@ class _Reader:
             return "scalar" if single or self.static(factor) is not None else "array"
         if prim in _jaxpr.SUMS:
             return "reduce"
-        if prim in _jaxpr.MOVES and all(v in inputs for v in equation.dependents):
+        steered = any(v not in inputs for v in equation.dependents)  # by an index or a condition
+        if self.mode == "difference" and steered:
+            return "other" if any(v.floating for v in equation.outputs) else "constant"
+        if prim in _jaxpr.MOVES:
             return "multiple" if len(equation.operands) > 1 and prim in _GATHERING else "move"
         if prim is p.pad_p:
             plain = len(inputs) == 1 and self.static(equation.inputs[1]) == 0
@@ -463,7 +548,7 @@ class _Reader:
         if prim in _jaxpr.UPDATES:
             return "choice"
         if prim is p.stop_gradient_p:
-            return "stop_gradient"
+            return "constant" if self._only_in_softmax(equation.output) else "stop_gradient"
         if prim in _jaxpr.LARGEST | _jaxpr.SMALLEST | _jaxpr.ORDERINGS:
             return "max"
         if prim in (p.max_p, p.min_p) and len(_data(equation, inputs)) == 2:
@@ -547,6 +632,7 @@ class _Reader:
         kind = {"moves": "move", "multiple": "move"}.get(kind, kind)
         site = Site(kind, item.equations, inputs, constants, item.output)
         site.slope, site.smooth = slope, smooth
+        site.is_largest = kind == "stop_gradient" and self._is_largest(inputs)
         return site
 
 
@@ -558,6 +644,12 @@ _GATHERING = frozenset({p.concatenate_p})
 _REPLICATION = frozenset({"pvary", "pcast", "optimization_barrier"})
 _CONSTANT = frozenset({p.broadcast_in_dim_p, p.convert_element_type_p, p.reshape_p, p.copy_p})
 _BROADCAST = frozenset({p.broadcast_in_dim_p, p.reshape_p, p.squeeze_p, *_jaxpr.COPIES})
+_MASKED = _jaxpr.COPIES | {p.select_n_p}
+_SOFTMAX = (
+    {p.exp_p, p.reduce_sum_p, p.div_p, p.sub_p, p.add_p, p.log_p, p.abs_p, p.sign_p, p.max_p}
+    | {p.select_n_p, p.is_finite_p}
+    | _BROADCAST
+)
 _STATISTICS = (
     (_jaxpr.ELEMENTWISE - {p.exp_p, p.tanh_p, p.logistic_p}) | _jaxpr.SUMS | _BROADCAST
 ) - {p.mul_p}
@@ -606,6 +698,15 @@ def _evaluated(
             return None
         env[equation.output] = result
     return np.asarray(env[equations[-1].output], float) * np.ones_like(_PROBES)
+
+
+def _uniform(constant: Any) -> Any:
+    """Return the number that all elements of a known array have, or None."""
+    known = trees.on_host(constant) if isinstance(constant, (jax.Array, np.ndarray)) else None
+    if known is None or not known.size or not np.issubdtype(known.dtype, np.number):
+        return None
+    first = known.flat[0]
+    return np.asarray(first).astype(float) if (known == first).all() else None
 
 
 def operand_of(atom: Any, env: dict[Any, Any]) -> Any:

@@ -100,6 +100,8 @@ def with_rules(
             f"`composite` must be a composite, but is a {type(composite).__name__}: make one with "
             "xattr.composites, for example xattr.composites.epsilon_plus()"
         )
+    if composite.mode == "difference":
+        raise ValueError("`composite` needs a reference: use xattr.deep_lift(f, x, baseline)")
     return functools.partial(ruled, f, composite, bias, on_uncovered)
 
 
@@ -186,13 +188,18 @@ def _applied(
         others = tuple(c.value if c.reference is None else c.reference for c in constants)
         reference_outputs = _listed(affine.apply(site, references, others), site)
         reference_outputs = [lax.stop_gradient(r) for r in reference_outputs]
+    if rule is rules.share_largest:
+        (value,), (reference,) = values, references or values
+        shared = lax.stop_gradient(jnp.maximum(value, reference))
+        return [Carried(shared, shared)]
     probes = _probes(site, inputs, fixed)
     if rule is None or rules.is_own_gradient(rule, site, settings.bias):
         outputs = _listed(affine.apply(site, values, fixed), site)
     elif rule is rules.constant:
         outputs = [lax.stop_gradient(o) for o in _listed(affine.apply(site, values, fixed), site)]
     else:
-        outputs = [_claimed(site, rule, inputs, fixed, references, settings)]
+        at_reference = (references, reference_outputs[0])
+        outputs = [_claimed(site, rule, inputs, fixed, at_reference, settings)]
     return [Carried(*each) for each in zip(outputs, reference_outputs, probes, strict=True)]
 
 
@@ -216,7 +223,7 @@ def _claimed(
     rule: Rule,
     inputs: tuple[Carried, ...],
     constants: tuple[Any, ...],
-    references: tuple[Any, ...] | None,
+    at_reference: tuple[Any, Any],
     settings: Settings,
 ) -> Any:
     """Run a site so that its gradient is the rule's.
@@ -246,8 +253,8 @@ def _claimed(
         return output, (values, constants, extra, output)
 
     def backward(saved: Any, g: Any) -> Any:
-        values, constants, (references, bounds, arrays), output = saved
-        call = Call(site, values, constants, output, settings.bias, references, bounds)
+        values, constants, (at_reference, bounds, arrays), output = saved
+        call = Call(site, values, constants, output, settings.bias, *at_reference, bounds)
         found = functions.join(skeleton, arrays)(call, g)
         gradients, relevances = _in_both_forms(found, values, with_probes)
         gradients = tuple(trees.cast(a, b) for a, b in zip(gradients, values, strict=True))
@@ -255,7 +262,7 @@ def _claimed(
 
     operation.defvjp(forward, backward)
     values = tuple(c.value for c in inputs)
-    return operation(values, probes, constants, (references, bounds, arrays))
+    return operation(values, probes, constants, (at_reference, bounds, arrays))
 
 
 def _in_both_forms(found: Any, values: Any, with_probes: bool) -> tuple[Any, Any]:

@@ -32,6 +32,7 @@ class Call(NamedTuple):
     """Whether the bias takes its share of the relevance."""
     references: tuple[Any, ...] | None
     """The inputs at the reference (DeepLIFT)."""
+    reference_output: Any
     bounds: tuple[tuple[Any, ...], tuple[Any, ...]] | None
     """The smallest and largest values the inputs can have."""
 
@@ -64,6 +65,11 @@ def constant(call: Call, g: jax.Array) -> Cotangents:
     return [jnp.zeros_like(x) for x in call.inputs]
 
 
+def share_largest(call: Call, g: jax.Array) -> Cotangents:
+    """Take the larger of value and reference for both, as a constant: the shift of a softmax."""
+    return constant(call, g)
+
+
 def _transposed(function: Callable[..., Any], inputs: Sequence[Any], g: Any) -> Sequence[Any]:
     _, back = jax.vjp(function, *inputs)
     gradients: Sequence[Any] = back(g)
@@ -75,7 +81,7 @@ def _transposed(function: Callable[..., Any], inputs: Sequence[Any], g: Any) -> 
 
 def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
     """Pass the signal where it is positive and the unit was active."""
-    return [jnp.maximum(g, 0) * _slope(call).astype(g.dtype)]
+    return [jnp.maximum(g, 0) * rectifier_slope(call.site, call.inputs[0])]
 
 
 def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
@@ -83,12 +89,10 @@ def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
     return [jnp.maximum(g, 0)]
 
 
-def _slope(call: Call) -> jax.Array:
+def rectifier_slope(site: Site, x: jax.Array) -> jax.Array:
     """Return the derivative of a ReLU, ReLU6 or leaky ReLU, with relu'(0) = 0."""
-    (x,) = call.inputs
-    active = (x > 0) & (x < 6) if call.site.kind == "relu6" else x > 0
-    below = jnp.full_like(x, call.site.slope)
-    return jnp.where(active, jnp.ones_like(x), below)
+    active = (x > 0) & (x < 6) if site.kind == "relu6" else x > 0
+    return jnp.where(active, jnp.ones_like(x), jnp.full_like(x, site.slope))
 
 
 # Relevance: activations and products ---------------------------------------------------------
@@ -203,7 +207,7 @@ def _gamma(call: Call, g: jax.Array, gamma: float) -> Cotangents:
         return plain + gamma * jnp.where(above, positive, negative)
 
     def total(inputs: Any, parts: Any) -> Any:
-        return favoured(call.linear(*inputs), *_by_sign(call, parts))
+        return favoured(call.linear(*inputs), *halves_by_sign(call.site, parts, call.constants))
 
     parts = _parts(call)
     z, back = jax.vjp(total, call.inputs, parts)
@@ -211,7 +215,7 @@ def _gamma(call: Call, g: jax.Array, gamma: float) -> Cotangents:
     if call.bias == "include" and c is not None:
         z = z + favoured(c, jnp.maximum(c, 0), jnp.minimum(c, 0))
     direct, signed = back(ratio(g * call.output, z))
-    return [d + s for d, s in zip(direct, _merged(call, signed), strict=True)]
+    return [d + s for d, s in zip(direct, merged_by_sign(call.inputs, signed), strict=True)]
 
 
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
@@ -260,14 +264,14 @@ def _alpha_beta(
         c = None
 
     def totals(parts: Any) -> tuple[Any, ...]:
-        return _by_sign(call, parts)[: 2 if beta else 1]
+        return halves_by_sign(call.site, parts, call.constants)[: 2 if beta else 1]
 
     z, back = jax.vjp(totals, _parts(call))
     shares = [alpha * ratio(relevance, z[0] if c is None else z[0] + jnp.maximum(c, 0))]
     if beta:
         shares.append(-beta * ratio(relevance, z[1] if c is None else z[1] + jnp.minimum(c, 0)))
     (signed,) = back(tuple(shares))
-    return _merged(call, signed)
+    return merged_by_sign(call.inputs, signed)
 
 
 def _parts(call: Call) -> tuple[Any, ...]:
@@ -278,22 +282,22 @@ def _parts(call: Call) -> tuple[Any, ...]:
     return positive, tuple(jnp.minimum(x, 0) for x in call.inputs)
 
 
-def _by_sign(call: Call, parts: Any) -> tuple[Any, Any]:
-    """Return Σ c⁺ and Σ c⁻ of the contributions."""
-    positive, negative = affine.signed(call.site, parts[0], call.constants)
+def halves_by_sign(site: Site, parts: Any, constants: Any) -> tuple[Any, Any]:
+    """Return Σ c⁺ and Σ c⁻ of the contributions, from the inputs' positive and negative parts."""
+    positive, negative = affine.signed(site, parts[0], constants)
     if len(parts) == 1:
         return positive, negative
-    other = affine.signed(call.site, parts[1], call.constants)
+    other = affine.signed(site, parts[1], constants)
     return positive + other[1], negative + other[0]
 
 
-def _merged(call: Call, gradients: Any) -> list[Any]:
-    """Take the gradient of the part that an input belongs to."""
+def merged_by_sign(inputs: Sequence[Any], gradients: Any) -> list[Any]:
+    """Take the gradient of the part that an input belongs to; for 0 the mean of both."""
     if len(gradients) == 1:
         return list(gradients[0])
     return [
-        jnp.where(x > 0, above, below)
-        for x, above, below in zip(call.inputs, *gradients, strict=True)
+        jnp.where(x > 0, above, jnp.where(x < 0, below, (above + below) / 2))
+        for x, above, below in zip(inputs, *gradients, strict=True)
     ]
 
 

@@ -1,0 +1,322 @@
+"""DeepLIFT: differences from a reference, shared out operation by operation.
+
+The program runs on pairs (value, value at the reference). Every operation satisfies
+Δy = Σᵢ mᵢ Δxᵢ with its own multipliers m, so completeness holds for the whole.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from xattr import affine, functions, rewrite, rules, trees
+from xattr._jaxpr import Value
+from xattr.affine import ratio
+from xattr.composites import SOFTMAX, Composite, kind
+from xattr.recognise import Recognised, Site
+from xattr.rewrite import Carried, OnUncovered, Settings
+from xattr.rules import Call, Cotangents, halves_by_sign, merged_by_sign
+from xattr.types import ArrayTree, Function
+
+REVEALED = "layer and activation"
+
+
+def deep_lift(
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    rule: Literal["rescale", "reveal_cancel"] = "rescale",
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> ArrayTree:
+    """Attribute f(x) − f(baseline) to the inputs by DeepLIFT.
+
+    Aᵢ = (xᵢ − xᵢ') mᵢ, the multipliers m by the chain rule from mₖ = Δy / Δz at every function of
+    one element (rescale). `rule="reveal_cancel"` shares Δy between the positive and the negative
+    contributions to Δz instead. Σ A = f(x) − f(baseline). Products share by the means of their
+    factors; softmax is attributed with one shift for x and baseline.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
+    of f. `baseline` is zeros if None. Raises `xattr.UncoveredPrimitiveError` for an operation
+    without multipliers (a choice that depends on x, a sorting) unless `on_uncovered="gradient"`,
+    which gives up completeness; `ValueError` for a baseline unlike x and another `rule`.
+    Source: Shrikumar, Greenside & Kundaje 2017, "Learning important features through propagating
+    activation differences", §3.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
+    >>> xattr.deep_lift(f, jnp.array([3.0, 1.0]))
+    Array([ 2., -1.], dtype=float32)
+    """
+    functions.check_args(args)
+    functions.check_callable(f, "f")
+    rewrite.check_options("exclude", on_uncovered)
+    if rule not in ("rescale", "reveal_cancel"):
+        raise ValueError(f'`rule` must be "rescale" or "reveal_cancel", not {rule!r}')
+    x = trees.floating(x, "x")
+    baseline = trees.baseline_like(baseline, x)
+    program = functions.compiled(_kernel_of(rule, on_uncovered), f)
+    result: ArrayTree = program(x, baseline, args)
+    return result
+
+
+def _kernel_of(rule: str, on_uncovered: OnUncovered) -> Any:
+    return _KERNELS[rule, on_uncovered]
+
+
+def _deep_lift(
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree,
+    args: tuple[Any, ...],
+    rule: str,
+    on_uncovered: OnUncovered,
+) -> ArrayTree:
+    recognised, operands = rewrite.traced(functions.checked(f), x, args, "difference")
+    if rule == "reveal_cancel":
+        recognised = fused(recognised)
+    leaves, structure = jax.tree.flatten(x)
+    references = jax.tree.leaves(baseline)
+    rest = [Carried(o) for o in operands[len(leaves) :]]
+    settings = Settings(RULES, on_uncovered=on_uncovered)
+
+    def value(leaves: list[Any]) -> Any:
+        pairs = [Carried(*pair) for pair in zip(leaves, references, strict=True)]
+        (result,) = rewrite.run(recognised, [*pairs, *rest], settings)
+        return result.value
+
+    multipliers = jax.grad(value)(leaves)
+    shares = [
+        m * (leaf - reference)
+        for m, leaf, reference in zip(multipliers, leaves, references, strict=True)
+    ]
+    return jax.tree.unflatten(structure, shares)
+
+
+def _kernels() -> dict[tuple[str, OnUncovered], Any]:
+    def bind(rule: str, on_uncovered: OnUncovered) -> Any:
+        def deep_lift_kernel(f: Function, x: Any, baseline: Any, args: tuple[Any, ...]) -> Any:
+            return _deep_lift(f, x, baseline, args, rule, on_uncovered)
+
+        return deep_lift_kernel
+
+    choices: tuple[OnUncovered, ...] = ("error", "gradient")
+    return {(r, o): bind(r, o) for r in ("rescale", "reveal_cancel") for o in choices}
+
+
+_KERNELS = _kernels()
+
+
+# Multipliers ------------------------------------------------------------------------------------
+
+
+def _references(call: Call) -> tuple[Any, ...]:
+    assert call.references is not None
+    return call.references
+
+
+def rescale(call: Call, g: jax.Array) -> Cotangents:
+    """Return g Δy / Δx, and the derivative where Δx = 0."""
+    (x,), (reference,) = call.inputs, _references(call)
+    return [g * _secant(call, x, reference)]
+
+
+def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
+    """Return (f(x) − f(x')) / (x − x').
+
+    Where the two lie close together the quotient is rounding: there a smooth function has the
+    derivative half way, which differs from it by the third order.
+    """
+    step = x - reference
+    if call.site.kind in ("relu", "relu6", "leaky_relu") or not call.site.smooth:
+        near, at = step == 0, x
+    else:
+        scale = jnp.minimum(jnp.abs(x), jnp.abs(reference))
+        scale = scale if call.site.kind == "power" else 1 + scale
+        near = jnp.abs(step) <= jnp.cbrt(jnp.finfo(x.dtype).eps).astype(x.dtype) * scale
+        at = (x + reference) / 2
+    slope = _derivative(call, at)
+    difference = call.output - call.reference_output
+    return jnp.where(near, slope, difference / jnp.where(near, jnp.ones_like(step), step))
+
+
+def _derivative(call: Call, at: jax.Array) -> jax.Array:
+    if call.site.kind in ("relu", "relu6", "leaky_relu"):
+        return rules.rectifier_slope(call.site, at)
+    _, slope = jax.jvp(call.plain, (at,), (jnp.ones_like(at),))
+    result: jax.Array = slope
+    return result
+
+
+def share_product(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a product, Δ(ab) = Δa (b + b')/2 + (a + a')/2 Δb."""
+    middle = [(x + r) / 2 for x, r in zip(call.inputs, _references(call), strict=True)]
+    _, back = jax.vjp(call.plain, *middle)
+    gradients: Cotangents = back(g)
+    return gradients
+
+
+def share_quotient(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a/b, the product of a and 1/b, whose own are −1/(b b')."""
+    if len(call.inputs) == 1:
+        return [jnp.zeros_like(call.inputs[0])]  # x / x
+    in_order = call.site.inputs[0] is call.site.equations[-1].inputs[0]
+    pairs = [*zip(call.inputs, _references(call), strict=True)][:: 1 if in_order else -1]
+    (top, top0), (bottom, bottom0) = pairs
+    _, back = jax.vjp(jnp.multiply, (top + top0) / 2, (1 / bottom + 1 / bottom0) / 2)
+    of_top, of_inverse = back(g)
+    return [of_top, -of_inverse / (bottom * bottom0)][:: 1 if in_order else -1]
+
+
+def share_softmax(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a softmax p, a log-softmax or a logsumexp L.
+
+    With κᵢ = Δpᵢ / Δ log pᵢ (and log p = x − L): Δpᵢ = κᵢ (Δxᵢ − ΔL) and, since Σ Δp = 0,
+    ΔL = Σⱼ κⱼ Δxⱼ / Σⱼ κⱼ. The same for any shift of x, and no large numbers cancel.
+    """
+    (x,), (reference,) = call.inputs, _references(call)
+    axes, kind = call.site.axes, call.site.kind
+    total = lambda values: jnp.sum(values, axes, keepdims=True)
+    ends = ((x, call.output), (reference, call.reference_output))
+    logs, chances = zip(*(_logs(call.site, *end) for end in ends), strict=True)
+    mean = _logarithmic_mean(chances, logs)
+    of_total = mean / total(mean)
+    if kind == "logsumexp":
+        return [of_total * jnp.reshape(g, total(x).shape)]
+    if kind == "log_softmax":
+        return [g - of_total * total(g)]
+    return [mean * g - of_total * total(mean * g)]
+
+
+def _logs(site: Site, x: jax.Array, result: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return log p and p, where `result` is p, log p or L."""
+    if site.kind == "softmax":  # x − log p is L wherever p is not masked: p has not its digits
+        some = result > 0
+        totals = x - jnp.log(jnp.where(some, result, jnp.ones_like(result)))
+        shares = jnp.where(some, result * totals, jnp.zeros_like(x))
+        return x - jnp.sum(shares, site.axes, keepdims=True), result
+    if site.kind == "logsumexp":
+        kept = [n for i, n in enumerate(x.shape) if i not in site.axes]
+        result = x - jnp.expand_dims(jnp.reshape(result, kept), site.axes)
+    return result, jnp.exp(result)
+
+
+def _logarithmic_mean(values: Any, logs: Any) -> jax.Array:
+    """Return (a − b) / (log a − log b)."""
+    a, b = values
+    masked = (a == 0) & (b == 0)  # there both logarithms may be −∞
+    step = jnp.where(masked, jnp.zeros_like(a), logs[0] - logs[1])
+    near = jnp.abs(step) < 1e-2  # where a quotient of differences is rounding: its series
+    series = jnp.sqrt(a) * jnp.sqrt(b) * (1 + step**2 / 24 + step**4 / 1920)
+    return jnp.where(near, series, (a - b) / jnp.where(near, jnp.ones_like(step), step))
+
+
+def share_selection(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a maximum or minimum.
+
+    All of Δy goes to the element that is largest in x if y > y', and to that which is largest in
+    x' if not: its own difference is then not zero (SHAP's rule for DeepLIFT's max-pooling).
+    """
+    references = _references(call)
+    change = call.output - call.reference_output
+    rising = change >= 0 if call.site.selects_largest else change <= 0
+    zero = jnp.zeros_like(change)
+    _, back = jax.vjp(call.plain, *call.inputs)
+    _, back_reference = jax.vjp(call.plain, *references)
+    here = back(jnp.where(rising, g * change, zero))
+    there = back_reference(jnp.where(rising, zero, g * change))
+    steps = [x - r for x, r in zip(call.inputs, references, strict=True)]
+    return [ratio(a + b, step) for a, b, step in zip(here, there, steps, strict=True)]
+
+
+def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a layer and its activation, positive and negative Δz apart.
+
+    Δy⁺ = ½ (f(z'+Δz⁺) − f(z')) + ½ (f(z'+Δz⁺+Δz⁻) − f(z'+Δz⁻)), Δy⁻ likewise; contributions to
+    Δz⁺ get Δy⁺/Δz⁺. Source: Shrikumar et al. 2017, §3.5.2.
+    """
+    layer, activation = call.site.parts
+    references = _references(call)
+    within = dict(zip(call.site.constants, call.constants, strict=True))
+    constants, of_activation = (
+        tuple(within[v] for v in site.constants) for site in (layer, activation)
+    )
+    steps = tuple(x - r for x, r in zip(call.inputs, references, strict=True))
+
+    def function(z: Any) -> Any:
+        return affine.apply(activation, (z,), of_activation)
+
+    def totals(parts: Any) -> Any:
+        return halves_by_sign(layer, parts, constants)
+
+    start = affine.apply(layer, references, constants)
+    parts = (
+        tuple(jnp.maximum(s, 0) for s in steps),
+        tuple(jnp.minimum(s, 0) for s in steps),
+    )
+    (up, down), back = jax.vjp(totals, parts)
+    at_start, at_end = function(start), function(start + up + down)
+    with_up, with_down = function(start + up), function(start + down)
+    of_up = (with_up - at_start + at_end - with_down) / 2
+    of_down = (with_down - at_start + at_end - with_up) / 2
+    (gradients,) = back((g * ratio(of_up, up), g * ratio(of_down, down)))
+    return merged_by_sign(steps, gradients)
+
+
+def _can_select(site: Site) -> bool:
+    return site.kind == "max" and site.selects
+
+
+def _shifts(site: Site) -> bool:
+    return site.kind == "stop_gradient" and site.is_largest
+
+
+RULES = Composite(
+    (
+        (kind("dense", "conv", "sum", "scale", "choice", "shift"), rules.gradient),
+        (kind("relu", "relu6", "leaky_relu", "activation", "power"), rescale),
+        (kind("product"), share_product),
+        (kind("quotient"), share_quotient),
+        (kind(*SOFTMAX), share_softmax),
+        (_can_select, share_selection),
+        (_shifts, rules.share_largest),
+        (kind(REVEALED), reveal_cancel),
+    ),
+    "difference",
+)
+
+
+def fused(recognised: Recognised) -> Recognised:
+    """Join every affine site whose consumers are activations to each of them."""
+    users: dict[Value, list[Site]] = {}
+    for site in recognised.sites:
+        for value in (*site.inputs, *site.constants):
+            users.setdefault(value, []).append(site)
+    results = set(v for v in recognised.program.outputs if isinstance(v, Value))
+    layers = {
+        site.output: site
+        for site in recognised.sites
+        if site.kind in ("dense", "conv", "sum", "scale")
+        and site.output not in results
+        and all(user.kind in _ACTIVATIONS for user in users.get(site.output, []))
+    }
+    sites = []
+    for site in recognised.sites:
+        site.bodies = [fused(body) for body in site.bodies]
+        if site.kind in _ACTIVATIONS and site.inputs[0] in layers:
+            sites.append(_joined(layers[site.inputs[0]], site))
+        elif not (site.outputs and site.output in layers):
+            sites.append(site)
+    return Recognised(recognised.program, sites)
+
+
+_ACTIVATIONS = frozenset({"relu", "relu6", "leaky_relu", "activation", "power"})
+
+
+def _joined(layer: Site, activation: Site) -> Site:
+    constants = [*dict.fromkeys([*layer.constants, *activation.constants])]
+    equations = [*layer.equations, *activation.equations]
+    joined = Site(REVEALED, equations, layer.inputs, constants, activation.outputs)
+    joined.parts = (layer, activation)
+    return joined

@@ -1,0 +1,659 @@
+"""Attribution to a hidden layer, and from it: the layer is named, the network is not rewritten.
+
+A layer is a value of the traced program. Its name is one given by
+`jax.ad_checkpoint.checkpoint_name(h, "name")`, or a scope of `jax.named_scope`: any part of the
+path of scopes, such as "Dense_0" or "block_3/project". Modules of flax linen make scopes; those of
+flax nnx do not: write `with jax.named_scope("name"):` around the call, or name the value.
+"""
+
+import copy
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xattr import _jaxpr, chunks, functions, guided, kernel, paths, trees
+from xattr import quadrature as rules
+from xattr._jaxpr import Equation, Program, Value, p
+from xattr.rewrite import OnUncovered
+from xattr.types import Array, ArrayTree, Function, PathSamples, Progress, Quadrature
+
+_MAX_NAMES = 30
+"""Names listed where a layer is not found."""
+
+
+def at_layer(f: Function, layer: str) -> tuple[Function, Function]:
+    """Return the functions from the input to a layer, and from the layer to the score.
+
+    f(x) = from_layer(to_layer(x), x): `to_layer(x, *args)` is the value h of the layer,
+    `from_layer(h, x, *args)` is f with h put in place. x still feeds what does not go through the
+    layer. Both compose with the transformations of JAX and with every method of this library:
+    `xattr.integrated_gradients(from_layer, h, args=(x, *args))`.
+
+    `layer` is a name given by `jax.ad_checkpoint.checkpoint_name(h, "name")`, or else a scope of
+    `jax.named_scope` or of a flax linen module ("Dense_0", "block_3/project": any part of the path
+    of scopes). The layer of a scope is the one value that is made inside and used outside.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; h has the shape and dtype of the layer.
+    Raises `TypeError` for a layer that is no string. When they are called: `ValueError` for a layer
+    that is not there, is several values, does not depend on x, is not floating or lies in a loop,
+    and for an h of another shape.
+    Source: Dhamdhere, Sundararajan & Yan 2018, "How important is a neuron?", §2 (F split at a
+    hidden layer).
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> def f(x):
+    ...     with jax.named_scope("hidden"):
+    ...         h = jax.nn.relu(x)
+    ...     return h[0] - 2 * h[1]
+    >>> to_layer, from_layer = xattr.at_layer(f, "hidden")
+    >>> x = jnp.array([3.0, -1.0])
+    >>> to_layer(x), from_layer(jnp.ones(2), x)
+    (Array([3., 0.], dtype=float32), Array(-1., dtype=float32))
+    """
+    functions.check_callable(f, "f")
+    if not isinstance(layer, str):
+        raise TypeError(
+            f"`layer` must be the name of a layer, but is a {type(layer).__name__}: a name given "
+            'by jax.ad_checkpoint.checkpoint_name, or a scope such as "Dense_0"'
+        )
+    return functools.partial(_to_layer, f, layer), functools.partial(_from_layer, f, layer)
+
+
+def layer_gradient(f: Function, x: ArrayTree, *, layer: str, args: tuple[Any, ...] = ()) -> Array:
+    """Return the gradient of f with respect to a hidden layer.
+
+    Aⱼ = ∂f/∂hⱼ at h = h(x).
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is like the layer, in units
+    of f per unit of h. `layer` and what it raises as for `xattr.at_layer`.
+    Source: Selvaraju et al. 2017, "Grad-CAM", §3 (its ∂y/∂A); Leino et al. 2018, "Influence-
+    directed explanations", for a distribution at one point.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> def f(x):
+    ...     h = checkpoint_name(jnp.sin(x), "hidden")
+    ...     return h[0] * h[1]
+    >>> xattr.layer_gradient(f, jnp.array([0.0, jnp.pi / 2]), layer="hidden")
+    Array([1., 0.], dtype=float32)
+    """
+    return _at_layer_of(gradient_kernel, f, x, layer, args)
+
+
+def layer_integrated_gradients(
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    layer: str,
+    quadrature: Quadrature | None = None,
+    args: tuple[Any, ...] = (),
+    chunk_size: int | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """Integrate the gradient along the straight line between two values of a hidden layer.
+
+    Aⱼ = (hⱼ − h'ⱼ) ∫₀¹ ∂f/∂hⱼ(h' + α (h − h'), x) dα, with h = h(x), h' = h(baseline); what does
+    not go through the layer sees x. The attributions sum to the change of f between the two values.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is like the layer, in units
+    of f. `layer` and what it raises as for `xattr.at_layer`, the rest as for
+    `xattr.integrated_gradients`.
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", eq. 1, with
+    the layer as the input; compare `xattr.conductance`.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> def f(x):
+    ...     h = checkpoint_name(x**2, "hidden")
+    ...     return h[0] * h[1]
+    >>> xattr.layer_integrated_gradients(f, jnp.array([1.0, 2.0]), layer="hidden").round(4)
+    Array([2., 2.], dtype=float32)
+    """
+    functions.check_args(args)
+    x = trees.floating(x, "x")
+    baseline = trees.baseline_like(baseline, x)
+    to_layer, from_layer = at_layer(f, layer)
+    end, start = (
+        functions.compiled(value_kernel, to_layer)(point, args) for point in (x, baseline)
+    )
+    result: Array = kernel.path_integral(
+        from_layer,
+        paths.straight_line(start, end),
+        quadrature=quadrature,
+        args=(x, *args),
+        chunk_size=chunk_size,
+        progress=progress,
+    )
+    return result
+
+
+def conductance(
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    layer: str,
+    quadrature: Quadrature | None = None,
+    args: tuple[Any, ...] = (),
+    chunk_size: int | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """Return how much of f(x) − f(baseline) flows through each unit of a hidden layer.
+
+    Aⱼ = ∫₀¹ ∂f/∂hⱼ dhⱼ(γ(α))/dα dα along the straight line γ from the baseline to x. Where all of f
+    goes through the layer they sum to f(x) − f(baseline); what does not varies along γ, too.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is like the layer, in units
+    of f. `layer` and what it raises as for `xattr.at_layer`, the rest as for
+    `xattr.integrated_gradients`.
+    Source: Dhamdhere, Sundararajan & Yan 2018, "How important is a neuron?", eq. 3.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> def f(x):
+    ...     h = checkpoint_name(jax.nn.relu(x), "hidden")
+    ...     return jax.nn.relu(h[0] - 1 - h[1])
+    >>> xattr.conductance(f, jnp.array([3.0, 1.0]), layer="hidden").round(4)
+    Array([ 1.5, -0.5], dtype=float32)
+    """
+    return _along_path(
+        conductance_kernel, f, x, baseline, layer, quadrature, args, chunk_size, progress
+    )
+
+
+def internal_influence(
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    layer: str,
+    quadrature: Quadrature | None = None,
+    args: tuple[Any, ...] = (),
+    chunk_size: int | None = None,
+    progress: Progress | None = None,
+) -> Array:
+    """Return the mean gradient with respect to a hidden layer on the way from the baseline to x.
+
+    Aⱼ = ∫₀¹ ∂f/∂hⱼ(γ(α)) dα along the straight line γ.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is like the layer, in units
+    of f per unit of h. `layer` and what it raises as for `xattr.at_layer`, the rest as for
+    `xattr.integrated_gradients`.
+    Source: Leino et al. 2018, "Influence-directed explanations for deep convolutional networks",
+    definition 1, for points on a line.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> def f(x):
+    ...     h = checkpoint_name(jax.nn.relu(x), "hidden")
+    ...     return jax.nn.relu(h[0] - 1 - h[1])
+    >>> xattr.internal_influence(f, jnp.array([3.0, 1.0]), layer="hidden").round(4)
+    Array([ 0.5, -0.5], dtype=float32)
+    """
+    return _along_path(
+        influence_kernel, f, x, baseline, layer, quadrature, args, chunk_size, progress
+    )
+
+
+def grad_cam(
+    f: Function,
+    x: ArrayTree,
+    *,
+    layer: str,
+    args: tuple[Any, ...] = (),
+    upsample: bool = True,
+) -> Array:
+    """Return the class activation map of a convolutional layer.
+
+    L = ReLU(Σₖ αₖ Aᵏ), αₖ = mean over the pixels of ∂f/∂Aᵏ, with Aᵏ channel k of the layer.
+
+    Shapes: the layer is (H, W, C), or has axes of size 1 before these; the result is (H, W) of x,
+    one image (H, W, C) or (1, H, W, C), by bilinear interpolation, or with `upsample=False` (H, W)
+    of the layer for any x. Raises `ValueError` for a layer and, with `upsample`, for an x of
+    another shape, and as `xattr.at_layer` does.
+    Source: Selvaraju et al. 2017, "Grad-CAM", eq. 1 and 2; as a method to be checked, Adebayo et
+    al. 2018, "Sanity checks for saliency maps".
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> def f(x):
+    ...     h = checkpoint_name(jnp.concatenate([x, -x], axis=2), "conv")
+    ...     return jnp.dot(h.mean((0, 1)), jnp.array([3.0, 1.0]))
+    >>> xattr.grad_cam(f, jnp.array([[1.0, -2.0], [2.0, 0.0]])[..., None], layer="conv")
+    Array([[0.5, 0. ], [1. , 0. ]], dtype=float32)
+    """
+    size = _size_of_image(x) if upsample else None
+    cam = _at_layer_of(cam_kernel, f, x, layer, args)
+    return cam if size is None else _resized(cam, size)
+
+
+def guided_grad_cam(
+    f: Function,
+    x: ArrayTree,
+    *,
+    layer: str,
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> Array:
+    """Return guided backpropagation where the class activation map of a layer is bright.
+
+    A = L ⊙ G, with L of `xattr.grad_cam`, upsampled, and G of `xattr.guided_backprop`.
+
+    Shapes: x is one image, (H, W, C) or (1, H, W, C), and so is the result. Raises as
+    `xattr.grad_cam` and `xattr.guided_backprop` do.
+    Source: Selvaraju et al. 2017, "Grad-CAM", §3.2.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> from jax.ad_checkpoint import checkpoint_name
+    >>> def f(x):
+    ...     h = checkpoint_name(jax.nn.relu(x), "conv")
+    ...     return h.sum()
+    >>> x = jnp.array([[1.0, -2.0], [2.0, 0.0]])[..., None]
+    >>> xattr.guided_grad_cam(f, x, layer="conv")[..., 0]
+    Array([[1., 0.], [2., 0.]], dtype=float32)
+    """
+    cam = grad_cam(f, x, layer=layer, args=args)
+    signal = guided.guided_backprop(f, x, args=args, on_uncovered=on_uncovered)
+    product: Array = signal * cam[..., None].reshape(*signal.shape[:-1], 1).astype(signal.dtype)
+    return product
+
+
+# Kernels ----------------------------------------------------------------------------------------
+
+
+def value_kernel(to_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Array:
+    """Return h(x)."""
+    value: Array = to_layer(x, *args)
+    return value
+
+
+def gradient_kernel(from_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Array:
+    """Return ∂f/∂h at h(x)."""
+    return _value_and_gradient(from_layer, x, args)[1]
+
+
+def cam_kernel(from_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Array:
+    """Return ReLU(Σₖ αₖ Aᵏ), (H, W), in the dtype of the layer, computed in float32 at least."""
+    value, slope = _value_and_gradient(from_layer, x, args)
+    if value.ndim < 3 or any(size != 1 for size in value.shape[:-3]):
+        raise ValueError(
+            f"Grad-CAM needs a layer of shape (H, W, C), but this one has shape {value.shape}: "
+            "name a convolution's output, for one example"
+        )
+    maps, slopes = (trees.widen(a).reshape(value.shape[-3:]) for a in (value, slope))
+    cam = jnp.einsum("hwc,c->hw", maps, slopes.mean((0, 1)), precision="highest")
+    return jax.nn.relu(cam).astype(value.dtype)
+
+
+def _value_and_gradient(
+    from_layer: Function, x: ArrayTree, args: tuple[Any, ...]
+) -> tuple[jax.Array, jax.Array]:
+    cut = _cut(*_unpacked(from_layer), x, args)
+    value = cut.value(x)
+    return value, jax.grad(cut.score)(value, x)
+
+
+def conductance_kernel(
+    from_layer: Function, ends: tuple[ArrayTree, ArrayTree], rule: Quadrature, args: tuple[Any, ...]
+) -> tuple[Array, Array]:
+    """Return Σₖ wₖ ∂f/∂h dh/dα over the nodes of one chunk, and a zero in the dtype of h."""
+    return _path_kernel(from_layer, ends, rule, args, lambda velocity: velocity)
+
+
+def influence_kernel(
+    from_layer: Function, ends: tuple[ArrayTree, ArrayTree], rule: Quadrature, args: tuple[Any, ...]
+) -> tuple[Array, Array]:
+    """Return Σₖ wₖ ∂f/∂h over the nodes of one chunk, and a zero in the dtype of h."""
+    return _path_kernel(from_layer, ends, rule, args, jnp.ones_like)
+
+
+def _path_kernel(
+    from_layer: Function,
+    ends: tuple[ArrayTree, ArrayTree],
+    rule: Quadrature,
+    args: tuple[Any, ...],
+    factor: Callable[[jax.Array], jax.Array],
+) -> tuple[Array, Array]:
+    points, velocities, weights = kernel.sample_path(paths.straight_line(*ends), *rule)
+    cut = _cut(*_unpacked(from_layer), ends[1], args)
+    value = functools.partial(jax.jvp, cut.value)
+    values, changes = jax.vmap(lambda x, v: value((x,), (v,)))(points, velocities)
+    samples = PathSamples((values, points), (factor(changes), velocities), weights)
+    # The gradient with respect to x is not used, and under jit not computed.
+    total, _ = kernel.path_kernel(lambda point: cut.score(*point), samples, ())
+    return total, jnp.zeros((), values.dtype)
+
+
+def _unpacked(from_layer: Any) -> tuple[Function, str]:
+    """Return f and the name of the layer that `at_layer` has bound together."""
+    f, layer = from_layer.args
+    return f, layer
+
+
+def _at_layer_of(
+    function: Callable[..., Any], f: Function, x: ArrayTree, layer: str, args: tuple[Any, ...]
+) -> Array:
+    """Run a kernel of one point, compiled."""
+    functions.check_args(args)
+    x = trees.floating(x, "x")
+    result: Array = functions.compiled(function, at_layer(f, layer)[1])(x, args)
+    return result
+
+
+def _along_path(
+    function: Callable[..., Any],
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None,
+    layer: str,
+    quadrature: Quadrature | None,
+    args: tuple[Any, ...],
+    chunk_size: int | None,
+    progress: Progress | None,
+) -> Array:
+    """Sum a compiled kernel over the nodes on the straight line, chunk by chunk."""
+    functions.check_args(args)
+    x = trees.floating(x, "x")
+    ends = (trees.baseline_like(baseline, x), x)
+    default = rules.gauss_legendre(kernel.DEFAULT_NODES)
+    rule = rules.checked(default if quadrature is None else quadrature)
+    program = functions.compiled(function, at_layer(f, layer)[1])
+
+    def part(start: Any, size: int, valid: Array) -> tuple[Array, Array]:
+        nodes, weights = (chunks.take(values, start, size) for values in rule)
+        weights = chunks.masked(weights, valid)
+        chunk = Quadrature(jnp.asarray(nodes), jnp.asarray(weights))
+        result: tuple[Array, Array] = program(ends, chunk, args)
+        return result
+
+    total, form = chunks.reduce(
+        part, trees.add, len(rule.nodes), chunk_size=chunk_size, progress=progress
+    )
+    if trees.known_to_be_infinite(total) and trees.known_to_be_infinite(ends):
+        raise ValueError("the path is not finite: look for NaN in x and in the baseline")
+    return trees.cast(total, form)
+
+
+def _size_of_image(x: ArrayTree) -> tuple[int, int]:
+    shape = jnp.shape(x) if isinstance(x, Array) else ()
+    if len(shape) == 3 or (len(shape) == 4 and shape[0] == 1):
+        return shape[-3], shape[-2]
+    found = f"has shape {shape}" if isinstance(x, Array) else f"is a {type(x).__name__}"
+    raise ValueError(
+        "to upsample the map `x` must be one image, (H, W, C) or (1, H, W, C), but it "
+        f"{found}: pass one image, or upsample=False where the method has it"
+    )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _resized(cam: jax.Array, size: tuple[int, int]) -> jax.Array:
+    resized: jax.Array = jax.image.resize(cam, size, "bilinear")
+    return resized
+
+
+# The program, cut at the layer ------------------------------------------------------------------
+
+
+class _Cut(NamedTuple):
+    """A program in two: what makes the layer, and what takes it as its last input."""
+
+    before: Program
+    after: Program
+    others: list[Any]
+    """The inputs that are not x."""
+
+    @property
+    def layer(self) -> Value:
+        """The input of the second part that stands for the layer."""
+        return self.after.inputs[-1]
+
+    def value(self, x: ArrayTree) -> jax.Array:
+        """Return h(x)."""
+        (value,) = _jaxpr.evaluate(self.before, [*jax.tree.leaves(x), *self.others])
+        return jnp.asarray(value)
+
+    def score(self, h: Any, x: ArrayTree) -> jax.Array:
+        """Return f with h in place of the layer."""
+        (score,) = _jaxpr.evaluate(self.after, [*jax.tree.leaves(x), *self.others, h])
+        return jnp.asarray(score)
+
+
+def _to_layer(f: Function, layer: str, x: ArrayTree, *args: Any) -> jax.Array:
+    x = trees.floating(x, "x")
+    return _cut(f, layer, x, args).value(x)
+
+
+def _from_layer(f: Function, layer: str, h: Any, x: ArrayTree, *args: Any) -> jax.Array:
+    x = trees.floating(x, "x")
+    h = trees.floating(h, "h")
+    cut = _cut(f, layer, x, args)
+    if jnp.shape(h) != cut.layer.shape:
+        raise ValueError(
+            f"`h` must have the shape of the layer {layer!r}, {cut.layer.shape}, but has shape "
+            f"{jnp.shape(h)}: pass what to_layer(x) returns, or an array like it"
+        )
+    return cut.score(trees.cast(h, cut.layer), x)
+
+
+def _cut(f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]) -> _Cut:
+    """Trace f and cut it at the layer."""
+    program, operands = _jaxpr.trace(functions.checked(f), x, args, whole="always")
+    finder = _Finder(layer)
+    opened = _opened(program, finder.to_open)
+    program = _pruned(opened)
+    value = finder.find(program, opened)
+    before = _pruned(Program(program.inputs, [value], _until(program, value), program.constants))
+    placed = Value(value, True)
+    names = {value: placed}
+    after = Program(
+        [*program.inputs, placed],
+        [names.get(v, v) for v in program.outputs],
+        [_renamed(e, names) for e in program.equations],
+        program.constants,
+    )
+    return _Cut(before, _pruned(after), operands[len(jax.tree.leaves(x)) :])
+
+
+def _until(program: Program, value: Value) -> list[Equation]:
+    """Return the equations up to the one that makes a value."""
+    makers = [i for i, e in enumerate(program.equations) if value in e.outputs]
+    return program.equations[: makers[0] + 1] if makers else []
+
+
+def _renamed(equation: Equation, names: Mapping[Any, Any]) -> Equation:
+    """Return the equation with other operands."""
+    changed = copy.copy(equation)
+    changed.inputs = [names.get(v, v) for v in equation.inputs]
+    return changed
+
+
+def _pruned(program: Program) -> Program:
+    """Return the program without the equations that its outputs do not need."""
+    needed = {v for v in program.outputs if isinstance(v, Value)}
+    kept: list[Equation] = []
+    for equation in reversed(program.equations):
+        if equation.origin.effects or not needed.isdisjoint(equation.outputs):
+            kept.append(equation)
+            needed.update(equation.operands)
+    return program._replace(equations=kept[::-1])
+
+
+def _opened(program: Program, to_open: Callable[[Equation], bool]) -> Program:
+    """Return the program with the bodies of some checkpoints in their place."""
+    names: dict[Any, Any] = {}
+    constants = dict(program.constants)
+    equations: list[Equation] = []
+
+    def add(part: Program) -> None:
+        for equation in part.equations:
+            equation = _renamed(equation, names)
+            if equation.primitive is not p.remat_p or not to_open(equation):
+                equations.append(equation)
+                continue
+            (body,) = equation.bodies
+            constants.update(body.constants)
+            names.update(zip(body.inputs, equation.inputs, strict=True))
+            add(body)
+            results = [names.get(v, v) for v in body.outputs]
+            names.update(zip(equation.outputs, results, strict=True))
+
+    add(program)
+    outputs = [names.get(v, v) for v in program.outputs]
+    return Program(program.inputs, outputs, equations, constants)
+
+
+# The layer's name -------------------------------------------------------------------------------
+
+
+class _Finder:
+    """Finds the value that a name stands for."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+        self.parts = _parts(layer)
+
+    def is_inside(self, equation: Equation) -> bool:
+        """Tell whether an equation lies in the scope."""
+        return _contains(_parts(equation.scope), self.parts)
+
+    def is_named(self, equation: Equation) -> bool:
+        """Tell whether an equation gives the name; it may be preceded by scopes."""
+        return equation.primitive is p.name_p and _path(equation)[-len(self.parts) :] == self.parts
+
+    def to_open(self, checkpoint: Equation) -> bool:
+        """Tell whether the layer may lie inside a checkpoint."""
+        inside = [*_inner(checkpoint)]
+        if any(map(self.is_named, inside)):
+            return True
+        return not self.is_inside(checkpoint) and any(map(self.is_inside, inside))
+
+    def find(self, program: Program, whole: Program) -> Value:
+        """Return the one value that has the name, or raise.
+
+        `whole` is the program with what its outputs do not need.
+        """
+        named = [e for e in _everywhere(program.equations) if self.is_named(e)]
+        matches = self.is_named if named else self.is_inside
+        self._check_outside_loops(program, matches)
+        values = {e.output: e for e in named} if named else self._used_outside(program)
+        if not values:
+            raise ValueError(self._missing(whole))
+        dependent = {v: e for v, e in values.items() if v.dependent}
+        if len(dependent) > 1:
+            raise ValueError(self._several(dependent))
+        if not dependent:
+            raise ValueError(f"the layer {self.layer!r} does not depend on x: {_listed(values)}")
+        (value,) = dependent
+        if not value.floating:
+            raise ValueError(
+                f"the layer {self.layer!r} is not floating, and has no gradient: "
+                f"{_listed(dependent)}"
+            )
+        return value
+
+    def _used_outside(self, program: Program) -> dict[Value, Equation]:
+        """Return the values that are made in the scope and used outside, with their equations."""
+        makers = {v: e for e in program.equations if self.is_inside(e) for v in e.outputs}
+        outside = [v for e in program.equations if not self.is_inside(e) for v in e.operands]
+        used = {*outside, *(v for v in program.outputs if isinstance(v, Value))}
+        return {v: e for v, e in makers.items() if v in used}
+
+    def _check_outside_loops(self, program: Program, matches: Callable[[Equation], bool]) -> None:
+        for equation in program.equations:
+            if not matches(equation) and any(map(matches, _inner(equation))):
+                where = _WHERE.get(equation.primitive, "inside a function with its own derivative")
+                raise ValueError(
+                    f"the layer {self.layer!r} lies {where}, and has no one value ({equation.name} "
+                    f"at {equation.source}): name a value outside, for example the result"
+                )
+
+    def _several(self, values: dict[Value, Equation]) -> str:
+        all_paths = [_path(e) for e in values.values()]
+        longer = [path for path in all_paths if sum(_contains(q, path) for q in all_paths) == 1]
+        remedy = f"pass a longer part of the path, such as {'/'.join(longer[0])!r}, or "
+        return (
+            f"the layer {self.layer!r} is {len(values)} values that are used outside of it, and "
+            f"must be one: {_listed(values)}; {remedy if longer else ''}name one of them, each by "
+            'a name of its own, with jax.ad_checkpoint.checkpoint_name(h, "name")'
+        )
+
+    def _missing(self, whole: Program) -> str:
+        if any(self.is_named(e) or self.is_inside(e) for e in _everywhere(whole.equations)):
+            return (
+                f"f does not use the layer {self.layer!r}: go on with the value that was named, "
+                'h = jax.ad_checkpoint.checkpoint_name(h, "name")'
+            )
+        return f"there is no layer {self.layer!r} in f: {_known(whole)}"
+
+
+_WHERE = {
+    p.scan_p: "inside a loop",
+    p.while_p: "inside a loop",
+    p.cond_p: "inside a branch",
+}
+
+
+def _parts(scope: str) -> tuple[str, ...]:
+    """Return the path of scopes; what `jax.vmap` writes around them is not part of it."""
+    while (plain := re.sub(r"vmap\(([^()]*)\)", r"\1", scope)) != scope:
+        scope = plain
+    return tuple(part for part in scope.split("/") if part)
+
+
+def _contains(path: tuple[str, ...], part: tuple[str, ...]) -> bool:
+    count = len(part)
+    return any(path[i : i + count] == part for i in range(len(path) - count + 1))
+
+
+def _path(equation: Equation) -> tuple[str, ...]:
+    """Return the path of scopes of an equation, with the name that it gives."""
+    scope = _parts(equation.scope)
+    return (*scope, *_parts(equation.name)) if equation.primitive is p.name_p else scope
+
+
+def _inner(equation: Equation) -> Iterator[Equation]:
+    """Yield the equations of the bodies of an equation, at any depth."""
+    bodies = equation.bodies
+    if equation.primitive is p.while_p:
+        body = equation.params["body_jaxpr"]
+        unknown = [False] * len(body.jaxpr.invars)
+        bodies = [_jaxpr.open_program(body, unknown, "always", equation.scope)]
+    for each in bodies:
+        yield from _everywhere(each.equations)
+
+
+def _everywhere(equations: Iterable[Equation]) -> Iterator[Equation]:
+    for equation in equations:
+        yield equation
+        yield from _inner(equation)
+
+
+def _listed(values: Mapping[Value, Equation]) -> str:
+    shown = [
+        f"{value} from {equation.name} in {'/'.join(_path(equation))!r} at {equation.source}"
+        for value, equation in [*values.items()][:5]
+    ]
+    return "; ".join(shown) + ("; ..." if len(values) > len(shown) else "")
+
+
+def _known(program: Program) -> str:
+    """List the names that there are, in the order of the program."""
+    equations = [*_everywhere(program.equations)]
+    named = dict.fromkeys("/".join(_path(e)) for e in equations if e.primitive is p.name_p)
+    scopes = dict.fromkeys(part for e in equations for part in _parts(e.scope))
+    if not named and not scopes:
+        return (
+            "it has neither names nor scopes; write h = jax.ad_checkpoint.checkpoint_name(h, "
+            '"name"), or `with jax.named_scope("name"):` around the layer'
+        )
+    texts = []
+    for title, names in (("names", [*named]), ("scopes", [*scopes])):
+        if names:
+            more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+            texts.append(f"its {title} are {', '.join(names[:_MAX_NAMES])}{more}")
+    return "; ".join(texts)
