@@ -6,14 +6,19 @@ one example, and composes with `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_
 
 from importlib.metadata import version as _version
 
-from xattr import paths, plot, quadrature, targets, testing
+from xattr import composites, paths, plot, quadrature, rules, targets, testing
 from xattr.axioms import completeness_gap
 from xattr.baselines import expected_gradients
+from xattr.deeplift import deep_lift
 from xattr.gradients import gradient, gradient_x_input, interior_gradients
+from xattr.guided import deconvnet, guided_backprop
 from xattr.integrated import aumann_shapley, integrated_gradients
 from xattr.kernel import integrate, path_integral, sample
 from xattr.noise import smooth_grad, smooth_grad_squared, var_grad
-from xattr.types import PathSamples, Quadrature
+from xattr.relevance import deep_taylor, lrp
+from xattr.report import explain, relevance_report
+from xattr.rewrite import with_rules
+from xattr.types import PathSamples, Quadrature, UncoveredPrimitiveError
 
 __version__ = _version("xattr-jax")
 
@@ -22,20 +27,31 @@ __all__ = [
     "Quadrature",
     "aumann_shapley",
     "completeness_gap",
+    "composites",
+    "deconvnet",
+    "deep_lift",
+    "deep_taylor",
     "expected_gradients",
+    "explain",
     "gradient",
     "gradient_x_input",
+    "guided_backprop",
     "integrate",
     "integrated_gradients",
     "interior_gradients",
+    "lrp",
     "path_integral",
     "paths",
     "plot",
     "quadrature",
+    "relevance_report",
+    "rules",
     "sample",
     "smooth_grad",
     "smooth_grad_squared",
     "targets",
     "testing",
+    "UncoveredPrimitiveError",
     "var_grad",
+    "with_rules",
 ]

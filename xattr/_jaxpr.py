@@ -90,7 +90,8 @@ class Equation:
     @property
     def source(self) -> str:
         """The file and line that the equation comes from."""
-        return str(source_info.summarize(self.origin.source_info))
+        text = str(source_info.summarize(self.origin.source_info))
+        return text.replace("\\", "/").rpartition("/")[2]
 
     @property
     def dependents(self) -> list[Value]:
@@ -319,18 +320,11 @@ def is_activation(body: Program, inputs: list[Any], outputs: list[Value]) -> boo
 
 def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Apply an equation to arrays; its own derivative rules stay."""
-    origin = equation.origin
-    if equation.bodies or equation.primitive in CONTROL | {p.while_p}:
-        # Through a program of one equation: a call's parameters are rebound as JAX itself does.
-        literals = [isinstance(v, core.Literal) for v in origin.invars]
-        variables = [v for v, literal in zip(origin.invars, literals, strict=True) if not literal]
-        values = [o for o, literal in zip(operands, literals, strict=True) if not literal]
-        unique = dict(zip(variables, values, strict=True))
-        single = core.Jaxpr((), [*unique], origin.outvars, [origin], origin.effects)
-        results: list[Any] = core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*unique.values())
-        return results
-    result = equation.primitive.bind(*operands, **equation.params)
-    return list(result) if equation.primitive.multiple_results else [result]
+    primitive = equation.primitive
+    bound = primitive.get_bind_params(equation.params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # as before JAX 0.10
+    result = primitive.bind(*functions, *operands, **params)
+    return list(result) if primitive.multiple_results else [result]
 
 
 def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:

@@ -38,7 +38,7 @@ def at_layer(f: Function, layer: str) -> tuple[Function, Function]:
     of scopes). The layer of a scope is the one value that is made inside and used outside.
 
     Shapes: `f(x, *args)` returns a scalar for one example; h has the shape and dtype of the layer.
-    Raises `TypeError` for a layer that is no string. When they are called: `ValueError` for a layer
+    Raises `TypeError` for a layer that is no name. When they are called: `ValueError` for a layer
     that is not there, is several values, does not depend on x, is not floating or lies in a loop,
     and for an h of another shape.
     Source: Dhamdhere, Sundararajan & Yan 2018, "How important is a neuron?", §2 (F split at a
@@ -55,10 +55,10 @@ def at_layer(f: Function, layer: str) -> tuple[Function, Function]:
     (Array([3., 0.], dtype=float32), Array(-1., dtype=float32))
     """
     functions.check_callable(f, "f")
-    if not isinstance(layer, str):
+    if not isinstance(layer, str) or not _parts(layer):
         raise TypeError(
-            f"`layer` must be the name of a layer, but is a {type(layer).__name__}: a name given "
-            'by jax.ad_checkpoint.checkpoint_name, or a scope such as "Dense_0"'
+            f"`layer` must be the name of a layer, not {layer!r}: a name given by "
+            'jax.ad_checkpoint.checkpoint_name, or a scope such as "Dense_0"'
         )
     return functools.partial(_to_layer, f, layer), functools.partial(_from_layer, f, layer)
 
@@ -259,7 +259,7 @@ def guided_grad_cam(
     """
     cam = grad_cam(f, x, layer=layer, args=args)
     signal = guided.guided_backprop(f, x, args=args, on_uncovered=on_uncovered)
-    product: Array = signal * cam[..., None].reshape(*signal.shape[:-1], 1).astype(signal.dtype)
+    product: Array = signal * cam.reshape(*signal.shape[:-1], 1).astype(signal.dtype)
     return product
 
 
@@ -575,10 +575,13 @@ class _Finder:
     def _several(self, values: dict[Value, Equation]) -> str:
         all_paths = [_path(e) for e in values.values()]
         longer = [path for path in all_paths if sum(_contains(q, path) for q in all_paths) == 1]
-        remedy = f"pass a longer part of the path, such as {'/'.join(longer[0])!r}, or "
+        longer_path = [
+            f"pass a longer part of the path, such as {'/'.join(q)!r}, or " for q in longer
+        ]
+        remedy = "".join(longer_path[:1])
         return (
             f"the layer {self.layer!r} is {len(values)} values that are used outside of it, and "
-            f"must be one: {_listed(values)}; {remedy if longer else ''}name one of them, each by "
+            f"must be one: {_listed(values)}; {remedy}name one of them, each by "
             'a name of its own, with jax.ad_checkpoint.checkpoint_name(h, "name")'
         )
 

@@ -213,6 +213,12 @@ class _Place(NamedTuple):
         """Sum values shaped as the results over the positions."""
         return values.sum(self.positions, keepdims=True)
 
+    def largest(self, values: jax.Array) -> jax.Array:
+        """Return the value of largest magnitude among the positions, with its sign."""
+        high = values.max(self.positions, keepdims=True)
+        low = values.min(self.positions, keepdims=True)
+        return jnp.where(high >= -low, high, low)
+
 
 def _order(values: Sequence[int]) -> list[int]:
     return sorted(range(len(values)), key=values.__getitem__)
@@ -257,20 +263,45 @@ class _Layer(NamedTuple):
         rest = Site("move", self.tail, [self.core.output], self.site.constants, self.site.outputs)
         return jnp.ravel(affine.linear(rest, [ones], constants))[0]
 
-    def completed(self, products: Sequence[Any], constants: Sequence[Any], scale: bool) -> Any:
+    def completed(self, products: Sequence[Any], constants: Sequence[Any]) -> Any:
         """Return the output of the core for given products."""
         cast = [
             jnp.asarray(value, equation.output.dtype)
             for value, equation in zip(products, self.equations, strict=True)
         ]
-        return affine.completed(self.core, cast, constants, scale, self.equations)
+        return affine.completed(self.core, cast, constants, True, self.equations)
 
     def back(self, constants: Sequence[Any]) -> Callable[[Any], list[jax.Array]]:
         """Return the function that moves values at the output of the core back to the products."""
-        zeros = [jnp.zeros(e.output.shape, e.output.dtype) for e in self.equations]
-        _, back = jax.vjp(lambda products: self.completed(products, constants, False), zeros)
+        back = _back(self.core, self.places, constants, scale=False)
         dtype = self.core.output.dtype
-        return lambda values: [t.astype(self.dtype) for t in back(values.astype(dtype))[0]]
+        return lambda values: [t.astype(self.dtype) for t in back(values.astype(dtype))]
+
+
+def _back(
+    site: Site, places: Sequence[_Place], constants: Sequence[Any], scale: bool
+) -> Callable[[Any], list[jax.Array]]:
+    """Return the transpose of what comes after the products of a site."""
+    equations = [place.equation for place in places]
+    zeros = [jnp.zeros(e.output.shape, e.output.dtype) for e in equations]
+
+    def completed(products: list[Any]) -> Any:
+        return affine.completed(site, products, constants, scale, equations)
+
+    _, back = jax.vjp(completed, zeros)
+
+    def found(values: Any) -> list[jax.Array]:
+        (moved,) = back(values)
+        return moved  # type: ignore[no-any-return]
+
+    return found
+
+
+def _factors(site: Site, places: Sequence[_Place], constants: Sequence[Any]) -> list[jax.Array]:
+    """Return the factors beside the weights, shaped as the results; 0 for those that go nowhere."""
+    ones = jnp.ones(site.output.shape, site.output.dtype)
+    scaled, plain = (_back(site, places, constants, scale)(ones) for scale in (True, False))
+    return [affine.ratio(top, bottom) for top, bottom in zip(scaled, plain, strict=True)]
 
 
 def _layers(recognised: Recognised) -> list[_Layer]:
@@ -415,10 +446,11 @@ def _batches(data: Any, progress: Progress | None) -> Iterator[Any]:
 
 
 def _is_examples(data: Any) -> bool:
-    """Tell whether data are one pytree; a list or a tuple holds batches."""
+    """Tell whether data are one pytree; a list, a tuple or an iterator holds batches."""
     if isinstance(data, (jax.Array, np.ndarray)):
         return True
-    if isinstance(data, (list, tuple)) and not hasattr(data, "_fields"):
+    batches = isinstance(data, (list, tuple)) and not hasattr(data, "_fields")
+    if batches or isinstance(data, Iterator):
         return False
     found: Any = jax.tree.structure(data)
     return bool(found != jax.tree.structure(0))
@@ -567,7 +599,16 @@ def _see(
         results = _jaxpr.run(equation, [_jaxpr.read(env, v) for v in equation.inputs])
         env.update(zip(equation.outputs, results, strict=True))
     y = env[layer.core.output] * layer.factor(constants)
-    back = layer.back(constants)
+    # A factor of 0 masks a position out: it is no sample.
+    live = [t != 0 for t in _factors(layer.core, layer.places, constants)]
+    moved = layer.back(constants)
+
+    def back(values: jax.Array) -> list[jax.Array]:
+        return [
+            jnp.where(kept, t, jnp.zeros_like(t))
+            for kept, t in zip(live, moved(values), strict=True)
+        ]
+
     all_ones, all_y = back(jnp.ones_like(y)), back(y)
     chosen = [(back(mask), back(jnp.where(mask, y, 0))) for mask in _masks(y, estimator)]
     return [
@@ -672,22 +713,15 @@ def _scaled(
         jnp.broadcast_to(place.by_unit(w * c), place.equation.output.shape)
         for place, w, c in zip(layer.places, weights, directions, strict=True)
     ]
-    # Relative to the largest, for layers in float16: their squares leave its range.
-    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(each)) for each in products])
-    largest = jnp.where(largest == 0, jnp.ones_like(largest), largest)
-    shares = layer.completed([each / largest for each in products], constants, True)
+    # Relative to the largest, for layers in float16: squares of their values leave its range.
+    unit = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(each)) for each in products])
+    unit = jnp.where(unit == 0, jnp.ones_like(unit), unit)
+    total = layer.completed([each / unit for each in products], constants)
     back = layer.back(constants)
-    found = zip(
-        layer.places,
-        directions,
-        back(shares * layer.factor(constants)),
-        back(jnp.ones_like(shares)),
-        strict=True,
-    )
+    tops, counts = back(total * layer.factor(constants)), back(jnp.ones_like(total))
     scaled = []
-    for place, c, total, count in found:
-        mean = affine.ratio(place.over_positions(total), place.over_positions(count))
-        bottom = largest * mean
+    for place, c, top, count in zip(layer.places, directions, tops, counts, strict=True):
+        bottom = unit * place.largest(affine.ratio(top, count))
         scaled.append(c / place.by_weight(jnp.where(bottom == 0, jnp.ones_like(bottom), bottom)))
     return scaled
 
@@ -738,7 +772,6 @@ def pattern_kernel(
             functools.partial(
                 _through_patterns,
                 patterns=regimes,
-                at=_indices(layer),
                 attribution=attribution,
             ),
         )
@@ -761,53 +794,46 @@ def _is_at(site: Site, index: int) -> bool:
     return site.is_layer and site.index == index
 
 
-def _indices(layer: _Layer) -> tuple[int, ...]:
-    """Return which of the site's arrays of weights have patterns; the others are factors."""
-    equations = affine.weight_places(layer.site)
-    return tuple(equations.index(equation) for equation in layer.equations)
-
-
 def _through_patterns(
-    call: Call,
-    g: jax.Array,
-    patterns: list[list[jax.Array]],
-    at: tuple[int, ...],
-    attribution: bool,
+    call: Call, g: jax.Array, patterns: list[list[jax.Array]], attribution: bool
 ) -> Cotangents:
     """Send a signal back with patterns, or weights ⊙ patterns, instead of weights."""
-    weights = affine.weight_operands(call.site, call.constants)
     if len(patterns) == 1:
         signals = [g]
     else:
         above = call.output > 0
         signals = [jnp.where(above, g, jnp.zeros_like(g)), jnp.where(above, jnp.zeros_like(g), g)]
+    weights = [_replaced(call, regime, attribution) for regime in patterns]
 
     def replaced(*inputs: Any) -> list[Any]:
-        return [
-            affine.weighted(
-                call.site,
-                inputs,
-                call.constants,
-                _replaced(weights, dict(zip(at, regime, strict=True)), attribution),
-                attribution,
-            )
-            for regime in patterns
-        ]
+        return [affine.weighted(call.site, inputs, call.constants, w, True) for w in weights]
 
     _, back = jax.vjp(replaced, *call.inputs)
     gradients: Sequence[Any] = back(signals)
     return gradients
 
 
-def _replaced(weights: list[Any], patterns: dict[int, Any], attribution: bool) -> list[Any]:
-    """Put patterns in the place of weights; a factor beside them stays for attribution only."""
-    found = []
-    for number, weight in enumerate(weights):
-        weight = jnp.asarray(weight)
-        pattern = patterns.get(number)
-        if pattern is None:
-            found.append(weight if attribution else jnp.ones_like(weight))
+def _replaced(call: Call, patterns: list[jax.Array], attribution: bool) -> list[Any]:
+    """Return w ⊙ a or a / s for the weights w, the patterns a and the factors s beside w.
+
+    The factors are then applied as in the forward pass: one that is the same at all positions
+    leaves a, one that masks positions out still does.
+    """
+    places = _places(call.site)
+    replaced = dict(
+        zip(
+            affine.weight_places(call.site),
+            map(jnp.asarray, affine.weight_operands(call.site, call.constants)),
+            strict=True,
+        )
+    )
+    factors = _factors(call.site, places, call.constants)
+    for place, pattern, factor in zip(places, patterns, factors, strict=True):
+        weight = replaced[place.equation]
+        if attribution:
+            found = weight.astype(pattern.dtype) * pattern
         else:
-            wide = jnp.asarray(weight, pattern.dtype)
-            found.append((wide * pattern if attribution else pattern).astype(weight.dtype))
-    return found
+            factor = place.by_weight(place.largest(factor)).astype(pattern.dtype)
+            found = affine.ratio(pattern, jnp.broadcast_to(factor, pattern.shape))
+        replaced[place.equation] = found.astype(weight.dtype)
+    return list(replaced.values())

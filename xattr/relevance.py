@@ -1,34 +1,20 @@
 """Layer-wise relevance propagation and deep Taylor decomposition."""
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from xattr import _jaxpr, affine, composites, functions, rewrite, rules, trees
+from xattr import affine, composites, functions, rewrite, rules, trees
 from xattr.composites import Composite
 from xattr.recognise import Recognised, Site
-from xattr.rewrite import Carried, OnUncovered, Settings, Taps
+from xattr.rewrite import Carried, OnUncovered, Settings
 from xattr.rules import Bias
 from xattr.types import Array, ArrayTree, Function
 
 DEFAULT = composites.every_layer(rules.epsilon(1e-6))
 """The composite where none is given: the ε-rule, with ε = 1e-6."""
-
-
-class LayerRelevance(NamedTuple):
-    """What one layer does to the relevance that arrives at it."""
-
-    name: str
-    kind: str
-    arriving: jax.Array
-    """Σₖ Rₖ over its outputs."""
-    passed_on: jax.Array
-    """Σᵢ Rᵢ over its inputs."""
-    absorbed: jax.Array
-    """The difference: what the bias and the stabilizer keep."""
 
 
 def lrp(
@@ -71,9 +57,7 @@ def lrp(
 
 def relevance_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
     """Return x ⊙ ∇f(x) under the rules, and what they give to x itself."""
-    f, settings = _unpacked(modified)
-    recognised, operands = rewrite.traced(functions.checked(f), x, args, settings.composite.mode)
-    settings = settings._replace(bounded=_bounds_at(recognised, x, operands))
+    recognised, operands, settings = prepared(modified, x, args)
     leaves, structure = jax.tree.flatten(x)
     rest = operands[len(leaves) :]
 
@@ -88,10 +72,14 @@ def relevance_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) ->
     return jax.tree.unflatten(structure, relevance)
 
 
-def _unpacked(modified: Any) -> tuple[Function, Settings]:
-    """Return f and the settings that `rewrite.with_rules` has bound together."""
+def prepared(
+    modified: Any, x: ArrayTree, args: tuple[Any, ...]
+) -> tuple[Recognised, list[Any], Settings]:
+    """Return the sites, the inputs and the settings of what `rewrite.with_rules` has bound."""
     f, composite, bias, on_uncovered = modified.args
-    return f, Settings(composite, bias, on_uncovered)
+    settings = Settings(composite, bias, on_uncovered)
+    recognised, operands = rewrite.traced(functions.checked(f), x, args, composite.mode)
+    return recognised, operands, settings._replace(bounded=_bounds_at(recognised, x, operands))
 
 
 def _bounds_at(
@@ -119,3 +107,38 @@ def _bounds_at(
         return [env[v] for v in site.inputs]
 
     return bounded
+
+
+def deep_taylor(
+    f: Function,
+    x: ArrayTree,
+    *,
+    low: Array | float | None = None,
+    high: Array | float | None = None,
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> ArrayTree:
+    """Return the relevance of every input by deep Taylor decomposition.
+
+    Each layer's root point lies where its inputs can be: hidden layers Rᵢ = Σₖ (aᵢ wᵢₖ)⁺ /
+    Σⱼ (aⱼ wⱼₖ)⁺ Rₖ (z⁺), the first layer Rᵢ = Σₖ wᵢₖ² / Σⱼ wⱼₖ² Rₖ (w²) or, if x is known to lie
+    between `low` and `high`, the z^B-rule. Biases take no part.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
+    of f. `low` and `high` are numbers or arrays that broadcast to x. Raises `ValueError` if only
+    one of them is given, and as `xattr.lrp` does.
+    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+    decomposition", eq. 12, 14 and 16.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.relu(x @ jnp.array([1.0, -2.0]) + 1)
+    >>> xattr.deep_taylor(f, jnp.array([4.0, 1.0]))
+    Array([0.6, 2.4], dtype=float32)
+    """
+    if (low is None) != (high is None):
+        raise ValueError("`low` and `high` go together: give both bounds of x, or neither")
+    first = rules.w_square() if low is None or high is None else rules.z_box(low, high)
+    composite = composites.compose(
+        (composites.first_layer, first), (composites.kind("dense", "conv"), rules.z_plus())
+    )
+    return lrp(f, x, composite, args=args, on_uncovered=on_uncovered)

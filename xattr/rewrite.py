@@ -44,6 +44,8 @@ class Settings(NamedTuple):
     bias: Bias = "exclude"
     on_uncovered: OnUncovered = "error"
     taps: dict[int, Taps] | None = None
+    seen: dict[int, tuple[tuple[Any, ...], Any]] | None = None
+    """Filled with the inputs and the output of the sites that are tapped."""
     bounded: Any = None
     """A function from a value of the first layers to its bounds for given bounds of x."""
 
@@ -157,6 +159,8 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
             for c, t, q in zip(inputs, taps.inputs, taps.probes, strict=True)
         )
     results = _applied(site, rule, inputs, constants, settings)
+    if taps and settings.seen is not None:
+        settings.seen[site.index] = (tuple(c.value for c in inputs), results[0].value)
     if taps:
         results = [results[0]._replace(value=results[0].value + taps.output), *results[1:]]
     return results

@@ -1,0 +1,351 @@
+"""LRP rules, guided backpropagation and DeConvNet against slow oracles and known answers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.nn import relu
+
+import xattr
+from tests import graphs, networks, oracles
+from xattr import composites, rules
+
+Z_RULE = composites.every_layer(rules.zero())
+RULES = {
+    "zero": (rules.zero(), oracles.zero()),
+    "epsilon": (rules.epsilon(0.1), oracles.epsilon(0.1)),
+    "gamma": (rules.gamma(0.25), oracles.gamma(0.25)),
+    "alpha_beta": (rules.alpha_beta(2.0, 1.0), oracles.alpha_beta(2.0, 1.0)),
+    "z_plus": (rules.z_plus(), oracles.z_plus()),
+}
+FIRST = {
+    "flat": (rules.flat(), oracles.flat()),
+    "w_square": (rules.w_square(), oracles.w_square()),
+    "z_box": (rules.z_box(-3.0, 3.0), oracles.z_box(-3.0, 3.0)),
+}
+
+
+def same(ours, theirs, tolerance=1e-9):
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def quickly(function, *operands):
+    """Run a large program once: compiled without optimization, which takes most of the time."""
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function).lower(*operands).compile(compiler_options=options)(*operands)
+
+
+def everything(f, x):
+    """All attributions that have an oracle, in one program."""
+    found = {
+        "guided": xattr.guided_backprop(f, x, on_uncovered="gradient"),
+        "deconv": xattr.deconvnet(f, x, on_uncovered="gradient"),
+    }
+    for name, (rule, _) in RULES.items():
+        for bias in ("exclude", "include"):
+            found[f"{name} {bias}"] = xattr.lrp(f, x, composites.every_layer(rule), bias=bias)
+    for name, (rule, _) in FIRST.items():
+        entries = (composites.first_layer, rule), (composites.kind("dense", "conv"), rules.z_plus())
+        found[name] = xattr.lrp(f, x, composites.compose(*entries))
+    return found
+
+
+@pytest.mark.parametrize("structure", graphs.STRUCTURES)
+def test_rules_against_oracles(structure, x64):
+    graph = graphs.network(structure, seed=1)
+    x = jnp.asarray(graph.inputs(6))
+    found = quickly(functools.partial(everything, graph.f), x)
+    same(found["guided"], oracles.guided(graph, x))
+    same(found["deconv"], oracles.deconv(graph, x))
+    for name, (_, rule) in RULES.items():
+        for bias in ("exclude", "include"):
+            expected = oracles.lrp(graph, x, lambda node, rule=rule: rule, bias)
+            same(found[f"{name} {bias}"], expected)
+    for name, (_, rule) in FIRST.items():
+        of = lambda node, rule=rule: rule if node.first else oracles.z_plus()
+        same(found[name], oracles.lrp(graph, x, of, "exclude"))
+
+
+KNOWN = {  # f, x, LRP-0, guided backpropagation, DeConvNet
+    "figure 14 a": (networks.figure_14a, [1, 1], [1 / 6, 1 / 3], [1.25, 0.75], [1.25, 0.75]),
+    "figure 14 b": (networks.figure_14b, [1, 1], [0.25, 0.25], [1, 1], [1, 1]),
+    "figure 7 f": (networks.figure_7f, [3, 1], [1.5, -0.5], [1, 0], [1, 0]),
+    "figure 7 g": (networks.figure_7g, [3, 1], [2, -1], [1, 0], [1, 0]),
+    "saturated": (lambda x: networks.saturated(x[0]), [2], [0], [0], [0]),
+    "gated": (networks.gated, [3, 1], [1.5, -0.5], [1, 0], [1, 0]),
+    "gated off": (networks.gated, [3, 2], [0, 0], [0, 0], [1, 0]),
+    "linear": (lambda x: x @ jnp.array([1.0, -1.0]), [2, 0.5], [2, -0.5], [1, -1], [1, -1]),
+    "shifted": (
+        lambda x: x @ jnp.array([1.0, -1.0]) + 0.7,
+        [1, 0.2],
+        [1.875, -0.375],
+        [1, -1],
+        [1, -1],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_answers(name, x64):
+    """FACTS §3(a) to (d): figure 14, figure 7 (ICML), the counterexamples, the linear model."""
+    f, x, relevance, guided, deconv = KNOWN[name]
+    x = jnp.array(x, jnp.float64)
+    np.testing.assert_allclose(xattr.lrp(f, x, Z_RULE), relevance, atol=1e-12)
+    np.testing.assert_allclose(xattr.guided_backprop(f, x), guided, atol=1e-12)
+    np.testing.assert_allclose(xattr.deconvnet(f, x), deconv, atol=1e-12)
+
+
+def test_lrp_tells_equivalent_networks_apart(x64):
+    """LRP breaks implementation invariance, guided backpropagation sensitivity."""
+    x = jnp.array([3.0, 1.0])
+    assert networks.figure_7f(x) == networks.figure_7g(x)
+    gap = xattr.lrp(networks.figure_7f, x, Z_RULE) - xattr.lrp(networks.figure_7g, x, Z_RULE)
+    assert np.abs(gap).max() == pytest.approx(0.5)
+    assert networks.gated(x) != networks.gated(x.at[1].set(0.0))
+    for method in (xattr.guided_backprop, xattr.deconvnet):
+        assert method(networks.gated, x)[1] == 0  # though f depends on x₂
+
+
+def test_z_rule_is_gradient_x_input_where_it_should_be(x64):
+    graph = graphs.network("dense_no_bias", seed=3)
+    x = jnp.asarray(graph.inputs(4))
+    same(xattr.lrp(graph.f, x, Z_RULE), xattr.gradient_x_input(graph.f, x))
+    graph = graphs.network("residual_dense", seed=3)
+    x = jnp.asarray(graph.inputs(4))
+    expected = xattr.gradient_x_input(graph.f, x)
+    same(xattr.lrp(graph.f, x, Z_RULE, bias="include"), expected)
+    assert np.abs(xattr.lrp(graph.f, x, Z_RULE) - expected).max() > 0.01
+
+
+REPORTED = ("affine", "sum", "avgpool")
+
+
+@pytest.mark.parametrize("rule", ["zero", "z_plus", "alpha_beta"])
+@pytest.mark.parametrize("structure", ["conv_batchnorm", "residual_conv", "residual_dense"])
+def test_report_against_oracle(structure, rule, x64):
+    """What arrives, goes on and is absorbed, layer by layer; z and z⁺ without the bias conserve."""
+    graph = graphs.network(structure, seed=2)
+    x = jnp.asarray(graph.inputs(5))
+    for bias in ("exclude", "include"):
+        composite = composites.every_layer(RULES[rule][0])
+        report = xattr.relevance_report(graph.f, x, composite, bias=bias)
+        flows = oracles.lrp_flows(graph, x, lambda node: RULES[rule][1], bias)
+        nodes = [node.index for node in graph.nodes if node.kind in REPORTED]
+        received = [flows[i].received.sum() for i in nodes]
+        sent = [sum(part.sum() for part in flows[i].sent) for i in nodes]
+        np.testing.assert_allclose(report.arriving, received, atol=1e-9)
+        np.testing.assert_allclose(report.passed_on, sent, atol=1e-9)
+        np.testing.assert_allclose(report.absorbed, np.subtract(received, sent), atol=1e-9)
+        if bias == "exclude" and rule == "zero":
+            np.testing.assert_allclose(report.absorbed, 0, atol=1e-9)
+        if bias == "include" and rule == "zero":
+            assert np.abs(report.absorbed).max() > 1e-3
+    assert str(report).splitlines()[0].split() == ["layer", "arriving", "passed", "on", "absorbed"]
+
+
+def test_report_under_jit_and_vmap():
+    graph = graphs.network("dense", seed=0, dtype=np.float32)
+    xs = jnp.asarray(np.stack([graph.inputs(i) for i in range(3)]), jnp.float32)
+    one = functools.partial(xattr.relevance_report, graph.f)
+    batch = jax.jit(jax.vmap(one))(xs)
+    np.testing.assert_allclose(batch.passed_on[1], one(xs[1]).passed_on, rtol=1e-5)
+
+
+def _normalized(x, w, b):
+    """A network that brings pixels in [0, 1] into its own range first."""
+    return jnp.sum(relu(((x * 255 - 127) / 128) @ w + b))
+
+
+def test_normalization_of_the_input(x64):
+    """Relevance passes through (255 x − 127) / 128 whole, also where x is 0; bounds go with it."""
+    random = np.random.default_rng(0)
+    w, b = random.standard_normal((4, 5)), random.standard_normal(5) * 0.1
+    x = jnp.array([0.0, 0.3, 1.0, 0.0])
+    scaled, low, high = (x * 255 - 127) / 128, -127 / 128, 1.0
+    plain = lambda x: jnp.sum(relu(x @ w + b))
+    for rule, inner in [
+        (rules.flat(), rules.flat()),
+        (rules.w_square(), rules.w_square()),
+        (rules.zero(), rules.zero()),
+        (rules.alpha_beta(2.0, 1.0), rules.alpha_beta(2.0, 1.0)),
+        (rules.z_box(0.0, jnp.ones(4)), rules.z_box(low, high)),
+    ]:
+        ours = xattr.lrp(_normalized, x, composites.every_layer(rule), args=(w, b))
+        same(ours, xattr.lrp(plain, scaled, composites.every_layer(inner)))
+        assert ours[0] != 0
+    negative = lambda x: plain((127 - x * 255) / 128)  # a negative factor swaps the bounds
+    ours = xattr.lrp(negative, x, composites.every_layer(rules.z_box(0.0, 1.0)))
+    same(ours, xattr.lrp(plain, -scaled, composites.every_layer(rules.z_box(-1.0, 127 / 128))))
+
+
+def test_flat_rule_reaches_inputs_that_are_zero():
+    f = lambda x: jnp.sum(x @ jnp.array([[1.0, 2.0], [3.0, 4.0]]) + 1)
+    x = jnp.array([0.0, 2.0])
+    composite = composites.every_layer(rules.flat())
+    np.testing.assert_allclose(xattr.lrp(f, x, composite), [8.0, 8.0])
+    gradient = jax.grad(xattr.with_rules(f, composite))(x)
+    np.testing.assert_allclose(gradient, [0.0, 4.0])  # R / x, which is lost where x is 0
+
+
+def test_deep_taylor_is_its_composite(x64):
+    graph = graphs.network("conv", seed=0)
+    x = jnp.asarray(graph.inputs(1))
+    of = lambda first: lambda node: first if node.first else oracles.z_plus()
+    expected = oracles.lrp(graph, x, of(oracles.w_square()), "exclude")
+    same(xattr.deep_taylor(graph.f, x), expected)
+    expected = oracles.lrp(graph, x, of(oracles.z_box(-3.0, 3.0)), "exclude")
+    same(xattr.deep_taylor(graph.f, x, low=-3.0, high=3.0), expected)
+
+
+def _named(x):
+    with jax.named_scope("stem"):
+        x = relu(x @ jnp.array([[1.0, -1.0], [2.0, 0.5]]))
+    with jax.named_scope("head"):
+        return x @ jnp.array([1.0, -3.0]) + 0.5
+
+
+def _rules_of(composite, f=_named, x=(1.0, 2.0)):
+    operations = xattr.rewrite.traced(f, jnp.array(x), (), "relevance")[0].sites
+    return [composite.rule_for(site) for site in operations if site.is_layer]
+
+
+def test_first_match_wins():
+    a, b, c = rules.zero(), rules.gamma(1.0), rules.epsilon(1.0)
+    assert _rules_of(composites.compose((composites.dense, a), (composites.first_layer, b))) == [
+        a,
+        a,
+    ]
+    assert _rules_of(composites.compose((composites.first_layer, b), (composites.dense, a))) == [
+        b,
+        a,
+    ]
+    assert _rules_of(composites.compose((composites.last_layer, c), (composites.dense, a))) == [
+        a,
+        c,
+    ]
+    assert _rules_of(composites.compose((composites.named("stem"), c), (composites.dense, a))) == [
+        c,
+        a,
+    ]
+    both = composites.both(composites.dense, composites.named("head"))
+    assert _rules_of(composites.compose((both, c), (composites.dense, a))) == [a, c]
+    assert composites.named("hea") is not composites.named("head")
+    assert _rules_of(composites.compose((composites.named("hea"), c), (composites.dense, a))) == [
+        a,
+        a,
+    ]
+
+
+def _told(rule):
+    return rule.func, rule.keywords
+
+
+ALPHA2 = rules.alpha_beta(2.0, 1.0)
+ALPHA1 = rules.alpha_beta(1.0, 0.0)
+BOX = (-3.0, 3.0)
+PRESETS = {  # for a first convolution, for others, for dense layers
+    "epsilon_plus": (rules.z_plus(), rules.z_plus(), rules.epsilon(1e-6)),
+    "epsilon_plus_flat": (rules.flat(), rules.z_plus(), rules.epsilon(1e-6)),
+    "epsilon_alpha2_beta1": (ALPHA2, ALPHA2, rules.epsilon(1e-6)),
+    "epsilon_alpha2_beta1_flat": (rules.flat(), ALPHA2, rules.epsilon(1e-6)),
+    "preset_a": (ALPHA1, ALPHA1, rules.epsilon(0.1)),
+    "preset_a_flat": (rules.flat(), ALPHA1, rules.epsilon(0.1)),
+    "preset_b": (ALPHA2, ALPHA2, rules.epsilon(0.1)),
+    "preset_b_flat": (rules.flat(), ALPHA2, rules.epsilon(0.1)),
+    "epsilon_gamma_box": (rules.z_box(*BOX), rules.gamma(0.25), rules.epsilon(1e-6)),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_composites(name):
+    """Which rule goes where (FACTS §2.4)."""
+    composite = getattr(composites, name)(*(BOX if name == "epsilon_gamma_box" else ()))
+    graph = graphs.network("residual_conv", 0, np.float32)
+    found = _rules_of(composite, graph.f, np.asarray(graph.inputs(0), np.float32))
+    first, others, dense = PRESETS[name]
+    assert [*map(_told, found)] == [*map(_told, [first, *[others] * (len(found) - 2), dense])]
+
+
+BAD = {
+    "flat for a hidden layer": (
+        lambda: xattr.lrp(
+            _named,
+            jnp.ones(2),
+            composites.compose(
+                (composites.last_layer, rules.flat()), (composites.dense, rules.zero())
+            ),
+        ),
+        ValueError,
+        "a rule for first layers (by_weight) was given to a layer that does not see the input",
+    ),
+    "bias": (
+        lambda: xattr.lrp(_named, jnp.ones(2), bias="yes"),
+        ValueError,
+        '`bias` must be "exclude" or "include"',
+    ),
+    "composite": (
+        lambda: xattr.lrp(_named, jnp.ones(2), rules.zero()),
+        TypeError,
+        "`composite` must be a composite",
+    ),
+    "epsilon": (
+        lambda: rules.epsilon(-1.0),
+        ValueError,
+        "`epsilon` must be a number of at least 0",
+    ),
+    "alpha and beta": (
+        lambda: rules.alpha_beta(2.0, 2.0),
+        ValueError,
+        "`alpha` must be `beta` + 1",
+    ),
+    "entries": (
+        lambda: composites.compose(rules.zero()),
+        TypeError,
+        "`entries` must be pairs (predicate, rule)",
+    ),
+    "kind": (
+        lambda: composites.kind("dens"),
+        ValueError,
+        "there is no kind 'dens'; there are dense, conv",
+    ),
+    "one bound": (
+        lambda: xattr.deep_taylor(_named, jnp.ones(2), low=0.0),
+        ValueError,
+        "`low` and `high` go together",
+    ),
+    "on_uncovered": (
+        lambda: xattr.lrp(_named, jnp.ones(2), on_uncovered="skip"),
+        ValueError,
+        '`on_uncovered` must be "error" or "gradient"',
+    ),
+    "integer x": (lambda: xattr.lrp(_named, jnp.arange(2)), TypeError, "`x` must be floating"),
+    "args": (
+        lambda: xattr.guided_backprop(_named, jnp.ones(2), args=3),
+        TypeError,
+        "`args` must be a tuple",
+    ),
+    "not callable": (lambda: xattr.with_rules(3, Z_RULE), TypeError, "`f` must be a function"),
+    "with_rules for differences": (
+        lambda: xattr.with_rules(_named, xattr.deeplift.RULES),
+        ValueError,
+        "use xattr.deep_lift",
+    ),
+    "z_box without lrp": (
+        lambda: jax.grad(xattr.with_rules(_named, composites.every_layer(rules.z_box(0.0, 1.0))))(
+            jnp.ones(2)
+        ),
+        ValueError,
+        "use it with xattr.lrp",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    call, error, text = BAD[name]
+    with pytest.raises(error) as raised:
+        call()
+    assert text in str(raised.value)
