@@ -1,5 +1,6 @@
 """Patterns against their definitions on explicit samples and patches, and the backward pass."""
 
+import functools
 import inspect
 
 import flax.linen as nn
@@ -82,7 +83,7 @@ def test_shifted_data(x64):
     w1, b1, w2, data, m = (normal(i, *s, dtype=np.float64) for i, s in enumerate(SHIFT_SHAPES))
     f, f2 = network_of(w1, b1, w2), network_of(w1, b1 - m @ w1, w2)
     x = data[0]
-    for estimator in ESTIMATORS:
+    for estimator in ("linear", "two_point"):
         fitted = fit_patterns(f, data, estimator=estimator)
         again = fit_patterns(f2, data + m, estimator=estimator)
         reused = [pattern_attribution(g, z, fitted) for g, z in ((f, x), (f2, x + m))]
@@ -90,7 +91,7 @@ def test_shifted_data(x64):
         if estimator == "linear":
             jax.tree.map(close, fitted, again)
             continue
-        name = "00 dense y>0" if estimator == "two_point" else "00 dense"
+        name = "00 dense y>0"  # the same as by "relu"
         y = data @ w1 + b1
         for k in range(y.shape[1]):
             chosen = y[:, k] > 0
@@ -131,7 +132,7 @@ def test_units_that_never_change_have_no_pattern(estimator):
 
 def unequal(data):
     """The data in batches of different sizes, once."""
-    yield from np.split(data, [7, 30])
+    yield from np.split(data, [15])
 
 
 def of_oracle(xs, ys, w, estimator):
@@ -141,7 +142,7 @@ def of_oracle(xs, ys, w, estimator):
     return {"": found}
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", ["relu", "two_point"])
 def test_dense_layers_with_batch_normalization(x64, estimator):
     graph = network("dense_batchnorm")
     data = normal(0, 40, 6, dtype=np.float64)
@@ -159,7 +160,7 @@ def test_dense_layers_with_batch_normalization(x64, estimator):
 
 def patches(images, size, stride, dilation, groups):
     """Patches (n · places, groups, size · size · channels) under SAME padding with zeros."""
-    n, height, width, channels = images.shape
+    height, width = images.shape[1:3]
     reach = (size - 1) * dilation + 1
     counts = [-(-length // stride) for length in (height, width)]
     pads = [
@@ -185,7 +186,6 @@ def patches(images, size, stride, dilation, groups):
         ("linear", {}),
         ("relu", {"stride": 2}),
         ("two_point", {"dilation": 2}),
-        ("relu", {"groups": 2}),
         ("linear", {"norm": True}),
         ("two_point", {"norm": True, "groups": 2}),
     ],
@@ -209,9 +209,7 @@ def test_convolutions(x64, estimator, options):
         return y * scale.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)
 
     images = normal(2, 9, 5, 6, 4, dtype=float) + 0.5
-    found = fit_patterns(
-        lambda x: jnp.sum(relu(layer(x))), np.split(images, [2]), estimator=estimator
-    )
+    found = fit_patterns(lambda x: jnp.sum(relu(layer(x))), images, estimator=estimator)
     rows = patches(images, 3, stride, dilation, groups)
     matrix = (kernel * scale).reshape(-1, 6)
     for group in range(groups):
@@ -235,39 +233,58 @@ SPELLINGS = {
     "shifted": lambda x: (
         x[:3] * np.diag(MATRIX) + jnp.roll(x, -1)[:3] * np.diag(np.roll(MATRIX, -1, 0))
     ),
-    "heads": lambda x: jnp.einsum("hd,hdk->hk", x.reshape(2, 2), HEADS),
-    "heads_last": lambda x: jnp.einsum("hd,dkh->kh", x.reshape(2, 2), HEADS.transpose(1, 2, 0)),
+    "heads": lambda x: jnp.einsum("hd,dkh->kh", x.reshape(2, 2), HEADS.transpose(1, 2, 0)),
 }
 HEADS = normal(6, 2, 2, 2)
 
 
-def on_all_units(layer):
-    return lambda x: jnp.sum(relu(layer(x)) ** 2)
+DATA = normal(1, 80, 4) + 0.25
+
+
+def active_units(layer):
+    return lambda x: jnp.sum(relu(layer(x)))
+
+
+@functools.cache
+def explained(layer):
+    """Signals and attributions of the first examples, with patterns fitted on all."""
+    f = active_units(layer)
+    patterns = fit_patterns(f, DATA, estimator="two_point")
+    both = lambda x: (pattern_net(f, x, patterns), pattern_attribution(f, x, patterns))
+    return jax.vmap(both)(DATA[:5])
+
+
+def plain_layer(x):
+    return x @ MATRIX + BIAS
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_weights_times_pattern_is_one_however_the_layer_is_written(spelling):
-    """Σ over inputs of w ⊙ a is 1 for each unit: attributions add up to f times its active units."""
+def test_a_layer_however_it_is_written(spelling):
     layer = SPELLINGS[spelling]
-    f = lambda x: jnp.sum(relu(layer(x)))
-    data = normal(1, 80, 4) + 0.25
-    for estimator in ("linear", "relu"):
-        patterns = fit_patterns(f, data, estimator=estimator)
-        for x in data[:4]:
-            total = pattern_attribution(f, x, patterns).sum()
-            close(total, f(x) * np.sum(np.asarray(layer(x)) > 0), 1e-4)
+    signals, attributions = explained(layer)
+    # Σ w ⊙ a = 1 for each unit: attributions add up to f times the number of active units.
+    units = np.array([np.sum(np.asarray(layer(x)) > 0) for x in DATA[:5]], np.float32)
+    close(attributions.sum(1), jax.vmap(active_units(layer))(DATA[:5]) * units, 1e-4)
+    assert np.abs(signals).max() > 0.1
+    if spelling not in ("shifted", "heads"):
+        close(signals, explained(plain_layer)[0], 1e-4)
+        close(attributions, explained(plain_layer)[1], 1e-4)
 
 
-@pytest.mark.parametrize("spelling", ["left", "scaled", "negated", "column", "summed"])
-def test_the_signal_does_not_depend_on_how_the_layer_is_written(spelling):
-    data = normal(1, 80, 4) + 0.25
-    signals = []
-    for layer in (lambda x: x @ MATRIX + BIAS, SPELLINGS[spelling]):
-        f = lambda x, layer=layer: jnp.sum(relu(layer(x)))
-        patterns = fit_patterns(f, data, estimator="two_point")
-        signals.append(np.stack([pattern_net(f, x, patterns) for x in data[:4]]))
-    close(*signals, 1e-4)
-    assert np.abs(signals[0]).max() > 0.1
+def test_masked_positions_are_no_samples_and_get_no_signal():
+    def f(tokens, mask):
+        hidden = relu((tokens @ MATRIX) * mask[:, None] + BIAS[None])
+        return jnp.sum((hidden @ MATRIX.T) * mask[:, None])
+
+    tokens, mask = normal(2, 30, 5, 4), np.array([1, 0, 1, 1, 0], np.float32)
+    patterns = fit_patterns(f, tokens, args=(mask,))
+    valid, ones = tokens[:, mask > 0], np.ones(3, np.float32)
+    jax.tree.map(lambda a, b: close(a, b, 1e-4), patterns, fit_patterns(f, valid, args=(ones,)))
+    for method in (pattern_net, pattern_attribution):
+        found = method(f, tokens[0], patterns, args=(mask,))
+        close(found[mask == 0], 0)
+        close(found[mask > 0], method(f, valid[0], patterns, args=(ones,)), 1e-4)
+        assert np.abs(found).max() > 0.1
 
 
 def model(x, weights):
@@ -283,36 +300,51 @@ def test_patterns_of_one_class_serve_for_another():
     jax.tree.map(close, *fitted)
     other = fit_patterns(targets.log_probability(model), data, args=(1, WEIGHTS))
     jax.tree.map(lambda a, b: close(a, b, 1e-6), fitted[0], other)
-    maps = [pattern_net(f, data[0], fitted[0], args=(label, WEIGHTS)) for label in (0, 1, 2)]
-    assert all(np.abs(a).max() > 1e-3 for a in maps)
-    assert np.abs(maps[0] - maps[2]).max() > 1e-3
+    explain = lambda label: jax.vmap(lambda x: pattern_net(f, x, fitted[0], args=(label, WEIGHTS)))(
+        data
+    )
+    maps = [explain(label) for label in (0, 1, 2)]
+    assert all(np.abs(a).max() > 1e-2 for a in maps)
+    assert np.abs(maps[0] - maps[2]).max() > 1e-2
 
 
 # The backward pass ------------------------------------------------------------------------------
 
 BACKWARD = (
-    "dense dense_batchnorm residual_dense concat relu6 leaky_relu conv conv_stride_valid "
-    "conv_groups depthwise conv_batchnorm max_pool avg_pool residual_conv"
+    "dense_batchnorm concat relu6 leaky_relu conv_stride_valid depthwise max_pool avg_pool "
+    "residual_conv"
 )
 
 
-def dense_pattern(graph, node, pattern):
-    """The matrix of a layer with patterns in the place of weights."""
-    linear = inspect.getclosurevars(node.ones).nonlocals["linear"]
-    zeros = jnp.zeros(graph.nodes[node.parents[0]].shape)
-    return np.asarray(jax.jacobian(lambda h: linear(h, pattern))(zeros)).reshape(node.size, -1)
+def layer_and_weights(node):
+    """The function of a node's parent and weights, and an array of such weights."""
+    closed = inspect.getclosurevars(node.ones).nonlocals
+    return closed["linear"], closed["ones"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def pattern_matrices(graph, patterns):
+    """The matrices of the layers with patterns in the place of weights."""
+    found = []
+    for node, pattern in zip(graph.layers(), patterns, strict=True):
+        linear, _ = layer_and_weights(node)
+        zeros = jnp.zeros(graph.nodes[node.parents[0]].shape)
+        matrix = jax.jacobian(lambda h, p=pattern, linear=linear: linear(h, p))(zeros)
+        found.append(matrix.reshape(node.size, -1))
+    return found
 
 
 @pytest.mark.parametrize("structure", BACKWARD.split())
 def test_backward_pass(x64, structure):
     graph = network(structure)
     x = graph.inputs(0)
-    patterns, matrices = {}, {}
-    for number, node in enumerate(graph.layers()):
-        shape = inspect.getclosurevars(node.ones).nonlocals["ones"].shape
-        pattern = jnp.asarray(normal(number, *shape, dtype=float))
-        patterns[f"{number:02d} {node.layer}"] = pattern
-        matrices[node.index] = dense_pattern(graph, node, pattern)
+    layers = graph.layers()
+    shapes = [layer_and_weights(node)[1].shape for node in layers]
+    drawn = [jnp.asarray(normal(i, *shape, dtype=float)) for i, shape in enumerate(shapes)]
+    patterns = {
+        f"{i:02d} {node.layer}": a for i, (node, a) in enumerate(zip(layers, drawn, strict=True))
+    }
+    matrices = dict(zip([n.index for n in layers], pattern_matrices(graph, drawn), strict=True))
     for method, attribution in ((pattern_net, False), (pattern_attribution, True)):
         expected = oracles.pattern_backward(graph, x, matrices, attribution)
         close(method(graph.f, x, patterns), expected, 1e-9)
@@ -339,7 +371,7 @@ def test_under_jit_vmap_and_grad(x64):
         close(jax.vmap(explain)(data[:5]), single)
         close(jax.jit(jax.vmap(explain))(data[:5]), single)
         x, step = jnp.asarray(data[0]), 1e-6 * jnp.asarray(data[1])
-        slope = jax.grad(lambda x: explain(x).sum())(x) @ step  # noqa: B023
+        slope = jax.grad(lambda x: explain(x).sum())(x) @ step
         change = (explain(x + step) - explain(x - step)).sum() / 2
         close(slope, change, 1e-9)
         assert abs(slope) > 1e-9
@@ -348,7 +380,8 @@ def test_under_jit_vmap_and_grad(x64):
 
 
 def test_what_is_compiled_once():
-    f, data = targets.logit(model), normal(3, 30, 4)
+    mine = lambda x, weights: model(x, weights)  # not compiled by another test
+    f, data = targets.logit(mine), normal(3, 30, 4)
     with count_compilations() as counts:
         patterns = fit_patterns(f, np.split(data, [20]), args=(1, WEIGHTS))
     assert counts["pattern_step"] == 2
@@ -358,7 +391,7 @@ def test_what_is_compiled_once():
     with count_compilations() as counts:
         patterns = fit_patterns(f, np.split(data, [20]), args=(2, other))
         pattern_net(f, data[1], patterns, args=(2, other))
-        pattern_net(targets.logit(model), data[1], patterns, args=(2, other))
+        pattern_net(targets.logit(mine), data[1], patterns, args=(2, other))
     assert not counts
 
 
@@ -477,7 +510,7 @@ def scanned(x):
         (signal, np.ones((3, 2)), {"estimator": "lin"}, ValueError, '"linear", "relu", "two_'),
         (signal, np.ones((0, 2)), {}, ValueError, "`data` has no examples"),
         (signal, [], {}, ValueError, "`data` is empty"),
-        (signal, np.float32(1), {}, ValueError, "iterable of batches|no examples"),
+        (signal, np.zeros((), "f4"), {}, ValueError, "`data` has no examples"),
         (signal, 1.0, {}, TypeError, "iterable of batches"),
         (signal, np.ones((3, 2), int), {}, TypeError, "`data` must be floating"),
         (signal, [np.ones((3, 2)), np.ones((3, 4))], {}, ValueError, r"`data\[1\]` has examples"),

@@ -5,6 +5,7 @@ call with a derivative of its own stays whole where it is an activation or needs
 cond, while and checkpoint keep their bodies.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 from typing import Literal as OneOf
@@ -15,9 +16,12 @@ import jax.extend.source_info_util as source_info
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import primitives as p
+from jax.extend.core import primitives
 
 from xattr.types import ArrayTree, Function
+
+
+p = primitives
 
 
 class Value:
@@ -51,12 +55,21 @@ class Literal:
 class Equation:
     """One operation: a primitive, its operands and results, and where it comes from."""
 
-    __slots__ = ("activation", "bodies", "inputs", "origin", "outputs", "primitive", "scope")
+    __slots__ = (
+        *("activation", "bodies", "caller", "inputs", "origin", "outputs", "primitive", "scope"),
+    )
 
     def __init__(
-        self, origin: Any, inputs: list[Any], outputs: list[Value], scope: str, bodies: list[Any]
+        self,
+        origin: Any,
+        inputs: list[Any],
+        outputs: list[Value],
+        scope: str,
+        bodies: list[Any],
+        caller: Any = None,
     ) -> None:
         self.origin = origin
+        self.caller = caller
         self.primitive: Any = origin.primitive
         self.inputs = inputs
         self.outputs = outputs
@@ -91,6 +104,8 @@ class Equation:
     def source(self) -> str:
         """The file and line that the equation comes from."""
         text = str(source_info.summarize(self.origin.source_info))
+        if not text and self.caller is not None:  # within a jitted function of JAX itself
+            text = str(source_info.summarize(self.caller.source_info))
         return text.replace("\\", "/").rpartition("/")[2]
 
     @property
@@ -201,6 +216,7 @@ def _open(
     constants: dict[Value, Any],
     scope: str,
     whole: Whole,
+    caller: Any = None,
 ) -> None:
     """Append the equations of a jaxpr, with its variables renamed by `env`."""
     for eqn in jaxpr.eqns:
@@ -212,7 +228,7 @@ def _open(
             inner = _closed(_body_of(eqn))
             inner_env = dict(zip(inner.jaxpr.invars, inputs, strict=True))
             _open_constants(inner, inner_env, constants)
-            _open(inner.jaxpr, inner_env, into, constants, inner_scope, whole)
+            _open(inner.jaxpr, inner_env, into, constants, inner_scope, whole, _named(eqn, caller))
             env.update(
                 (var, _read(inner_env, out))
                 for var, out in zip(eqn.outvars, inner.jaxpr.outvars, strict=True)
@@ -221,7 +237,12 @@ def _open(
         reached = _dependent_outputs(eqn, bodies, mask)
         outputs = [Value(v.aval, m) for v, m in zip(eqn.outvars, reached, strict=True)]
         env.update(zip(eqn.outvars, outputs, strict=True))
-        into.append(Equation(eqn, inputs, outputs, inner_scope, bodies))
+        into.append(Equation(eqn, inputs, outputs, inner_scope, bodies, caller))
+
+
+def _named(eqn: Any, caller: Any) -> Any:
+    """Return the innermost call that comes from a file of the user's."""
+    return eqn if source_info.summarize(eqn.source_info) else caller
 
 
 def _joined(outer: str, inner: str) -> str:
@@ -323,7 +344,8 @@ def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     primitive = equation.primitive
     bound = primitive.get_bind_params(equation.params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)  # as before JAX 0.10
-    result = primitive.bind(*functions, *operands, **params)
+    with jax.named_scope(equation.scope) if equation.scope else contextlib.nullcontext():
+        result = primitive.bind(*functions, *operands, **params)
     return list(result) if primitive.multiple_results else [result]
 
 

@@ -298,10 +298,16 @@ def _back(
 
 
 def _factors(site: Site, places: Sequence[_Place], constants: Sequence[Any]) -> list[jax.Array]:
-    """Return the factors beside the weights, shaped as the results; 0 for those that go nowhere."""
+    """Return the factors beside the weights, shaped as the results."""
+    equations = [place.equation for place in places]
+    if not any(e.primitive in _SCALING for e in site.equations if e not in equations):
+        return [jnp.ones(e.output.shape, e.output.dtype) for e in equations]
     ones = jnp.ones(site.output.shape, site.output.dtype)
     scaled, plain = (_back(site, places, constants, scale)(ones) for scale in (True, False))
     return [affine.ratio(top, bottom) for top, bottom in zip(scaled, plain, strict=True)]
+
+
+_SCALING = frozenset({p.mul_p, p.div_p, p.neg_p, p.sub_p})
 
 
 def _layers(recognised: Recognised) -> list[_Layer]:
@@ -604,10 +610,7 @@ def _see(
     moved = layer.back(constants)
 
     def back(values: jax.Array) -> list[jax.Array]:
-        return [
-            jnp.where(kept, t, jnp.zeros_like(t))
-            for kept, t in zip(live, moved(values), strict=True)
-        ]
+        return [t * kept.astype(t.dtype) for t, kept in zip(moved(values), live, strict=True)]
 
     all_ones, all_y = back(jnp.ones_like(y)), back(y)
     chosen = [(back(mask), back(jnp.where(mask, y, 0))) for mask in _masks(y, estimator)]

@@ -8,8 +8,9 @@ the equations compute, never by the names of modules.
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
-from xattr import _jaxpr
+from xattr import _jaxpr, trees
 from xattr._jaxpr import Equation, Program, Value, p
 
 Mode: TypeAlias = Literal["gradient", "relevance", "difference"]
@@ -791,8 +792,14 @@ def _mark(program: Program, sites: list[Site], zone: set[Value], inside: bool) -
     for site in reversed(sites):
         after = any(v in reached for v in site.outputs)
         site.last = not after and not inside
-        if after or site.is_layer or (site.kind == "control"):
+        if after or site.is_layer or _holds_layers(site):
             reached.update(site.inputs)
+
+
+def _holds_layers(site: Site) -> bool:
+    """Tell whether a loop, branch or checkpoint has a product with weights in it."""
+    bodies = [body for e in site.equations if not e.is_call for body in e.bodies]
+    return any(e.primitive in _jaxpr.WEIGHTED for b in bodies for e in _jaxpr.all_equations(b))
 
 
 def _plain_add(equation: Equation) -> bool:
@@ -818,4 +825,5 @@ def is_elementwise_affine(site: Site) -> bool:
     plain = _jaxpr.AFFINE_ELEMENTWISE | _jaxpr.MOVES
     if not all(e.primitive in plain for e in site.equations):
         return False
-    return all(len(e.dependents) == 1 for e in site.equations)
+    data = {*site.inputs, *(v for e in site.equations for v in e.outputs)}
+    return all(sum(v in data for v in e.inputs) == 1 for e in site.equations)  # not x + x

@@ -1,0 +1,193 @@
+"""DeepLIFT against slow oracles, known answers and completeness, operation by operation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import xattr
+from tests import graphs, networks, oracles
+from tests.test_rules import quickly, same
+
+KNOWN = {
+    "figure 14 a": (networks.figure_14a, [1, 1], [1 / 6, 1 / 3]),
+    "figure 14 b": (networks.figure_14b, [1, 1], [0.25, 0.25]),
+    "figure 7 f": (networks.figure_7f, [3, 1], [1.5, -0.5]),
+    "figure 7 g": (networks.figure_7g, [3, 1], [2, -1]),
+    "saturated": (lambda x: networks.saturated(x[0]), [2], [1]),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_answers(name, x64):
+    """Figure 14 of 2016, figure 7 of ICML 2017: equivalent networks, different attributions."""
+    f, x, expected = KNOWN[name]
+    np.testing.assert_allclose(xattr.deep_lift(f, jnp.array(x, float)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("structure", graphs.STRUCTURES)
+def test_against_oracles(structure, x64):
+    graph = graphs.network(structure, seed=2)
+    x, baseline = jnp.asarray(graph.inputs(3)), jnp.asarray(graph.inputs(77))
+    both = ("rescale", "reveal_cancel")
+    run = lambda x, baseline: [xattr.deep_lift(graph.f, x, baseline, rule=rule) for rule in both]
+    for rule, found in zip(both, quickly(run, x, baseline), strict=True):
+        same(found, oracles.deep_lift(graph, x, baseline, rule))
+        np.testing.assert_allclose(found.sum(), graph.f(x) - graph.f(baseline), atol=1e-9)
+
+
+def _normalized(x):
+    mean = jnp.mean(x)
+    return (x - mean) * lax.rsqrt(jnp.mean((x - mean) ** 2) + 1e-5)
+
+
+def _attention(x):
+    q, k, v = (jnp.outer(x, jnp.arange(1.0, 4.0) * c) for c in (1.0, -0.7, 0.4))
+    return jnp.sum(jax.nn.softmax(q @ k.T, axis=-1) @ v, axis=1)
+
+
+OPERATIONS = {
+    **{
+        name: getattr(jax.nn, name)
+        for name in (
+            "relu relu6 leaky_relu gelu silu softplus sigmoid elu celu selu mish log_sigmoid "
+            "hard_tanh soft_sign hard_silu squareplus softmax log_softmax standardize"
+        ).split()
+    },
+    "tanh": jnp.tanh,
+    "exact gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "exp": jnp.exp,
+    "log": lambda x: jnp.log(1 + x**2),
+    "sqrt": lambda x: jnp.sqrt(x**2 + 0.1),
+    "power": lambda x: jnp.abs(x) ** 1.5,
+    "logsumexp": lambda x: jax.nn.logsumexp(x) * jnp.ones_like(x),
+    "own softmax": lambda x: jnp.exp(x) / jnp.sum(jnp.exp(x)),
+    "masked softmax": lambda x: jax.nn.softmax(jnp.where(np.arange(6) < 4, x, -jnp.inf)),
+    "large softmax": lambda x: jax.nn.softmax(300 * x),
+    "LayerNorm": _normalized,
+    "RMSNorm": lambda x: x * lax.rsqrt(jnp.mean(x * x) + 1e-5),
+    "attention": _attention,
+    "product": lambda x: x * x[::-1],
+    "square": lambda x: x * x,
+    "quotient": lambda x: x / (2 + x[::-1] ** 2),
+    "one over": lambda x: 1 / (2 + x**2),
+    "outer": lambda x: jnp.outer(x, x) @ x,
+    "maximum": lambda x: jnp.maximum(x, x[::-1]),
+    "minimum": lambda x: jnp.minimum(x, 0.3 * x[::-1]),
+    "max": lambda x: jnp.max(x) * jnp.ones_like(x),
+    "min": lambda x: jnp.min(x.reshape(2, 3), axis=0, keepdims=True) * jnp.ones((6, 3), x.dtype),
+    "clip": lambda x: jnp.clip(x, -0.2, 0.4),
+    "max pool": lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (3,), (1,), "SAME"),
+    "cumsum": jnp.cumsum,
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_complete(name, x64):
+    """Δy = Σ mᵢ Δxᵢ for each result of the operation on its own, and behind two layers."""
+    operation = OPERATIONS[name]
+    random = np.random.default_rng(0)
+    x, baseline, w, weights = (
+        jnp.asarray(random.standard_normal(shape)) for shape in (6, 6, (6, 6), 6)
+    )
+    baseline = baseline.at[2].set(x[2])  # an input without a difference
+
+    def scores(x):
+        out = operation(x)
+        return out.reshape(-1)
+
+    def deep(x):
+        return jnp.sum(jnp.ravel(operation(jnp.tanh(x @ w)))[:6] @ weights)
+
+    count = jax.eval_shape(scores, x).size
+    one = lambda x, baseline, k: xattr.deep_lift(lambda x, k: scores(x)[k], x, baseline, args=(k,))
+    each = jax.jit(jax.vmap(one, (None, None, 0)))(x, baseline, jnp.arange(count))
+    np.testing.assert_allclose(each.sum(1), scores(x) - scores(baseline), atol=1e-9)
+    assert np.isfinite(each).all()
+    assert (each[:, 2] == 0).all()
+    found = xattr.deep_lift(deep, x, baseline)
+    np.testing.assert_allclose(found.sum(), deep(x) - deep(baseline), atol=1e-9)
+
+
+def test_softmax_does_not_depend_on_a_shift(x64):
+    x, baseline = jnp.array([3.0, -1.0, 0.5]), jnp.array([0.0, 2.0, 0.1])
+    of = lambda f: xattr.deep_lift(lambda x: f(x)[0], x, baseline)
+    expected = of(jax.nn.softmax)
+    np.testing.assert_allclose(of(lambda x: jnp.exp(x) / jnp.exp(x).sum()), expected, atol=1e-12)
+    np.testing.assert_allclose(of(lambda x: jax.nn.softmax(x + 100)), expected, atol=1e-12)
+    f = lambda x: jax.nn.softmax(x)[0]  # two classes: log p₀ − log p₁ = x₀ − x₁
+    pair, start = jnp.array([2.0, -1.0]), jnp.array([0.5, 0.5])
+    found = xattr.deep_lift(f, pair, start)
+    np.testing.assert_allclose(found, (f(pair) - f(start)) * jnp.array([1.5, 1.5]) / 3, atol=1e-12)
+
+
+def test_close_to_the_baseline_it_is_the_gradient(x64):
+    x = jnp.array([0.3, -0.8, 1.2])
+    f = lambda x: jnp.sum(jax.nn.gelu(x) * jnp.exp(x))
+    step = 1e-9 * jnp.array([1.0, 2.0, -3.0])
+    found = xattr.deep_lift(f, x + step, x)
+    np.testing.assert_allclose(found, step * jax.grad(f)(x), rtol=1e-6)
+
+
+def test_examples_do_not_see_each_other():
+    graph = graphs.network("max_pool", 0, np.float32)
+    xs = jnp.asarray(np.stack([graph.inputs(i) for i in range(4)]), jnp.float32)
+    attribute = functools.partial(xattr.deep_lift, graph.f)
+    batch = jax.jit(jax.vmap(attribute))(xs)
+    np.testing.assert_allclose(batch[2], attribute(xs[2]), rtol=1e-4, atol=1e-5)
+
+
+def test_reveal_cancel_sees_what_rescale_misses(x64):
+    """min(x₁, x₂) = x₁ − relu(x₁ − x₂): rescale gives all to one, RevealCancel half to each."""
+    f = lambda x: x[0] - jax.nn.relu(x[0] - x[1])
+    x = jnp.array([1.0, 1.0])
+    np.testing.assert_allclose(xattr.deep_lift(f, x), [1, 0], atol=1e-12)
+    found = xattr.deep_lift(f, x, rule="reveal_cancel")
+    np.testing.assert_allclose(found, [0.5, 0.5], atol=1e-12)
+
+
+def test_pairs_through_a_loop(x64):
+    random = np.random.default_rng(0)
+    w, u, xs = (jnp.asarray(random.standard_normal(shape)) for shape in ((3, 3), (3, 3), (4, 3)))
+
+    def recurrent(xs):
+        step = lambda h, x: (jnp.tanh(h @ w + x @ u) * jax.nn.sigmoid(x), None)
+        return jnp.sum(lax.scan(step, jnp.zeros(3), xs)[0])
+
+    def unrolled(xs):
+        h = jnp.zeros(3)
+        for x in xs:
+            h = jnp.tanh(h @ w + x @ u) * jax.nn.sigmoid(x)
+        return jnp.sum(h)
+
+    found = xattr.deep_lift(recurrent, xs)
+    np.testing.assert_allclose(found, xattr.deep_lift(unrolled, xs), atol=1e-12)
+    np.testing.assert_allclose(found.sum(), recurrent(xs) - recurrent(0 * xs), atol=1e-12)
+
+
+UNCOVERED = {
+    "sort": lambda x: jnp.sum(jnp.sort(x) * jnp.arange(3.0)),
+    "select_n": lambda x: jnp.sum(jnp.where(x > 0, x, 2 * x[::-1])),
+    "dynamic_slice": lambda x: x[jnp.argmax(x)],
+    "stop_gradient": lambda x: jnp.sum(x * lax.stop_gradient(jax.nn.sigmoid(x))),
+    "cond": lambda x: lax.cond(x[0] > 0, jnp.sum, jnp.max, x),
+}
+
+
+@pytest.mark.parametrize("name", UNCOVERED)
+def test_no_multipliers_is_an_error(name):
+    x = jnp.array([0.3, -1.0, 2.0])
+    with pytest.raises(xattr.UncoveredPrimitiveError, match=f"(?s){name}.*test_deeplift.py"):
+        xattr.deep_lift(UNCOVERED[name], x)
+    assert np.isfinite(xattr.deep_lift(UNCOVERED[name], x, on_uncovered="gradient")).all()
+
+
+def test_bad_input():
+    f = lambda x: jnp.sum(x)
+    with pytest.raises(ValueError, match='`rule` must be "rescale" or "reveal_cancel"'):
+        xattr.deep_lift(f, jnp.ones(2), rule="linear")
+    with pytest.raises(ValueError, match="`baseline` has shape"):
+        xattr.deep_lift(f, jnp.ones(2), jnp.ones(3))
