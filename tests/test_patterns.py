@@ -158,6 +158,13 @@ def test_dense_layers_with_batch_normalization(x64, estimator):
         close(patterns[name], a, 1e-9)
 
 
+def test_an_output_of_zero_belongs_to_the_second_regime(x64):
+    xs, w = np.array([[1.0, 0.0], [3.0, 2.0], [-2.0, 1.0], [1.0, 3.0]]), np.array([[1.0], [0.0]])
+    found = fit_patterns(lambda x: (x @ w - 1)[0], xs, estimator="two_point")  # y = 0, 2, −3, 0
+    for sign, a in of_oracle(xs, xs @ w - 1, w, "two_point").items():
+        close(found[f"00 dense{sign}"], a)
+
+
 def patches(images, size, stride, dilation, groups):
     """Patches (n · places, groups, size · size · channels) under SAME padding with zeros."""
     height, width = images.shape[1:3]
@@ -306,6 +313,17 @@ def test_patterns_of_one_class_serve_for_another():
     maps = [explain(label) for label in (0, 1, 2)]
     assert all(np.abs(a).max() > 1e-2 for a in maps)
     assert np.abs(maps[0] - maps[2]).max() > 1e-2
+
+
+def test_factors_after_the_class_was_picked():
+    data, (w1, w2, b) = normal(3, 50, 4), WEIGHTS
+    after = lambda x: -(model(x, WEIGHTS)[1]) * 2
+    before = lambda x: model(x, (w1, -2 * w2, -2 * b))[1]
+    fitted = [fit_patterns(f, data) for f in (after, before)]
+    for name, a in fitted[0].items():
+        close(a[..., 1], fitted[1][name][..., 1], 1e-5)  # of the units with a class
+    for method in (pattern_net, pattern_attribution):
+        close(method(after, data[0], fitted[0]), method(before, data[0], fitted[1]), 1e-4)
 
 
 # The backward pass ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 from jax import lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import xattr
@@ -16,13 +16,13 @@ from tests.table import close
 from xattr.testing import count_compilations
 
 METHODS = {
-    "guided_backprop": functools.partial(xattr.guided_backprop, on_uncovered="gradient"),
-    "deconvnet": functools.partial(xattr.deconvnet, on_uncovered="gradient"),
+    "guided_backprop": xattr.guided_backprop,
+    "deconvnet": xattr.deconvnet,
     "lrp": xattr.lrp,
     "lrp composite": lambda f, x, args: xattr.lrp(
         f, x, xattr.composites.epsilon_alpha2_beta1_flat(), args=args
     ),
-    "deep_taylor": lambda f, x, args: xattr.deep_taylor(f, x, low=-3.0, high=3.0, args=args),
+    "deep_taylor": xattr.deep_taylor,
     "deep_lift": xattr.deep_lift,
     "reveal_cancel": functools.partial(xattr.deep_lift, rule="reveal_cancel"),
 }
@@ -37,7 +37,7 @@ class Block(linen.Module):
         h = linen.relu(norm()(linen.Conv(4, (3, 3))(x)))
         h = norm()(linen.Conv(4, (3, 3), use_bias=False)(h))
         x = linen.relu(h + linen.Conv(4, (1, 1))(x))
-        x = linen.avg_pool(linen.max_pool(x, (2, 2), (2, 2)), (2, 2))
+        x = linen.max_pool(x, (2, 2), (1, 1)).mean(1)
         return linen.Dense(3)(x.ravel())
 
 
@@ -106,7 +106,13 @@ def images(count):
     return jnp.asarray(random.standard_normal((count, 4, 4, 2)), jnp.float32)
 
 
-CASES = [(m, n) for m in METHODS for n in ("residual", "transformer", "recurrent", "nnx")]
+RECTIFIED = ("guided_backprop", "deconvnet")  # defined for ReLUs only
+CASES = [
+    (method, network)
+    for method in METHODS
+    for network in ("residual", "transformer", "recurrent", "nnx")
+    if method not in RECTIFIED or network in ("residual", "nnx")
+]
 
 
 @pytest.mark.parametrize(("method", "network"), CASES)
@@ -141,7 +147,8 @@ def test_relevance_of_a_transformer_is_conserved(x64):
     """LayerNorm, softmax, products of attention, residuals: Σ R = f(x) but for what they keep."""
     module = Transformer()
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4, 2)))
-    variables = module.init(jax.random.key(1), x)
+    variables = module.init(jax.random.key(1), x.astype(jnp.float32))
+    variables = jax.tree.map(lambda v: v.astype(x.dtype), variables)
     f = xattr.targets.logit(lambda x, v: module.apply(v, x))
     composite = xattr.composites.every_layer(xattr.rules.zero())
     report = xattr.relevance_report(f, x, composite, args=(0, variables))
@@ -194,11 +201,11 @@ def test_the_form_of_the_program_does_not_matter(form):
 @pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit])
 def test_shard_map(method, axis):
     f, args = networks()["residual"]
-    xs = images(8)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis,))
+    xs = jax.device_put(images(8), NamedSharding(mesh, P("batch")))
     batch = lambda xs: jax.vmap(lambda x: METHODS[method](f, x, args=args))(xs)
     sharded = jax.shard_map(batch, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
-    close(jax.jit(sharded)(xs), jax.jit(batch)(xs), 1e-4)
+    close(jax.jit(sharded)(xs), jax.jit(batch)(images(8)), 1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -207,7 +214,7 @@ def test_dtypes(method, dtype):
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal(4), dtype)
     w = jnp.asarray(random.standard_normal((2, 4, 4)), dtype)
-    f = lambda x, w: jnp.sum(jax.nn.relu(x @ w[0] + jnp.asarray(0.5, dtype)) @ w[1])
+    f = lambda x, w: jnp.sum(jax.nn.relu(x @ w[0] + jnp.asarray(0.5, x.dtype)) @ w[1])
     found = METHODS[method](f, x, args=(w,))
     assert found.dtype == dtype
     wide = METHODS[method](f, x.astype(jnp.float32), args=(w.astype(jnp.float32),))
@@ -226,17 +233,17 @@ def test_pytrees():
         close(jnp.concatenate([found["a"], found["b"][0][None]]), expected)
 
 
-def test_gradients_of_attributions_and_methods_on_top():
+def test_gradients_of_attributions_and_methods_on_top(x64):
     """A method is a function: differentiate it, average it under noise, integrate it."""
     random = np.random.default_rng(0)
-    x = jnp.asarray(random.standard_normal(4), jnp.float32)
-    w = jnp.asarray(random.standard_normal((2, 4, 4)), jnp.float32)
+    x = jnp.asarray(random.standard_normal(4))
+    w = jnp.asarray(random.standard_normal((2, 4, 4)))
     for method in ("lrp", "deep_lift", "guided_backprop"):
         total = lambda x, w, m=METHODS[method]: jnp.sum(m(_mlp, x, args=(w,)) ** 2)
         slope = jax.jit(jax.grad(total, 1))(x, w)
-        step = 1e-2 * jnp.asarray(random.standard_normal(w.shape), jnp.float32)
+        step = 1e-5 * jnp.asarray(random.standard_normal(w.shape))
         change = (total(x, w + step) - total(x, w - step)) / 2
-        np.testing.assert_allclose(jnp.vdot(slope, step), change, rtol=0.05)
+        np.testing.assert_allclose(jnp.vdot(slope, step), change, rtol=1e-5)
     key = jax.random.key(0)
     smooth = xattr.smooth_grad(
         _mlp, x, key, method=xattr.lrp, num_samples=4, noise_scale=0.0, args=(w,)
@@ -266,9 +273,10 @@ def test_nothing_is_compiled_again():
         rest = (xattr.composites.kind("dense", "conv"), xattr.rules.z_plus())
         xattr.lrp(f, x, xattr.composites.compose((first, bounds), rest), args=args)
 
+    other = label + 1
     everything(xs[0], label, variables)
     with count_compilations() as counts:
-        everything(xs[1], label + 1, changed)
+        everything(xs[1], other, changed)
     assert not counts
 
 
@@ -288,7 +296,7 @@ UNCOVERED = {
         lambda x: jnp.sum(jnp.linalg.cholesky(jnp.diag(x**2 + 1))),
         "cholesky",
     ),
-    "a product over an axis": (jnp.prod, "reduce_prod"),
+    "a product over an axis": (lambda x: jnp.prod(x), "reduce_prod"),
     "fft": (lambda x: jnp.sum(jnp.abs(jnp.fft.fft(x))), "fft"),
     "quotient": (lambda x: x[0] / (x[1] + 3), "div"),
 }
@@ -299,8 +307,8 @@ def test_no_rule_is_an_error(name):
     f, primitive = UNCOVERED[name]
     with pytest.raises(xattr.UncoveredPrimitiveError) as raised:
         xattr.lrp(f, jnp.array([1.0, 2.0]))
-    for part in (f"no rule covers {primitive}", "float32[2", "test_rewrite.py:", "on_uncovered"):
-        assert part in str(raised.value).replace("float32[]", "float32[2"), part
+    for part in (f"no rule covers {primitive} (", "] -> ", "test_rewrite.py:", "on_uncovered"):
+        assert part in str(raised.value), part
 
 
 def test_an_uncovered_operation_can_be_left_to_its_gradient():

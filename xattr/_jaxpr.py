@@ -7,6 +7,7 @@ cond, while and checkpoint keep their bodies.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from typing import Literal as OneOf
 
@@ -23,6 +24,8 @@ from xattr.types import ArrayTree, Function
 
 p = primitives
 
+source_info.register_exclusion(str(Path(__file__).parent))  # the line named is the user's
+
 
 class Value:
     """A value of the program; compares by identity."""
@@ -37,7 +40,7 @@ class Value:
     @property
     def floating(self) -> bool:
         """Whether there is a gradient with respect to it."""
-        return self.dtype is not None and bool(jnp.issubdtype(self.dtype, jnp.floating))
+        return self.dtype is not None and bool(jnp.issubdtype(self.dtype, jnp.inexact))
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
@@ -70,7 +73,8 @@ class Equation:
     ) -> None:
         self.origin = origin
         self.caller = caller
-        self.primitive: Any = origin.primitive
+        # Under shard_map a value is marked as varying by an operation that JAX does not export.
+        self.primitive: Any = p.copy_p if str(origin.primitive) in _MARKS else origin.primitive
         self.inputs = inputs
         self.outputs = outputs
         self.scope = scope
@@ -93,7 +97,7 @@ class Equation:
     def name(self) -> str:
         """The name of the primitive, or of the function a call stands for."""
         named = self.params.get("name") if self.is_call or self.primitive is p.name_p else None
-        return str(named or self.primitive)
+        return str(named or self.origin.primitive)
 
     @property
     def is_call(self) -> bool:
@@ -128,6 +132,7 @@ class Program(NamedTuple):
     constants: dict[Value, Any]
 
 
+_MARKS = frozenset({"pvary", "pcast"})
 CALLS = frozenset({p.jit_p, p.closed_call_p, p.call_p, p.custom_jvp_call_p, p.custom_vjp_call_p})
 OWN_DERIVATIVE = frozenset({p.custom_jvp_call_p, p.custom_vjp_call_p})
 CONTROL = frozenset({p.scan_p, p.cond_p, p.remat_p})
@@ -341,7 +346,7 @@ def is_activation(body: Program, inputs: list[Any], outputs: list[Value]) -> boo
 
 def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Apply an equation to arrays; its own derivative rules stay."""
-    primitive = equation.primitive
+    primitive = equation.origin.primitive
     bound = primitive.get_bind_params(equation.params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)  # as before JAX 0.10
     with jax.named_scope(equation.scope) if equation.scope else contextlib.nullcontext():

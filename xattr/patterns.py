@@ -56,9 +56,10 @@ def fit_patterns(
 
     a = c / (wᵀ c) for a unit y = wᵀ x + b, so that wᵀ a = 1. "linear": c = E[x y] − E[x] E[y], the
     covariance. "relu": c = E₊[x y] − E₊[x] E[y], with E₊ the mean where y > 0. "two_point": that
-    one where y > 0 and the same with E₋, over y ≤ 0, elsewhere. A denominator of 0 counts as 1. In
-    a convolution x is the patch and the mean is over samples and places. A factor beside the
-    weights (batch normalization) counts as part of w.
+    one where y > 0 and the same with E₋, over y ≤ 0, elsewhere. A denominator of 0 counts as 1: a
+    unit that never changes, or is never positive, has the pattern 0 ("relu": a class score, too).
+    In a convolution x is the patch and the mean is over samples and places. A factor beside the
+    weights (batch normalization) counts as part of w; where it is 0 (a mask) there is no sample.
 
     Shapes: `f(x, *args)` returns a scalar for one example. `data` is an array or a dict (any pytree
     but a list or a tuple) like x with a leading axis of examples, taken 64 at a time, or an

@@ -216,6 +216,7 @@ class _Reader:
         self.roots: dict[Value, Value] = {}
         self.softmaxes: dict[Value, tuple[str, Value]] = {}
         self.within_softmax: set[Equation] = set()
+        self.shifts: set[Value] = set()
 
     def read(self) -> list[Site]:
         """Find elementwise functions, then what is needed, then affine groups."""
@@ -515,7 +516,7 @@ class _Reader:
         """Return the kind of one equation, or its role in an affine group."""
         prim = equation.primitive
         if not inputs:
-            return "constant"
+            return self._without_data(equation)
         if prim in _jaxpr.CONTROL:
             return "control"
         if prim in _jaxpr.WEIGHTED:
@@ -544,12 +545,15 @@ class _Reader:
         if prim is p.pad_p:
             plain = len(inputs) == 1 and self.static(equation.inputs[1]) == 0
             return "move" if plain else "choice"
-        if prim in _jaxpr.SPLITS | _jaxpr.COLLECTIVES or str(prim) in _REPLICATION:
+        if prim in _jaxpr.SPLITS | _jaxpr.COLLECTIVES:
             return "moves"
         if prim in _jaxpr.UPDATES:
             return "choice"
         if prim is p.stop_gradient_p:
-            return "constant" if self._only_in_softmax(equation.output) else "stop_gradient"
+            if not self._only_in_softmax(equation.output):
+                return "stop_gradient"
+            self.shifts.update(equation.outputs)
+            return "constant"
         if prim in _jaxpr.LARGEST | _jaxpr.SMALLEST | _jaxpr.ORDERINGS:
             return "max"
         if prim in (p.max_p, p.min_p) and len(_data(equation, inputs)) == 2:
@@ -560,6 +564,17 @@ class _Reader:
         if one and (prim in _jaxpr.ELEMENTWISE or equation.activation) and equation.output.floating:
             return "elementwise"
         return "other" if any(v.floating for v in equation.outputs) else "constant"
+
+    def _without_data(self, equation: Equation) -> str:
+        """Return the kind of an equation that no gradient reaches.
+
+        A difference reaches it nonetheless, through a whole number or a condition, unless it is
+        the shift of a softmax.
+        """
+        if self.mode == "difference" and not self.shifts.issuperset(equation.dependents):
+            return "other" if any(v.floating for v in equation.outputs) else "constant"
+        self.shifts.update(equation.outputs)
+        return "constant"
 
     def _affine(
         self,
@@ -642,7 +657,6 @@ _AFFINE_ROLES = frozenset(
 )
 _TERMS = frozenset({"move", "sum", "scale", "taps"})
 _GATHERING = frozenset({p.concatenate_p})
-_REPLICATION = frozenset({"pvary", "pcast", "optimization_barrier"})
 _CONSTANT = frozenset({p.broadcast_in_dim_p, p.convert_element_type_p, p.reshape_p, p.copy_p})
 _BROADCAST = frozenset({p.broadcast_in_dim_p, p.reshape_p, p.squeeze_p, *_jaxpr.COPIES})
 _MASKED = _jaxpr.COPIES | {p.select_n_p}

@@ -191,7 +191,6 @@ def _applied(
         references = tuple(c.value if c.reference is None else c.reference for c in inputs)
         others = tuple(c.value if c.reference is None else c.reference for c in constants)
         reference_outputs = _listed(affine.apply(site, references, others), site)
-        reference_outputs = [lax.stop_gradient(r) for r in reference_outputs]
     if rule is rules.share_largest:
         (value,), (reference,) = values, references or values
         shared = lax.stop_gradient(jnp.maximum(value, reference))
