@@ -52,10 +52,27 @@ def _attention(x):
 OPERATIONS = {
     **{
         name: getattr(jax.nn, name)
-        for name in (
-            "relu relu6 leaky_relu gelu silu softplus sigmoid elu celu selu mish log_sigmoid "
-            "hard_tanh soft_sign hard_silu squareplus softmax log_softmax standardize"
-        ).split()
+        for name in [
+            "relu",
+            "relu6",
+            "leaky_relu",
+            "gelu",
+            "silu",
+            "softplus",
+            "sigmoid",
+            "elu",
+            "celu",
+            "selu",
+            "mish",
+            "log_sigmoid",
+            "hard_tanh",
+            "soft_sign",
+            "hard_silu",
+            "squareplus",
+            "softmax",
+            "log_softmax",
+            "standardize",
+        ]
     },
     "tanh": jnp.tanh,
     "exact gelu": functools.partial(jax.nn.gelu, approximate=False),

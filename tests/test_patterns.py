@@ -158,10 +158,17 @@ def test_dense_layers_with_batch_normalization(x64, estimator):
         close(patterns[name], a, 1e-9)
 
 
-def test_an_output_of_zero_belongs_to_the_second_regime(x64):
-    xs, w = np.array([[1.0, 0.0], [3.0, 2.0], [-2.0, 1.0], [1.0, 3.0]]), np.array([[1.0], [0.0]])
-    found = fit_patterns(lambda x: (x @ w - 1)[0], xs, estimator="two_point")  # y = 0, 2, −3, 0
-    for sign, a in of_oracle(xs, xs @ w - 1, w, "two_point").items():
+@pytest.mark.parametrize(
+    ("xs", "bias"),
+    [
+        ([[1, 0], [3, 2], [-2, 1], [1, 3]], -1),  # y = 0, 2, −3, 0: zeros are in the second regime
+        ([[0, 5], [-3, 1], [-4, 2]], 1),  # y = 1, −2, −3: c = (0, 35/3), wᵀc = 0 counts as 1
+    ],
+)
+def test_cases_at_the_edge(x64, xs, bias):
+    xs, w = np.array(xs, float), np.array([[1.0], [0.0]])
+    found = fit_patterns(lambda x: (x @ w + bias)[0], xs, estimator="two_point")
+    for sign, a in of_oracle(xs, xs @ w + bias, w, "two_point").items():
         close(found[f"00 dense{sign}"], a)
 
 
@@ -191,8 +198,7 @@ def patches(images, size, stride, dilation, groups):
     ("estimator", "options"),
     [
         ("linear", {}),
-        ("relu", {"stride": 2}),
-        ("two_point", {"dilation": 2}),
+        ("relu", {"stride": 2, "dilation": 2}),
         ("linear", {"norm": True}),
         ("two_point", {"norm": True, "groups": 2}),
     ],
@@ -329,8 +335,7 @@ def test_factors_after_the_class_was_picked():
 # The backward pass ------------------------------------------------------------------------------
 
 BACKWARD = (
-    "dense_batchnorm concat relu6 leaky_relu conv_stride_valid depthwise max_pool avg_pool "
-    "residual_conv"
+    "dense_batchnorm concat relu6 leaky_relu conv_stride_valid depthwise max_pool residual_conv"
 )
 
 
@@ -386,8 +391,10 @@ def test_under_jit_vmap_and_grad(x64):
     for method in (pattern_net, pattern_attribution):
         explain = lambda x, method=method: method(f, x, patterns, args=args)
         single = np.stack([explain(x) for x in data[:5]])
-        close(jax.vmap(explain)(data[:5]), single)
         close(jax.jit(jax.vmap(explain))(data[:5]), single)
+        if method is pattern_net:
+            continue  # the rest is the same for both
+        close(jax.vmap(explain)(data[:5]), single)
         x, step = jnp.asarray(data[0]), 1e-6 * jnp.asarray(data[1])
         slope = jax.grad(lambda x: explain(x).sum())(x) @ step
         change = (explain(x + step) - explain(x - step)).sum() / 2
@@ -415,20 +422,18 @@ def test_what_is_compiled_once():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_narrow_dtypes(dtype):
-    # Powers of two keep what the network computes exact: the sums alone could lose anything.
-    weights = (np.float32([[1, 2], [-1, 0.5]]) * 8, np.float32([[1], [0.5]]), np.zeros(1, "f4"))
-    data = factorial((-2.0, 2.0, 4.0), (-3.0, 1.0, 2.0, 4.0)) * 8
-    f = targets.logit(model)
-    wide = fit_patterns(f, data, args=(0, weights))
-    cast = lambda tree: jax.tree.map(lambda v: jnp.asarray(v, dtype), tree)
-    narrow = fit_patterns(f, cast(data), args=(0, cast(weights)))
-    for name, a in narrow.items():
-        assert a.dtype == np.float32
-        close(a, wide[name], 1e-2)
-    x = data[-1]
-    found = pattern_net(f, cast(x), narrow, args=(0, cast(weights)))
-    assert found.dtype == dtype
-    close(found.astype(np.float32), pattern_net(f, x, wide, args=(0, weights)), 3e-1)
+    """Exact data, whose sums are not exact in the dtype, and whose squares leave its range."""
+    levels = np.arange(-8.0, 9) * 64
+    data, f = jnp.asarray(factorial(levels, levels), dtype), lambda x: x @ W.astype(dtype)
+    for estimator in ("linear", "relu"):
+        patterns = fit_patterns(f, data, estimator=estimator)
+        assert patterns["00 dense"].dtype == np.float32
+        close(patterns["00 dense"], [1, 0], 1e-6)
+    x = jnp.array([2.0, 0.5], dtype)
+    for method in (pattern_net, pattern_attribution):
+        found = method(f, x, patterns)
+        assert found.dtype == dtype
+        close(found.astype(np.float32), [1.5, 0], 1e-6)
 
 
 class Linen(nn.Module):

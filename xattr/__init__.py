@@ -25,6 +25,7 @@ __version__ = _version("xattr-jax")
 __all__ = [
     "PathSamples",
     "Quadrature",
+    "UncoveredPrimitiveError",
     "aumann_shapley",
     "completeness_gap",
     "composites",
@@ -51,7 +52,6 @@ __all__ = [
     "smooth_grad_squared",
     "targets",
     "testing",
-    "UncoveredPrimitiveError",
     "var_grad",
     "with_rules",
 ]

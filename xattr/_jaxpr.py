@@ -21,7 +21,6 @@ from jax.extend.core import primitives
 
 from xattr.types import ArrayTree, Function
 
-
 p = primitives
 
 source_info.register_exclusion(str(Path(__file__).parent))  # the line named is the user's
@@ -184,7 +183,9 @@ def trace(
     others, other_structure = jax.tree.flatten(args)
 
     def flat(leaves: list[Any], others: list[Any]) -> Any:
-        return f(jax.tree.unflatten(structure, leaves), *jax.tree.unflatten(other_structure, others))
+        return f(
+            jax.tree.unflatten(structure, leaves), *jax.tree.unflatten(other_structure, others)
+        )
 
     closed = jax.make_jaxpr(flat)(leaves, others)
     mask = [True] * len(leaves) + [False] * len(others)

@@ -5,6 +5,7 @@ other numbers for the weights, so a rule is the same for a dense layer, a convol
 and a hand-written sum of products.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from xattr import _jaxpr
 from xattr._jaxpr import Equation, p
-from xattr.recognise import Site
+from xattr.sites import Site
 
 State = Any
 """What a reading carries for one value: an array, or a pair of arrays or None."""
@@ -60,12 +61,12 @@ def signed(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> tuple
 
 def squared(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
     """Return the layer with its weights squared."""
-    return read(site, inputs, constants, lambda *each: _with_weights(*each, jnp.square))
+    return read(site, inputs, constants, functools.partial(_with_weights, change=jnp.square))
 
 
 def connected(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
     """Return the layer with every weight 1."""
-    return read(site, inputs, constants, lambda *each: _with_weights(*each, jnp.ones_like))
+    return read(site, inputs, constants, functools.partial(_with_weights, change=jnp.ones_like))
 
 
 def passed(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
@@ -82,10 +83,12 @@ def weighted(
 
     def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
         if equation in given:
-            return _linear(equation, states, [None if o is None else given[equation] for o in operands])
+            return _linear(
+                equation, states, [None if o is None else given[equation] for o in operands]
+            )
         if scale:
             return _linear(equation, states, operands)
-        return _with_weights(equation, states, operands, jnp.ones_like, negate=False)
+        return _with_weights(equation, states, operands, jnp.ones_like)
 
     return read(site, inputs, constants, step)
 
@@ -126,9 +129,7 @@ def weight_operands(site: Site, constants: Sequence[Any]) -> list[Any]:
     """Return the arrays of weights of a layer."""
     env = dict(zip(site.constants, constants, strict=True))
     places = weight_places(site)
-    return [
-        _jaxpr.read(env, next(v for v in e.inputs if not _is_data(v, site))) for e in places
-    ]
+    return [_jaxpr.read(env, next(v for v in e.inputs if not _is_data(v, site))) for e in places]
 
 
 def _is_data(atom: Any, site: Site) -> bool:
@@ -180,11 +181,9 @@ def _with_weights(
     states: list[State],
     operands: list[Any],
     change: Callable[[Any], Any],
-    *,
-    negate: bool = False,
 ) -> State:
     """Apply one equation with its weights changed, signs left out."""
-    if equation.primitive is p.neg_p and not negate:
+    if equation.primitive is p.neg_p:
         return states[0]
     if equation.primitive is p.sub_p:
         present = [s for s in states if s is not None]
@@ -214,11 +213,12 @@ def _signed(equation: Equation, states: list[State], operands: list[Any]) -> Sta
     above, below = jnp.maximum(weight, 0), jnp.minimum(weight, 0)
     if equation.primitive is p.div_p:  # dividing by 0 where the weight has the other sign
         above, below = _reciprocal(above), _reciprocal(below)
-        equation_scale: Callable[[Any, Any], Any] = lambda part, w: part * w
-    else:
-        equation_scale = lambda part, w: _replaced(
-            equation, [None if s is None else part for s in states], operands, w
-        )
+
+    def equation_scale(part: Any, w: Any) -> Any:
+        if equation.primitive is p.div_p:
+            return part * w
+        return _replaced(equation, [None if s is None else part for s in states], operands, w)
+
     positive, negative = present[0]
     return (
         _plus(_scaled(positive, above, equation_scale), _scaled(negative, below, equation_scale)),
@@ -254,14 +254,20 @@ def _plus(left: Any, right: Any) -> Any:
 
 
 def _reciprocal(weight: Any) -> Any:
-    return jnp.where(weight == 0, jnp.zeros_like(weight), 1 / jnp.where(weight == 0, jnp.ones_like(weight), weight))
+    return jnp.where(
+        weight == 0,
+        jnp.zeros_like(weight),
+        1 / jnp.where(weight == 0, jnp.ones_like(weight), weight),
+    )
 
 
 def ratio(top: jax.Array, bottom: jax.Array, epsilon: float = 0.0) -> jax.Array:
     """Return top / (bottom + ε sign(bottom)), with sign(0) = +1, and 0 for 0 / 0."""
     bottom = bottom + jnp.where(bottom >= 0, epsilon, -epsilon).astype(bottom.dtype)
     empty = bottom == 0
-    return jnp.where(empty, jnp.zeros_like(top), top / jnp.where(empty, jnp.ones_like(bottom), bottom))
+    return jnp.where(
+        empty, jnp.zeros_like(top), top / jnp.where(empty, jnp.ones_like(bottom), bottom)
+    )
 
 
 def offset(site: Site, constants: Sequence[Any]) -> Any:

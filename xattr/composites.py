@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from xattr import rules
-from xattr.recognise import KINDS, Mode, Site, is_elementwise_affine
+from xattr.recognise import is_elementwise_affine
 from xattr.rules import Rule
+from xattr.sites import KINDS, Mode, Site
 from xattr.types import Array
 
 Predicate: TypeAlias = Callable[[Site], bool]

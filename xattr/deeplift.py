@@ -4,18 +4,20 @@ The program runs on pairs (value, value at the reference). Every operation satis
 Δy = Σᵢ mᵢ Δxᵢ with its own multipliers m, so completeness holds for the whole.
 """
 
+import functools
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xattr import affine, functions, rewrite, rules, trees
 from xattr._jaxpr import Value
 from xattr.affine import ratio
 from xattr.composites import SOFTMAX, Composite, kind
-from xattr.recognise import Recognised, Site
 from xattr.rewrite import Carried, OnUncovered, Settings
 from xattr.rules import Call, Cotangents, halves_by_sign, merged_by_sign
+from xattr.sites import Recognised, Site
 from xattr.types import ArrayTree, Function
 
 REVEALED = "layer and activation"
@@ -134,7 +136,7 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     else:
         scale = jnp.minimum(jnp.abs(x), jnp.abs(reference))
         scale = scale if call.site.kind == "power" else 1 + scale
-        near = jnp.abs(step) <= jnp.cbrt(jnp.finfo(x.dtype).eps).astype(x.dtype) * scale
+        near = jnp.abs(step) <= float(np.cbrt(float(jnp.finfo(x.dtype).eps))) * scale  # type: ignore[no-untyped-call]
         at = (x + reference) / 2
     slope = _derivative(call, at)
     difference = call.output - call.reference_output
@@ -177,7 +179,7 @@ def share_softmax(call: Call, g: jax.Array) -> Cotangents:
     """
     (x,), (reference,) = call.inputs, _references(call)
     axes, kind = call.site.axes, call.site.kind
-    total = lambda values: jnp.sum(values, axes, keepdims=True)
+    total = functools.partial(jnp.sum, axis=axes, keepdims=True)
     ends = ((x, call.output), (reference, call.reference_output))
     logs, chances = zip(*(_logs(call.site, *end) for end in ends), strict=True)
     mean = _logarithmic_mean(chances, logs)
@@ -293,7 +295,7 @@ def fused(recognised: Recognised) -> Recognised:
     for site in recognised.sites:
         for value in (*site.inputs, *site.constants):
             users.setdefault(value, []).append(site)
-    results = set(v for v in recognised.program.outputs if isinstance(v, Value))
+    results = {v for v in recognised.program.outputs if isinstance(v, Value)}
     layers = {
         site.output: site
         for site in recognised.sites

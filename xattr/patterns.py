@@ -18,9 +18,9 @@ from jax import lax
 from xattr import _jaxpr, affine, functions, rewrite, rules, trees
 from xattr._jaxpr import Equation, p
 from xattr.composites import Composite, kind
-from xattr.recognise import Recognised, Site
 from xattr.rewrite import Carried, OnUncovered, Settings
 from xattr.rules import Call, Cotangents
+from xattr.sites import Recognised, Site
 from xattr.types import ArrayTree, Function, Progress
 
 Estimator: TypeAlias = Literal["linear", "relu", "two_point"]
@@ -154,10 +154,10 @@ def pattern_attribution(
     PatternAttribution".
 
     >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: x @ jnp.array([2.0, -1.0])
+    >>> f = lambda x: x @ jnp.array([2.0, 1.0])
     >>> patterns = {"00 dense": jnp.array([0.5, 0.0])}
     >>> xattr.pattern_attribution(f, jnp.array([2.0, 0.5]), patterns)
-    Array([3.5, 0. ], dtype=float32)
+    Array([4.5, 0. ], dtype=float32)
     """
     return _explained(f, x, patterns, True, args, on_uncovered)
 

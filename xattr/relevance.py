@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from xattr import affine, composites, functions, rewrite, rules, trees
 from xattr.composites import Composite
-from xattr.recognise import Recognised, Site
 from xattr.rewrite import Carried, OnUncovered, Settings
 from xattr.rules import Bias
+from xattr.sites import Recognised, Site
 from xattr.types import Array, ArrayTree, Function
 
 DEFAULT = composites.every_layer(rules.epsilon(1e-6))
@@ -92,7 +92,10 @@ def _bounds_at(
     def bounded(site: Site, bound: Any) -> list[Any]:
         if site not in recognised.sites:
             raise ValueError(f"rules.z_box cannot be used inside a loop: {site.describe()}")
-        env: dict[Any, Any] = {**program.constants, **dict(zip(program.inputs, operands, strict=True))}
+        env: dict[Any, Any] = {
+            **program.constants,
+            **dict(zip(program.inputs, operands, strict=True)),
+        }
         for value, leaf in zip(program.inputs, leaves, strict=False):
             env[value] = jnp.broadcast_to(jnp.asarray(bound, leaf.dtype), leaf.shape)
         for each in recognised.sites:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from xattr import _jaxpr, deeplift, functions, guided, patterns, relevance, rewrite, trees
 from xattr.composites import Composite
-from xattr.recognise import KINDS, Recognised, Site, recognise
-from xattr.rewrite import Carried, OnUncovered, Settings, Taps
+from xattr.recognise import recognise
+from xattr.rewrite import Carried, OnUncovered, Taps
 from xattr.rules import Bias
+from xattr.sites import KINDS, Recognised, Site
 from xattr.types import ArrayTree, Function
 
 
@@ -87,9 +88,7 @@ def explain(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> Explain
     return Explained(tuple(found))
 
 
-def _rows(
-    recognised: Recognised, differences: set[Any], depth: int
-) -> list[ExplainedOperation]:
+def _rows(recognised: Recognised, differences: set[Any], depth: int) -> list[ExplainedOperation]:
     rows = []
     for site in recognised.sites:
         if site.kind == "constant":

@@ -11,8 +11,9 @@ from jax import lax
 from xattr import _jaxpr, affine, functions, rules, trees
 from xattr._jaxpr import Value, p
 from xattr.composites import Composite
-from xattr.recognise import Recognised, Site, recognise
+from xattr.recognise import recognise
 from xattr.rules import Bias, Call, Direct, Rule
+from xattr.sites import Recognised, Site
 from xattr.types import ArrayTree, Function, UncoveredPrimitiveError
 
 OnUncovered: TypeAlias = Literal["error", "gradient"]
@@ -55,7 +56,9 @@ class Settings(NamedTuple):
         return self.composite.mode == "difference"
 
 
-def traced(f: Function, x: ArrayTree, args: tuple[Any, ...], mode: Any) -> tuple[Recognised, list[Any]]:
+def traced(
+    f: Function, x: ArrayTree, args: tuple[Any, ...], mode: Any
+) -> tuple[Recognised, list[Any]]:
     """Return f as sites, and its inputs as a list."""
     program, operands = _jaxpr.trace(f, x, args, whole=mode == "gradient")
     return recognise(program, mode), operands
@@ -257,7 +260,8 @@ def _claimed(
 
     def backward(saved: Any, g: Any) -> Any:
         values, constants, (at_reference, bounds, arrays), output = saved
-        call = Call(site, values, constants, output, settings.bias, *at_reference, bounds)
+        around = (*at_reference, bounds)
+        call = Call(site, values, constants, output, settings.bias, *around)
         found = functions.join(skeleton, arrays)(call, g)
         gradients, relevances = _in_both_forms(found, values, with_probes)
         gradients = tuple(trees.cast(a, b) for a, b in zip(gradients, values, strict=True))
@@ -305,20 +309,14 @@ def _control(site: Site, env: dict[Value, Carried], settings: Settings) -> list[
         return _cond(site, operands, settings)
     body = functools.partial(_branch, site, site.bodies[0], settings)
     params = equation.params
-    checkpointed = jax.checkpoint(
-        body, policy=params["policy"], prevent_cse=params["prevent_cse"]
-    )
+    checkpointed = jax.checkpoint(body, policy=params["policy"], prevent_cse=params["prevent_cse"])
     results: list[Carried] = checkpointed(*operands)
     return results
 
 
-def _branch(
-    site: Site, body: Recognised, settings: Settings, *operands: Carried
-) -> list[Carried]:
+def _branch(site: Site, body: Recognised, settings: Settings, *operands: Carried) -> list[Carried]:
     results = run(body, operands, settings)
-    return [
-        _fit(r, v, settings, probe=False) for r, v in zip(results, site.outputs, strict=True)
-    ]
+    return [_fit(r, v, settings, probe=False) for r, v in zip(results, site.outputs, strict=True)]
 
 
 def _cond(site: Site, operands: list[Carried], settings: Settings) -> list[Carried]:

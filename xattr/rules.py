@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from xattr import affine
 from xattr.affine import ratio
-from xattr.recognise import Site
+from xattr.sites import Site
 from xattr.types import Array, ArrayTree
 
 Bias: TypeAlias = Literal["exclude", "include"]
@@ -376,7 +376,7 @@ def _z_box(call: Call, g: jax.Array, low: Any, high: Any) -> Cotangents:
     gradients = back(ratio(g * call.output, z))
     at = (call.inputs, lows, highs)
     products = jax.tree.map(jnp.multiply, at, gradients)
-    return Direct(tuple(map(sum, zip(*products, strict=True))))
+    return Direct(tuple(a + b + c for a, b, c in zip(*products, strict=True)))
 
 
 def bounds_of(rule: Rule) -> tuple[ArrayTree, ArrayTree] | None:

@@ -1,0 +1,160 @@
+"""Functions of each element, however they are spelled: found by their form, named by their values.
+
+A value that is computed from another element by element belongs to it. Where such values meet
+again, as in x * (x > 0) or where(x > 0, x, 0), all between is one function. Which one is seen by
+evaluating it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from xattr import _jaxpr
+from xattr._jaxpr import Equation, Value, p
+from xattr.graph import Graph
+
+KINKED = frozenset({*_jaxpr.SELECTIONS, p.abs_p, p.sign_p, p.floor_p, p.ceil_p, p.round_p})
+_BENT = frozenset(
+    {
+        *(p.tanh_p, p.logistic_p, p.erf_p, p.erfc_p, p.expm1_p, p.custom_jvp_call_p),
+        *(p.custom_vjp_call_p, p.atan_p, p.sin_p, p.cos_p),
+    }
+)
+
+_PROBES = np.array(
+    [-9.0, -3.0, -1.0, -0.5, -(2.0**-20), 0.0, 2.0**-20, 0.5, 1.0, 3.0, 5.5, 6.5, 9.0]
+)
+_RECTIFIERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+}
+
+
+def roots(graph: Graph) -> dict[Value, Value]:
+    """Return result -> the value it is a function of, for functions of several equations."""
+    finder = _Finder(graph)
+    for equation in graph.program.equations:
+        finder.follow(equation)
+    return finder.roots
+
+
+class _Finder:
+    """One pass over the equations."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.chains: dict[Value, list[Value]] = {}
+        self.roots: dict[Value, Value] = {}
+
+    def follow(self, equation: Equation) -> None:
+        """Note of which value the result is a function element by element, and the joins."""
+        elementwise = equation.primitive in _jaxpr.ELEMENTWISE or (equation.activation)
+        dependents = equation.dependents
+        if not elementwise or not dependents:
+            return
+        out = equation.output
+        lines = [[v, *self.chains.get(v, [])] for v in dependents]
+        common = [v for v in lines[0] if all(v in line for line in lines[1:])]
+        common = [v for v in common if v.floating and v.shape == out.shape]
+        if not common:
+            return
+        self.chains[out] = [common[0], *self.chains.get(common[0], [])]
+        if not out.floating or not self._joins(equation, dependents):
+            return
+        self.roots[out] = common[0]
+
+    def _joins(self, equation: Equation, dependents: list[Value]) -> bool:
+        """Tell whether an equation makes one activation of all that leads to it."""
+        if equation.primitive in _jaxpr.AFFINE_ELEMENTWISE | _jaxpr.COPIES:
+            repeated = equation.inputs.count(dependents[0]) > 1
+            nonlinear = equation.primitive in (p.mul_p, p.div_p)
+            return nonlinear and (len(dependents) > 1 or repeated)
+        if len(dependents) > 1:
+            return True
+        if equation.primitive in (p.max_p, p.min_p, p.clamp_p):  # min(max(x, 0), 6) is one thing
+            maker = self.graph.producer.get(dependents[0])
+            once = (
+                len(self.graph.uses[dependents[0]]) == 1 and dependents[0] not in self.graph.results
+            )
+            if once and maker and maker.primitive in (p.max_p, p.min_p):
+                first = maker.dependents
+                if len(first) == 1 and first[0].shape == equation.output.shape:
+                    self.chains[equation.output] = [first[0], *self.chains.get(first[0], [])]
+                    self.roots[equation.output] = first[0]
+        return False
+
+
+def kind_of(graph: Graph, root: Value, equations: list[Equation]) -> tuple[str, float]:
+    """Return the kind of a function of each element, found by evaluating it."""
+    values = _evaluated(equations, root, graph.static)
+    smooth = not any(e.primitive in KINKED for e in opened(equations))
+    if values is not None:
+        for kind, expected in _RECTIFIERS.items():
+            if np.array_equal(values, expected(_PROBES)):
+                return kind, 0.0
+        below, above = values[_PROBES < 0], values[_PROBES >= 0]
+        slope = below[0] / _PROBES[0]
+        if np.array_equal(above, _PROBES[_PROBES >= 0]) and np.allclose(
+            below, slope * _PROBES[_PROBES < 0], rtol=1e-6
+        ):
+            kinds = {True: "leaky_relu", False: "move" if slope == 1 else "activation"}
+            return kinds[bool(0 <= slope < 1)], float(slope)
+    curved = any(e.primitive in _BENT for e in opened(equations))
+    return ("activation" if curved or not smooth else "power"), 0.0
+
+
+def _evaluated(
+    equations: list[Equation], root: Value, static: Callable[[Any], Any]
+) -> np.ndarray | None:
+    """Return the values of a piecewise linear function of each element, or None."""
+    env: dict[Any, Any] = {root: _PROBES}
+
+    def operand(atom: Any) -> Any:
+        if isinstance(atom, Value) and atom in env:
+            return env[atom]
+        return static(atom)
+
+    for equation in equations:
+        values = [operand(v) for v in equation.inputs]
+        if any(v is None for v in values):
+            return None
+        if equation.is_call:
+            body = equation.bodies[0]
+            inner = dict(zip(body.inputs, values, strict=True))
+            for step in body.equations:
+                done = _step(
+                    step, [inner.get(v) if isinstance(v, Value) else static(v) for v in step.inputs]
+                )
+                if done is None:
+                    return None
+                inner[step.output] = done
+            result = _operand_of(body.outputs[0], inner)
+        else:
+            result = _step(equation, values)
+        if result is None:
+            return None
+        env[equation.output] = result
+    values = np.ones_like(_PROBES) * np.asarray(env[equations[-1].output], float)
+    return np.asarray(values)
+
+
+def _operand_of(atom: Any, env: dict[Any, Any]) -> Any:
+    """Return the value of an atom, or None."""
+    return atom.value if isinstance(atom, _jaxpr.Literal) else env.get(atom)
+
+
+def _step(equation: Equation, values: list[Any]) -> Any:
+    function = _jaxpr.NUMPY.get(equation.primitive)
+    if function is None or any(v is None for v in values):
+        return None
+    with np.errstate(all="ignore"):
+        return function(*values)
+
+
+def opened(equations: list[Equation]) -> Iterable[Equation]:
+    """Yield equations and those in the bodies of calls."""
+    for equation in equations:
+        yield equation
+        for body in equation.bodies:
+            yield from _jaxpr.all_equations(body)

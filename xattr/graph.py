@@ -1,0 +1,68 @@
+"""The program as a graph: who makes a value, who uses it, which numbers are written in it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from xattr import _jaxpr, trees
+from xattr._jaxpr import Equation, Program, Value, p
+
+BROADCASTS = frozenset({p.broadcast_in_dim_p, p.reshape_p, p.squeeze_p, *_jaxpr.COPIES})
+
+_CONSTANT = frozenset({p.broadcast_in_dim_p, p.convert_element_type_p, p.reshape_p, p.copy_p})
+
+
+class Graph:
+    """A program with its producers and users."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.producer = {v: e for e in program.equations for v in e.outputs}
+        self.uses: dict[Value, list[Equation]] = {}
+        for equation in program.equations:
+            for value in equation.operands:
+                self.uses.setdefault(value, []).append(equation)
+        self.results = {v for v in program.outputs if isinstance(v, Value)}
+
+    def between(self, root: Value, out: Value) -> list[Equation]:
+        """Return the equations that make `out` from `root`, in order, up to stopped gradients."""
+        found: set[Equation] = set()
+        todo = [out]
+        while todo:
+            value = todo.pop()
+            equation = self.producer.get(value)
+            if value is root or equation is None or equation in found or not value.dependent:
+                continue
+            if equation.primitive is p.stop_gradient_p:
+                continue
+            found.add(equation)
+            todo += equation.dependents
+        return [e for e in self.program.equations if e in found]
+
+    def source(self, value: Any, through: frozenset[Any]) -> Equation | None:
+        """Follow a value back through equations with one dependent operand."""
+        equation = self.producer.get(value) if isinstance(value, Value) else None
+        while equation and equation.primitive in through and len(equation.dependents) == 1:
+            equation = self.producer.get(equation.dependents[0])
+        return equation
+
+    def static(self, atom: Any) -> Any:
+        """Return a number that is written in the program, or None."""
+        if isinstance(atom, _jaxpr.Literal):
+            return np.asarray(atom.value).astype(float)
+        if atom in self.program.constants:
+            return _uniform(self.program.constants[atom])
+        maker = self.producer.get(atom)
+        if maker is None or maker.primitive not in _CONSTANT or len(maker.inputs) != 1:
+            return None
+        return self.static(maker.inputs[0])
+
+
+def _uniform(constant: Any) -> Any:
+    """Return the number that all elements of a known array have, or None."""
+    known = trees.on_host(constant) if isinstance(constant, (jax.Array, np.ndarray)) else None
+    if known is None or not known.size or not np.issubdtype(known.dtype, np.number):
+        return None
+    first = known.flat[0]
+    return np.asarray(first).astype(float) if (known == first).all() else None

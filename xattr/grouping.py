@@ -1,0 +1,299 @@
+"""From equations to sites: what is needed, and which affine equations make one layer."""
+
+from typing import Any, NamedTuple
+
+from xattr import _jaxpr, elementwise, regions
+from xattr._jaxpr import Equation, Program, Value, p
+from xattr.graph import Graph
+from xattr.sites import Mode, Site
+
+_AFFINE_ROLES = frozenset(
+    {"weight", "reduce", "add", "offset", "scalar", "array", "move", "multiple"}
+)
+_TERMS = frozenset({"move", "sum", "scale", "taps"})
+_GATHERING = frozenset({p.concatenate_p})
+
+
+class _Item(NamedTuple):
+    """An equation, or a group already found to be one thing."""
+
+    kind: str  # "" where the equation is still to be looked at
+    equations: list[Equation]
+    inputs: list[Value]  # dependent
+    output: list[Value]
+
+
+class _Group:
+    """An affine group that may still grow."""
+
+    def __init__(self, kind: str, equations: list[Equation], biased: bool = False) -> None:
+        self.kind = kind
+        self.equations = equations
+        self.biased = biased
+
+
+def sites_of(program: Program, mode: Mode) -> list[Site]:
+    """Return the sites of a program, in order; what nothing needs is left out."""
+    return _Reader(program, mode).read()
+
+
+class _Reader:
+    """One pass over a program."""
+
+    def __init__(self, program: Program, mode: Mode) -> None:
+        self.program = program
+        self.mode = mode
+        self.graph = Graph(program)
+        self.roots = elementwise.roots(self.graph)
+        self.softmaxes = regions.softmaxes(self.graph)
+        self.within_softmax = {
+            e for out, (_, root) in self.softmaxes.items() for e in self.graph.between(root, out)
+        }
+        self.shifts: set[Value] = set()
+        """Values that a softmax is shifted by, which it does not depend on."""
+
+    def read(self) -> list[Site]:
+        """Find what is needed, then affine groups."""
+        normalizers = {} if self.mode == "difference" else regions.normalizers(self.graph)
+        return self._group(self._needed(normalizers))
+
+    def _needed(self, normalizers: dict[Value, list[Equation]]) -> list[_Item]:
+        """Return equations and groups on the way to the outputs, in order."""
+        needed = set(self.graph.results)
+        items: list[_Item] = []
+        for equation in reversed(self.program.equations):
+            if not needed.intersection(equation.outputs):
+                continue
+            out = equation.output
+            if out in normalizers:
+                region = normalizers[out]
+                item = _Item("normalizer", region, _entries(region), [out])
+            elif out in self.softmaxes:
+                kind, root = self.softmaxes[out]
+                item = _Item(kind, self.graph.between(root, out), [root], [out])
+            elif out in self.roots:
+                region = self.graph.between(self.roots[out], out)
+                item = _Item("elementwise", region, [self.roots[out]], [out])
+            else:
+                item = _Item("", [equation], equation.dependents, equation.outputs)
+            items.append(item)
+            made = {v for e in item.equations for v in e.outputs}
+            needed.update(v for e in item.equations for v in e.operands if v not in made)
+        return items[::-1]
+
+    def _group(self, items: list[_Item]) -> list[Site]:
+        data = {v for v in self.program.inputs if v.dependent and v.floating}
+        uses: dict[Value, int] = {}
+        for item in items:
+            made = {v for e in item.equations for v in e.outputs}
+            for value in {v for e in item.equations for v in e.operands} - made:
+                uses[value] = uses.get(value, 0) + 1
+        for value in self.graph.results:
+            uses[value] = uses.get(value, 0) + 2
+        open_groups: dict[Value, _Group] = {}
+        sites: list[Site | _Group] = []
+        for item in items:
+            inputs = [v for v in item.inputs if v in data]
+            kind = item.kind or self._kind(item.equations[0], inputs)
+            if self._carries(kind, inputs):
+                data.update(v for v in item.output if v.floating)
+            grouped = None
+            if kind in _AFFINE_ROLES:
+                grouped = self._affine(item.equations[0], kind, inputs, open_groups, uses)
+            if grouped is None:
+                sites.append(self._site(kind, item, inputs))
+                continue
+            for taken in grouped[1]:
+                sites.remove(taken)
+            sites.append(grouped[0])
+            open_groups[item.output[0]] = grouped[0]
+        return [s if isinstance(s, Site) else self._closed(s, data) for s in sites]
+
+    def _carries(self, kind: str, inputs: list[Value]) -> bool:
+        if not inputs or kind == "constant":
+            return False
+        frozen = kind == "normalizer" and self.mode == "relevance"
+        stopped = kind == "stop_gradient" and self.mode != "difference"
+        return not frozen and not stopped
+
+    def _kind(self, equation: Equation, inputs: list[Value]) -> str:
+        """Return the kind of one equation, or its role in an affine group."""
+        prim = equation.primitive
+        if not inputs:
+            return self._without_data(equation)
+        if prim in _jaxpr.CONTROL:
+            return "control"
+        if prim in _jaxpr.WEIGHTED:
+            return "weight" if len(inputs) == 1 and len(_data(equation, inputs)) == 1 else "product"
+        if prim in (p.add_p, p.add_jaxvals_p, p.sub_p):
+            if len(_data(equation, inputs)) == 2:
+                return "add"
+            return "shift" if _dependent_constant(equation, inputs) else "offset"
+        if prim is p.neg_p:
+            return "scalar"
+        if prim in (p.mul_p, p.div_p):
+            if len(_data(equation, inputs)) == 2:
+                return "product" if prim is p.mul_p else "quotient"
+            if prim is p.div_p and equation.inputs[1] in inputs:
+                return "power"  # a constant over x
+            factor = next(v for v in equation.inputs if v not in inputs)
+            single = isinstance(factor, _jaxpr.Literal) or factor.shape in (
+                (),
+                equation.output.shape[:0],
+            )
+            single = single or _depends(factor)  # a normalizer is no weight
+            return "scalar" if single or self.graph.static(factor) is not None else "array"
+        if prim in _jaxpr.SUMS:
+            return "reduce"
+        steered = any(v not in inputs for v in equation.dependents)  # by an index or a condition
+        if self.mode == "difference" and steered:
+            return "other" if any(v.floating for v in equation.outputs) else "constant"
+        if prim in _jaxpr.MOVES:
+            return "multiple" if len(equation.operands) > 1 and prim in _GATHERING else "move"
+        if prim is p.pad_p:
+            plain = len(inputs) == 1 and self.graph.static(equation.inputs[1]) == 0
+            return "move" if plain else "choice"
+        if prim in _jaxpr.SPLITS | _jaxpr.COLLECTIVES:
+            return "moves"
+        if prim in _jaxpr.UPDATES:
+            return "choice"
+        if prim is p.stop_gradient_p:
+            if not regions.only_in_softmax(self.graph, equation.output, self.within_softmax):
+                return "stop_gradient"
+            self.shifts.update(equation.outputs)
+            return "constant"
+        if prim in _jaxpr.LARGEST | _jaxpr.SMALLEST | _jaxpr.ORDERINGS:
+            return "max"
+        if prim in (p.max_p, p.min_p) and len(_data(equation, inputs)) == 2:
+            return "max"
+        if prim is p.select_n_p:
+            return "choice"
+        one = len(_data(equation, inputs)) == 1 and inputs[0].shape == equation.output.shape
+        if one and (prim in _jaxpr.ELEMENTWISE or equation.activation) and equation.output.floating:
+            return "elementwise"
+        return "other" if any(v.floating for v in equation.outputs) else "constant"
+
+    def _without_data(self, equation: Equation) -> str:
+        """Return the kind of an equation that no gradient reaches.
+
+        A difference reaches it nonetheless, through a whole number or a condition, unless it is
+        the shift of a softmax.
+        """
+        if self.mode == "difference" and not self.shifts.issuperset(equation.dependents):
+            return "other" if any(v.floating for v in equation.outputs) else "constant"
+        self.shifts.update(equation.outputs)
+        return "constant"
+
+    def _affine(
+        self,
+        equation: Equation,
+        role: str,
+        inputs: list[Value],
+        open_groups: dict[Value, _Group],
+        uses: dict[Value, int],
+    ) -> tuple[_Group, list[_Group]] | None:
+        """Join an equation to the groups that make its operands, or begin a group."""
+        groups = [open_groups.get(v) if uses.get(v, 0) == 1 else None for v in inputs]
+        first = groups[0]
+        if role == "weight":
+            kind = "conv" if _is_convolution(equation) else "dense"
+            return _Group(kind, [equation]), []
+        if role == "reduce":
+            if first and first.kind in ("move", "scale") and not first.biased:
+                kind = "dense" if first.kind == "scale" else "sum"
+                return _Group(kind, [*first.equations, equation]), [first]
+            return _Group("sum", [equation]), []
+        if role == "add":
+            return self._added(equation, inputs, groups)
+        if role == "multiple":
+            return _Group("move", [equation]), []
+        biased = role == "offset" or bool(first and first.biased)
+        kind = first.kind if first else "move"
+        if role == "array" and kind == "move":
+            kind = "scale"
+        return _Group(kind, [*(first.equations if first else []), equation], biased), (
+            [first] if first else []
+        )
+
+    def _added(
+        self, equation: Equation, inputs: list[Value], groups: list[_Group | None]
+    ) -> tuple[_Group, list[_Group]]:
+        """Join the terms of a sum: all plain, or all products with arrays of weights."""
+        kinds = [g.kind if g and g.kind in _TERMS else "value" for g in groups]
+        weighted = [k in ("scale", "taps") for k in kinds]
+        finished = [
+            bool(g and g.biased and k == "taps") for g, k in zip(groups, kinds, strict=True)
+        ]
+        if all(weighted) and not any(finished):
+            taken = [g for g in groups if g]
+            kind = "taps"
+        else:
+            taken = (
+                [g for g, k in zip(groups, kinds, strict=True) if g and k in ("move", "sum")]
+                if not any(weighted)
+                else []
+            )
+            kind = "sum"
+        unique = [*dict.fromkeys(taken)]
+        members = {e for g in unique for e in g.equations} | {equation}
+        ordered = [e for e in self.program.equations if e in members]
+        return _Group(kind, ordered, any(g.biased for g in unique)), unique
+
+    def _closed(self, group: _Group, data: set[Value]) -> Site:
+        made = {v for e in group.equations for v in e.outputs}
+        operands = [*dict.fromkeys(v for e in group.equations for v in e.operands)]
+        inputs = [v for v in operands if v in data and v not in made]
+        constants = [v for v in operands if v not in data and v not in made]
+        kind = {"taps": "conv"}.get(group.kind, group.kind)
+        if kind == "move" and group.biased:
+            kind = "sum"
+        return Site(kind, group.equations, inputs, constants, group.equations[-1].outputs)
+
+    def _site(self, kind: str, item: _Item, inputs: list[Value]) -> Site:
+        made = {v for e in item.equations for v in e.outputs}
+        operands = [*dict.fromkeys(v for e in item.equations for v in e.operands)]
+        constants = [v for v in operands if v not in inputs and v not in made]
+        slope, smooth = 0.0, True
+        if kind == "elementwise":
+            kind, slope = elementwise.kind_of(self.graph, inputs[0], item.equations)
+            smooth = not any(
+                e.primitive in elementwise.KINKED for e in elementwise.opened(item.equations)
+            )
+        kind = {"moves": "move", "multiple": "move"}.get(kind, kind)
+        site = Site(kind, item.equations, inputs, constants, item.output)
+        site.slope, site.smooth = slope, smooth
+        site.is_largest = kind == "stop_gradient" and regions.is_largest(self.graph, inputs)
+        return site
+
+
+def _data(equation: Equation, inputs: list[Value]) -> list[Any]:
+    """Return the operands that are data, one entry for each place."""
+    return [v for v in equation.inputs if isinstance(v, Value) and v in inputs]
+
+
+def _depends(atom: Any) -> bool:
+    return isinstance(atom, Value) and atom.dependent
+
+
+def _dependent_constant(equation: Equation, inputs: list[Value]) -> bool:
+    return any(v not in inputs for v in equation.dependents)
+
+
+def _entries(region: list[Equation]) -> list[Value]:
+    made = {v for e in region for v in e.outputs}
+    return [*dict.fromkeys(v for e in region for v in e.dependents if v not in made)]
+
+
+def _is_convolution(equation: Equation) -> bool:
+    """Tell whether weights are applied at the places of a grid: a convolution, also one of 1×1.
+
+    A product with a matrix counts as one where the data have two or more axes beside those summed
+    over and those of a batch: height and width. Tokens have one: that is a dense layer.
+    """
+    if equation.primitive is p.conv_general_dilated_p:
+        return True
+    (contracted, _), (batch, _) = equation.params["dimension_numbers"]
+    if _jaxpr.weight_position(equation) == 0:
+        contracted, batch = (pair[1] for pair in equation.params["dimension_numbers"])
+    data = equation.inputs[1 - _jaxpr.weight_position(equation)]
+    return len(data.shape) - len(contracted) - len(batch) >= 2

@@ -1,0 +1,167 @@
+"""Softmaxes and normalizers: operations of several equations that are one thing to a rule."""
+
+from typing import Any
+
+from xattr import _jaxpr
+from xattr._jaxpr import Equation, Value, p
+from xattr.graph import BROADCASTS, Graph
+
+_MASKED = _jaxpr.COPIES | {p.select_n_p}
+_SOFTMAX = (
+    {p.exp_p, p.reduce_sum_p, p.div_p, p.sub_p, p.add_p, p.log_p, p.abs_p, p.sign_p, p.max_p}
+    | {p.select_n_p, p.is_finite_p}
+    | BROADCASTS
+)
+_STATISTICS = (
+    (_jaxpr.ELEMENTWISE - {p.exp_p, p.tanh_p, p.logistic_p}) | _jaxpr.SUMS | BROADCASTS
+) - {p.mul_p}
+
+
+def softmaxes(graph: Graph) -> dict[Value, tuple[str, Value]]:
+    """Find softmax, log-softmax and logsumexp: result -> (kind, what they are taken of)."""
+    found = {}
+    for equation in graph.program.equations:
+        kind, exponential = _softmax_of(graph, equation)
+        if exponential is None:
+            continue
+        root = _unshifted(graph, exponential.dependents[0])
+        region = graph.between(root, equation.output)
+        if all(e.primitive in _SOFTMAX for e in region):
+            found[equation.output] = (kind, root)
+    return found
+
+
+def _softmax_of(graph: Graph, equation: Equation) -> tuple[str, Equation | None]:
+    """Return the kind of softmax that an equation ends, and its exponential."""
+    operands = equation.inputs
+    pair = len(equation.dependents) == 2 and len(operands) == 2
+    if equation.primitive is p.div_p and pair:
+        exponential = _summed_exponential(graph, graph.source(operands[1], BROADCASTS))
+        top = graph.source(operands[0], _MASKED)
+        if top is None or exponential is None or top.primitive is not p.exp_p:
+            return "", None
+        return "softmax", exponential if top.inputs[0] is exponential.inputs[0] else None
+    if equation.primitive is p.sub_p and pair:
+        exponential = _logged_exponential(graph, graph.source(operands[1], BROADCASTS))
+        shifted = exponential is not None and exponential.inputs[0] is operands[0]
+        return "log_softmax", exponential if shifted else None
+    if equation.primitive is p.add_p and pair:
+        for one, other in (operands, operands[::-1]):
+            exponential = _logged_exponential(graph, graph.source(one, BROADCASTS))
+            if exponential and _is_shift(graph, other, exponential.inputs[0]):
+                return "logsumexp", exponential
+    if equation.primitive is p.log_p and equation.dependents:
+        exponential = _logged_exponential(graph, equation)
+        if (
+            exponential is not None
+            and _unshifted(graph, exponential.inputs[0]) is exponential.inputs[0]
+        ):
+            return "logsumexp", exponential
+    return "", None
+
+
+def _summed_exponential(graph: Graph, total: Equation | None) -> Equation | None:
+    if total is None or total.primitive is not p.reduce_sum_p or not total.dependents:
+        return None
+    exponential = graph.source(total.dependents[0], _MASKED)
+    return exponential if exponential and exponential.primitive is p.exp_p else None
+
+
+def _logged_exponential(graph: Graph, log: Equation | None) -> Equation | None:
+    if log is None or log.primitive is not p.log_p or not log.dependents:
+        return None
+    return _summed_exponential(graph, graph.source(log.dependents[0], BROADCASTS | {p.abs_p}))
+
+
+def _unshifted(graph: Graph, value: Value) -> Value:
+    """Return x where the value is x − max(x), else the value."""
+    equation = graph.producer.get(value)
+    if equation is None or equation.primitive is not p.sub_p or len(equation.dependents) != 2:
+        return value
+    left, right = equation.inputs
+    stopped = graph.source(right, BROADCASTS)
+    shifted = stopped is not None and stopped.primitive is p.stop_gradient_p
+    return left if shifted and isinstance(left, Value) else value
+
+
+def _is_shift(graph: Graph, value: Any, shifted: Value) -> bool:
+    """Tell whether a value is what was subtracted from another."""
+    equation = graph.producer.get(shifted)
+    if equation is None or equation.primitive is not p.sub_p:
+        return False
+    stopped = [graph.source(v, BROADCASTS) for v in (value, equation.inputs[1])]
+    return stopped[0] is stopped[1] and stopped[0] is not None
+
+
+def only_in_softmax(graph: Graph, value: Value, within: set[Equation]) -> bool:
+    """Tell whether a stopped value is but the shift of softmaxes, which do not depend on it."""
+    if value in graph.results:
+        return False
+    return all(
+        use in within
+        or (use.primitive in BROADCASTS and only_in_softmax(graph, use.output, within))
+        for use in graph.uses.get(value, [])
+    )
+
+
+def is_largest(graph: Graph, inputs: list[Value]) -> bool:
+    """Tell whether a value is a maximum, copied or kept finite: max(x), as softmax shifts by."""
+    equation = graph.producer.get(inputs[0]) if inputs else None
+    while equation and equation.primitive in BROADCASTS | {p.max_p, p.select_n_p}:
+        operands = [v for v in equation.inputs if isinstance(v, Value) and v.dependent]
+        floats = [v for v in operands if v.floating]
+        equation = graph.producer.get(floats[0]) if len(floats) == 1 else None
+    return equation is not None and equation.primitive is p.reduce_max_p
+
+
+def normalizers(graph: Graph) -> dict[Value, list[Equation]]:
+    """Find 1/√(mean of squares) where another value is multiplied by it."""
+    found = {}
+    for equation in graph.program.equations:
+        if equation.primitive not in (p.rsqrt_p, p.sqrt_p) or not equation.dependents:
+            continue
+        if not _only_scales(graph, equation.output, equation.primitive is p.sqrt_p):
+            continue
+        region = _statistics(graph, equation)
+        if any(e.primitive in _jaxpr.SUMS | {p.dot_general_p} for e in region):
+            found[equation.output] = region
+    return found
+
+
+def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
+    """Tell whether a value is used only to scale other values that depend on x."""
+    if value in graph.results or value not in graph.uses:
+        return False
+    for use in graph.uses[value]:
+        if use.primitive in BROADCASTS | {p.max_p, p.add_p} and len(use.dependents) == 1:
+            if not _only_scales(graph, use.output, divides):
+                return False
+        elif use.primitive is p.div_p and divides:
+            if use.inputs[1] is not value or len(use.dependents) < 2:
+                return False
+        elif use.primitive is p.mul_p and not divides:
+            if len(use.dependents) == 1 and not _only_scales(graph, use.output, divides):
+                return False
+        else:
+            return False
+    return True
+
+
+def _statistics(graph: Graph, last: Equation) -> list[Equation]:
+    """Return the equations whose results serve this one alone, in order."""
+    region = {last}
+    for equation in reversed(graph.program.equations):
+        if equation in region or not equation.dependents:
+            continue
+        uses = [use for out in equation.outputs for use in graph.uses.get(out, [])]
+        private = bool(uses) and all(use in region for use in uses)
+        private &= not any(out in graph.results for out in equation.outputs)
+        if private and (equation.primitive in _STATISTICS or _is_self_product(equation)):
+            region.add(equation)
+    return [e for e in graph.program.equations if e in region]
+
+
+def _is_self_product(equation: Equation) -> bool:
+    return (equation.primitive is p.mul_p and len(equation.operands) == 1) or (
+        equation.primitive is p.mul_p and len(equation.dependents) == 1
+    )
