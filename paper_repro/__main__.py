@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "demo",
         help="explain an ImageNet network's decision on a photograph",
+        epilog="In the table, gap is what the sum of a map misses of f(image) - f(baseline); for "
+        "LRP, which has no baseline, of f(image).",
     )
     default = " (default: %(default)s)"
     command.add_argument(
@@ -54,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(demo.SCORES),
         default="probability",
         help="what is explained" + default,
+    )
+    command.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help=f"rows of the table: {'; '.join(demo.METHODS)}; each by its name or a part that no "
+        "other has, such as straight (default: all)",
     )
     command.add_argument(
         "--steps", type=int, default=64, help="nodes of the path integrals" + default

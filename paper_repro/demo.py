@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 import xattr
 from paper_repro import data
 from paper_repro.efficientnet import EfficientNetLite0, load
-from xattr.testing import KERNEL, count_compilations
+from xattr.testing import KERNELS, count_compilations
 
 CHUNK = 8
 """Gradients taken together: more gains nothing on two cores (50 ms an image from 8 on)."""
@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name} must be at least 1, not {getattr(options, name)}")
     if not 0 <= options.seed < 2**32:
         raise UsageError(f"--seed must lie between 0 and {2**32 - 1}, not {options.seed}")
+    chosen = find_methods(options.methods)
     shown = {"progress": options.progress}
     picture = data.photograph(options.image, **shown)
     params, names = load(**shown), data.imagenet_classes(**shown)
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     with writing_to(options.out):  # before the work, so that a bad folder is noticed at once
         options.out.mkdir(parents=True, exist_ok=True)
     print(describe(options, logits, label, names, scene), flush=True)
-    rows = [measure(name, scene, options) for name in METHODS]
+    rows = [measure(name, scene, options) for name in chosen]
     print(table(rows))
     written = write(options, scene, rows, names[label])
     print("\n".join(f"written: {path}" for path in written))
@@ -103,6 +104,25 @@ def find_class(text: str, names: list[str]) -> int:
     if len(found) > 1:
         several = ", ".join(f"{i} ({names[i]})" for i in found[:5])
         raise UsageError(f"--class {text!r}: could be {several}: give the index")
+    return found[0]
+
+
+def find_methods(texts: list[str] | None) -> list[str]:
+    """Return the methods of these names, or parts that only one name has, in the table's order."""
+    if texts is None:
+        return list(METHODS)
+    found = {_find_method(text) for text in texts}
+    return [name for name in METHODS if name in found]
+
+
+def _find_method(text: str) -> str:
+    wanted = text.strip().casefold() or "\0"  # nothing is no method's name
+    exact = [name for name in METHODS if wanted == name.casefold()]
+    found = exact or [name for name in METHODS if wanted in name.casefold()]
+    if not found:
+        raise UsageError(f"--methods {text!r}: no such method; there are {'; '.join(METHODS)}")
+    if len(found) > 1:
+        raise UsageError(f"--methods {text!r}: could be {'; '.join(found)}: give more of the name")
     return found[0]
 
 
@@ -168,6 +188,19 @@ def _gradient_x_input(scene: Scene, options: argparse.Namespace, progress: Any) 
     return xattr.gradient_x_input(scene.f, scene.image, args=scene.args)
 
 
+def _guided(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    return xattr.guided_backprop(scene.f, scene.image, args=scene.args)
+
+
+def _lrp(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    composite = xattr.composites.epsilon_plus_flat()
+    return xattr.lrp(scene.f, scene.image, composite, args=scene.args)
+
+
+def _deep_lift(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    return xattr.deep_lift(scene.f, scene.image, scene.baseline, args=scene.args)
+
+
 def _along(path: Any, scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
     return xattr.path_integral(
         scene.f,
@@ -223,6 +256,9 @@ def _smooth(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
 METHODS: dict[str, tuple[Method, Callable[[argparse.Namespace], int]]] = {
     "gradient": (_gradient, lambda options: 1),
     "gradient x input": (_gradient_x_input, lambda options: 1),
+    "guided backprop": (_guided, lambda options: 1),
+    "LRP": (_lrp, lambda options: 1),
+    "DeepLIFT": (_deep_lift, lambda options: 1),
     "IG, straight line": (_straight, lambda options: options.steps),
     "IG, monotone path": (_monotone, lambda options: options.steps),
     "Aumann-Shapley": (_aumann_shapley, lambda options: options.steps),
@@ -232,7 +268,7 @@ METHODS: dict[str, tuple[Method, Callable[[argparse.Namespace], int]]] = {
 
 
 def measure(name: str, scene: Scene, options: argparse.Namespace) -> Row:
-    """Run one method; count its time and how often the kernel was compiled."""
+    """Run one method; count its time and how often its kernel was compiled."""
     method, evaluations = METHODS[name]
     progress = functools.partial(_bar, name, options.progress)
     start = time.perf_counter()
@@ -245,7 +281,7 @@ def measure(name: str, scene: Scene, options: argparse.Namespace) -> Row:
         gap_of(name, scene, attributions),
         evaluations(options),
         seconds,
-        counts[KERNEL],
+        sum(counts[kernel] for kernel in KERNELS),
     )
 
 
@@ -257,12 +293,18 @@ def _bar(name: str, shown: bool, chunks: Iterable[int]) -> Iterable[int]:
 
 
 def gap_of(name: str, scene: Scene, attributions: jax.Array) -> float:
-    """Return by how much the map misses f(x) − f(baseline), with the method's own baseline."""
+    """Return by how much the map misses f(x) − f(baseline), with the method's own baseline.
+
+    LRP has none and shares out f(x).
+    """
     gap = functools.partial(
         xattr.completeness_gap, scene.f, attributions, scene.image, args=scene.args
     )
     if name == "expected gradients":
         return float(np.mean([gap(other) for other in scene.others]))
+    if name == "LRP":
+        value = jax.jit(scene.f)(scene.image, *scene.args)
+        return float(attributions.sum() - value)
     return float(gap(None if name == "Aumann-Shapley" else scene.baseline))
 
 
@@ -312,7 +354,10 @@ def draw(
     """Draw the photograph and every map."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13.5, 6.4), layout="constrained")
-    axes = figure.subplots(2, 4).ravel()
+    count = len(arrays) + 1
+    rows = -(-count // 4)
+    columns = -(-count // rows)
+    figure = Figure(figsize=(3.375 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns).ravel()
     xattr.plot.panel(axes, np.asarray(scene.image), arrays, title=name, channels=options.channels)
     return figure

@@ -9,12 +9,20 @@ import pytest
 
 import xattr
 
-MODULES = ["paths", "quadrature", "targets", "plot", "testing"]
+MODULES = ["paths", "quadrature", "targets", "plot", "testing", "rules", "composites"]
 EXPECTED = {
     "xattr": (
         "sample integrate path_integral gradient gradient_x_input integrated_gradients "
         "interior_gradients aumann_shapley expected_gradients smooth_grad smooth_grad_squared "
-        "var_grad completeness_gap"
+        "var_grad completeness_gap guided_backprop deconvnet lrp deep_taylor deep_lift "
+        "fit_patterns pattern_net pattern_attribution grad_cam guided_grad_cam at_layer "
+        "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
+        "explain relevance_report"
+    ),
+    "rules": "zero epsilon gamma alpha_beta z_plus z_box flat w_square",
+    "composites": (
+        "epsilon_plus epsilon_plus_flat epsilon_alpha2_beta1 epsilon_alpha2_beta1_flat preset_a "
+        "preset_a_flat preset_b preset_b_flat epsilon_gamma_box compose every_layer kind named both"
     ),
     "paths": (
         "straight_line aumann_shapley monotone polyline coordinatewise reparametrize reverse "
@@ -24,6 +32,7 @@ EXPECTED = {
     "targets": "logit probability log_probability log_odds",
     "plot": "heatmap overlay signed_channels panel",
 }
+WORK = {"chunk_size", "progress", "on_uncovered", "upsample"}
 SIGNATURES = {
     "sample": "path quadrature",
     "integrate": "f samples * args chunk_size",
@@ -38,6 +47,24 @@ SIGNATURES = {
     "smooth_grad_squared": "f x key * method num_samples noise_scale args",
     "var_grad": "f x key * method num_samples noise_scale args",
     "completeness_gap": "f attributions x baseline * args",
+    "guided_backprop": "f x * args",
+    "deconvnet": "f x * args",
+    "lrp": "f x composite * bias args",
+    "deep_taylor": "f x * low high args",
+    "deep_lift": "f x baseline * rule args",
+    "fit_patterns": "f data * estimator args",
+    "pattern_net": "f x patterns * args",
+    "pattern_attribution": "f x patterns * args",
+    "grad_cam": "f x * layer args",
+    "guided_grad_cam": "f x * layer args",
+    "at_layer": "f layer *",
+    "layer_gradient": "f x * layer args",
+    "layer_integrated_gradients": "f x baseline * layer quadrature args",
+    "conductance": "f x baseline * layer quadrature args",
+    "internal_influence": "f x baseline * layer quadrature args",
+    "with_rules": "f composite *",
+    "explain": "f x * args",
+    "relevance_report": "f x composite * bias args",
 }
 
 
@@ -99,7 +126,7 @@ def test_signature(name):
     assert positional == first.split()
     # Options beside the promised ones say how the work is done, not what comes out.
     assert [o for o in options if o in last.split()] == last.split()
-    assert set(options) - set(last.split()) <= {"chunk_size", "progress"}
+    assert set(options) - set(last.split()) <= {*WORK, "bias"}
 
 
 @pytest.mark.parametrize("function", PUBLIC)
@@ -108,11 +135,15 @@ def test_docstring_has_formula_shapes_errors_source_and_example(function):
     first = text.splitlines()[0]
     assert first.endswith(".")
     assert len(first) < 100
-    for needed in ("Shapes:", "Raises", "Source:", ">>> "):
+    built = function.__module__ in ("xattr.rules", "xattr.composites")  # of no arrays
+    for needed in ("Raises", ">>> ") if built else ("Shapes:", "Raises", "Source:", ">>> "):
         if needed != "Raises" or re.search(r"^\s+raise ", inspect.getsource(function), re.M):
             assert needed in text, f"{function.__name__} lacks {needed}"
     formula = text.split("Shapes:")[0] if "Shapes:" in text else text
     assert re.search("[=∫Σ]", formula), f"{function.__name__} lacks its formula"
+
+
+NUMBERS = ("epsilon", "gamma", "alpha", "beta")  # of a rule: its only arguments
 
 
 @pytest.mark.parametrize("function", PUBLIC)
@@ -122,7 +153,7 @@ def test_arguments(function):
     for parameter in parameters.values():
         assert parameter.annotation is not parameter.empty
         optional = parameter.default is not parameter.empty
-        if optional and parameter.name != "baseline":
+        if optional and parameter.name not in ("baseline", "composite", *NUMBERS):
             assert parameter.kind is parameter.KEYWORD_ONLY
     assert inspect.signature(function).return_annotation is not inspect.Signature.empty
 

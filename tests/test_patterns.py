@@ -74,20 +74,21 @@ def test_two_point_patterns_are_used_by_the_sign_of_their_unit():
     close(pattern_net(lambda x: f(x) + 2, zero, patterns), 2 * np.array([5 + 6, 7 + 8]))
 
 
-def network_of(w1, b1, w2):
-    return lambda x: (relu(x @ w1 + b1) @ w2)[0]
+def small_network(x, w1, b1, w2):
+    return (relu(x @ w1 + b1) @ w2)[0]
 
 
 def test_shifted_data(x64):
     """x → x + m with b → b − wᵀm: what changes, and by how much."""
-    w1, b1, w2, data, m = (normal(i, *s, dtype=np.float64) for i, s in enumerate(SHIFT_SHAPES))
-    f, f2 = network_of(w1, b1, w2), network_of(w1, b1 - m @ w1, w2)
+    shapes = ((4, 3), (3,), (3, 1), (60, 4), (4,))
+    w1, b1, w2, data, m = (normal(i, *shape, dtype=float) for i, shape in enumerate(shapes))
+    f, args, args2 = small_network, (w1, b1, w2), (w1, b1 - m @ w1, w2)
     x = data[0]
     for estimator in ("linear", "two_point"):
-        fitted = fit_patterns(f, data, estimator=estimator)
-        again = fit_patterns(f2, data + m, estimator=estimator)
-        reused = [pattern_attribution(g, z, fitted) for g, z in ((f, x), (f2, x + m))]
-        close(*reused)
+        fitted = fit_patterns(f, data, estimator=estimator, args=args)
+        again = fit_patterns(f, data + m, estimator=estimator, args=args2)
+        before = pattern_attribution(f, x, fitted, args=args)
+        close(pattern_attribution(f, x + m, fitted, args=args2), before)
         if estimator == "linear":
             jax.tree.map(close, fitted, again)
             continue
@@ -103,16 +104,13 @@ def test_shifted_data(x64):
             assert np.abs(again[name][:, k] - fitted[name][:, k]).max() > 1e-3
 
 
-SHIFT_SHAPES = ((4, 3), (3,), (3, 1), (60, 4), (4,))
-
-
 def test_large_means_do_not_spoil_float32():
     data = factorial(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21))
     patterns = fit_patterns(lambda x: x @ W + 1000, data + 100, estimator="linear")
     close(patterns["00 dense"], [1, 0], 2e-3)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", ["linear", "two_point"])
 def test_units_that_never_change_have_no_pattern(estimator):
     f = lambda x: jnp.sum(relu(x @ jnp.eye(3) + jnp.array([0.0, -100.0, 0.0])))
     data = normal(0, 50, 3)
@@ -121,7 +119,7 @@ def test_units_that_never_change_have_no_pattern(estimator):
     for name, a in patterns.items():
         assert np.isfinite(a).all()
         close(a[:, 2], 0)
-        if estimator == "relu" or name.endswith("y>0"):
+        if name.endswith("y>0"):
             close(a[:, 1], 0)
         else:
             assert a[1, 1] == pytest.approx(1, abs=1e-5)
@@ -142,32 +140,35 @@ def of_oracle(xs, ys, w, estimator):
     return {"": found}
 
 
-@pytest.mark.parametrize("estimator", ["relu", "two_point"])
-def test_dense_layers_with_batch_normalization(x64, estimator):
+def test_dense_layers_with_batch_normalization(x64):
     graph = network("dense_batchnorm")
     data = normal(0, 40, 6, dtype=np.float64)
-    patterns = fit_patterns(graph.f, unequal(data), estimator=estimator)
+    patterns = fit_patterns(graph.f, unequal(data), estimator="two_point")
     values = [np.stack(v) for v in zip(*(oracles.forward(graph, x) for x in data), strict=True)]
     expected = {}
     for number, node in enumerate(graph.layers()):
         xs, ys, (w,) = values[node.parents[0]], values[node.index], node.matrices
-        found = of_oracle(xs, ys, w.T, estimator)
+        found = of_oracle(xs, ys, w.T, "two_point")
         expected |= {f"{number:02d} dense{sign}": a for sign, a in found.items()}
     assert set(patterns) == set(expected)
     for name, a in expected.items():
         close(patterns[name], a, 1e-9)
 
 
+def one_unit(x, w, b):
+    return (x @ w + b)[0]
+
+
 @pytest.mark.parametrize(
     ("xs", "bias"),
     [
-        ([[1, 0], [3, 2], [-2, 1], [1, 3]], -1),  # y = 0, 2, −3, 0: zeros are in the second regime
-        ([[0, 5], [-3, 1], [-4, 2]], 1),  # y = 1, −2, −3: c = (0, 35/3), wᵀc = 0 counts as 1
+        ([[1, 0], [3, 2], [-2, 1]], -1.0),  # y = 0, 2, −3: 0 is in the second regime
+        ([[0, 5], [-3, 1], [-4, 2]], 1.0),  # y = 1, −2, −3: c = (0, 35/3), wᵀc = 0 counts as 1
     ],
 )
 def test_cases_at_the_edge(x64, xs, bias):
     xs, w = np.array(xs, float), np.array([[1.0], [0.0]])
-    found = fit_patterns(lambda x: (x @ w + bias)[0], xs, estimator="two_point")
+    found = fit_patterns(one_unit, xs, estimator="two_point", args=(w, bias))
     for sign, a in of_oracle(xs, xs @ w + bias, w, "two_point").items():
         close(found[f"00 dense{sign}"], a)
 
@@ -425,10 +426,9 @@ def test_narrow_dtypes(dtype):
     """Exact data, whose sums are not exact in the dtype, and whose squares leave its range."""
     levels = np.arange(-8.0, 9) * 64
     data, f = jnp.asarray(factorial(levels, levels), dtype), lambda x: x @ W.astype(dtype)
-    for estimator in ("linear", "relu"):
-        patterns = fit_patterns(f, data, estimator=estimator)
-        assert patterns["00 dense"].dtype == np.float32
-        close(patterns["00 dense"], [1, 0], 1e-6)
+    patterns = fit_patterns(f, data, estimator="linear")
+    assert patterns["00 dense"].dtype == np.float32
+    close(patterns["00 dense"], [1, 0], 1e-6)
     x = jnp.array([2.0, 0.5], dtype)
     for method in (pattern_net, pattern_attribution):
         found = method(f, x, patterns)
@@ -499,11 +499,11 @@ def test_forms_of_data_and_progress():
         return items
 
     whole = fit_patterns(f, data, progress=progress)
-    parts = [jax.tree.map(lambda v, s=s: v[s], data) for s in (slice(0, 90), slice(90, None))]
+    parts = [jax.tree.map(lambda v, at=at: v[at : at + 64], data) for at in (0, 64, 128)]
     for batches in (parts, tuple(parts)):
         found = fit_patterns(f, batches, progress=progress)
-        jax.tree.map(lambda a, b: close(a, b, 1e-4), found, whole)
-    assert seen == [3, 2, 2]
+        jax.tree.map(close, found, whole)
+    assert seen == [3, 3, 3]
     assert list(whole) == ["00 dense", "01 dense"]
 
 

@@ -14,7 +14,17 @@ from xattr.gradients import gradient, gradient_x_input, interior_gradients
 from xattr.guided import deconvnet, guided_backprop
 from xattr.integrated import aumann_shapley, integrated_gradients
 from xattr.kernel import integrate, path_integral, sample
+from xattr.layers import (
+    at_layer,
+    conductance,
+    grad_cam,
+    guided_grad_cam,
+    internal_influence,
+    layer_gradient,
+    layer_integrated_gradients,
+)
 from xattr.noise import smooth_grad, smooth_grad_squared, var_grad
+from xattr.patterns import fit_patterns, pattern_attribution, pattern_net
 from xattr.relevance import deep_taylor, lrp
 from xattr.report import explain, relevance_report
 from xattr.rewrite import with_rules
@@ -26,23 +36,33 @@ __all__ = [
     "PathSamples",
     "Quadrature",
     "UncoveredPrimitiveError",
+    "at_layer",
     "aumann_shapley",
     "completeness_gap",
     "composites",
+    "conductance",
     "deconvnet",
     "deep_lift",
     "deep_taylor",
     "expected_gradients",
     "explain",
+    "fit_patterns",
+    "grad_cam",
     "gradient",
     "gradient_x_input",
     "guided_backprop",
+    "guided_grad_cam",
     "integrate",
     "integrated_gradients",
     "interior_gradients",
+    "internal_influence",
+    "layer_gradient",
+    "layer_integrated_gradients",
     "lrp",
     "path_integral",
     "paths",
+    "pattern_attribution",
+    "pattern_net",
     "plot",
     "quadrature",
     "relevance_report",

@@ -14,6 +14,27 @@ from xattr.rules import Rule
 from xattr.sites import KINDS, Mode, Site
 from xattr.types import Array
 
+__all__ = [
+    "both",
+    "compose",
+    "conv",
+    "dense",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
+    "epsilon_plus",
+    "epsilon_plus_flat",
+    "every_layer",
+    "first_layer",
+    "kind",
+    "last_layer",
+    "named",
+    "preset_a",
+    "preset_a_flat",
+    "preset_b",
+    "preset_b_flat",
+]
+
 Predicate: TypeAlias = Callable[[Site], bool]
 
 
@@ -38,7 +59,12 @@ class Composite(NamedTuple):
 def kind(*names: str) -> Predicate:
     """Return the predicate: the site is of one of these kinds.
 
-    Raises `ValueError` for a kind that `xattr.explain` does not know.
+    True for a site if its kind, as `xattr.explain` lists it, = one of the names.
+
+    Raises `ValueError` for a kind that does not exist.
+
+    >>> from xattr import composites
+    >>> weighted = composites.kind("dense", "conv")
     """
     for name in names:
         if name not in KINDS:
@@ -51,20 +77,35 @@ def _kind(site: Site, names: tuple[str, ...]) -> bool:
 
 
 def first_layer(site: Site) -> bool:
-    """Tell whether a layer sees x, moved or scaled element by element."""
+    """Tell whether a layer sees x.
+
+    True if its inputs = x, moved, scaled or shifted element by element.
+
+    >>> from xattr import composites, rules
+    >>> flat_first = composites.compose((composites.first_layer, rules.flat()))
+    """
     return site.first
 
 
 def last_layer(site: Site) -> bool:
-    """Tell whether no other layer comes after this one."""
+    """Tell whether no other layer comes after this one.
+
+    True if the number of layers between its result and f's = 0; never inside a loop.
+
+    >>> from xattr import composites, rules
+    >>> stable_last = composites.compose((composites.last_layer, rules.epsilon(0.1)))
+    """
     return site.is_layer and site.last
 
 
 def named(name: str) -> Predicate:
     """Return the predicate: the site lies in a scope of this name.
 
-    Scopes are those of `jax.named_scope` and of flax linen's modules ("Dense_0", "block/conv");
-    the name may be any part of the path. `xattr.explain` lists them.
+    True if the name = any part of the path of scopes, as `xattr.explain` lists it: those of
+    `jax.named_scope` and of flax linen's modules ("Dense_0", "block/conv").
+
+    >>> from xattr import composites, rules
+    >>> mine = composites.compose((composites.named("head"), rules.epsilon(0.1)))
     """
     return functools.partial(_named, name=name)
 
@@ -74,7 +115,13 @@ def _named(site: Site, name: str) -> bool:
 
 
 def both(*predicates: Predicate) -> Predicate:
-    """Return the predicate: all of these hold."""
+    """Return the predicate: all of these hold.
+
+    True for a site if each predicate = True for it.
+
+    >>> from xattr import composites
+    >>> first_conv = composites.both(composites.conv, composites.first_layer)
+    """
     return functools.partial(_both, predicates=predicates)
 
 

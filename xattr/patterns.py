@@ -94,7 +94,7 @@ def fit_patterns(
     for number, batch in enumerate(_batches(data, progress)):
         batch = _checked(batch, example, number)
         if state is None:
-            example = jax.tree.map(lambda leaf: leaf[0], batch)
+            example = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), batch)
             state = _empty(f, example, args, estimator)
         jax.block_until_ready(state)  # or the host would run ahead and fill the memory
         state = functions.compiled(pattern_step, fitted)(state, batch, args)
@@ -554,7 +554,7 @@ def _empty(
     regimes = 2 if estimator == "two_point" else 1
 
     def sums(place: _Place, dtype: Any) -> _Sums:
-        units, weights = jnp.zeros(place.unit_shape, dtype), jnp.zeros(place.shape, dtype)
+        units, weights = np.zeros(place.unit_shape, dtype), np.zeros(place.shape, dtype)
         return _Sums(units, units, units, (_Regime(units, weights, weights),) * regimes)
 
     return [[sums(place, layer.dtype) for place in layer.places] for layer in layers]

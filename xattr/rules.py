@@ -18,6 +18,8 @@ from xattr.affine import ratio
 from xattr.sites import Site
 from xattr.types import Array, ArrayTree
 
+__all__ = ["alpha_beta", "epsilon", "flat", "gamma", "w_square", "z_box", "z_plus", "zero"]
+
 Bias: TypeAlias = Literal["exclude", "include"]
 
 
@@ -357,8 +359,8 @@ def z_box(low: Array | float, high: Array | float) -> Rule:
     >>> import jax.numpy as jnp, xattr
     >>> from xattr import composites, rules
     >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_box(0.0, 5.0)))
-    Array([0.6666667, 1.3333333], dtype=float32)
+    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_box(0.0, 5.0))).round(4)
+    Array([0.6667, 1.3333], dtype=float32)
     """
     return functools.partial(_z_box, low=low, high=high)
 
