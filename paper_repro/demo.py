@@ -189,7 +189,8 @@ def _gradient_x_input(scene: Scene, options: argparse.Namespace, progress: Any) 
 
 
 def _guided(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
-    return xattr.guided_backprop(scene.f, scene.image, args=scene.args)
+    # "gradient" for the log-odds: they keep a stopped shift finite, which has no rule of its own.
+    return xattr.guided_backprop(scene.f, scene.image, args=scene.args, on_uncovered="gradient")
 
 
 def _lrp(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
@@ -342,7 +343,7 @@ def write(options: argparse.Namespace, scene: Scene, rows: list[Row], name: str)
     named: dict[str, Any] = {"_".join(re.findall(r"\w+", key)): a for key, a in arrays.items()}
     with writing_to(options.out):
         with data.replacing(targets[0]) as path:
-            draw(options, scene, arrays, name).savefig(path, dpi=120)
+            draw(options, scene, arrays, name).savefig(path, dpi=100)
         with data.replacing(targets[1]) as path:
             np.savez_compressed(path, image=np.asarray(scene.image), **named)
     return targets

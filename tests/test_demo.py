@@ -1,8 +1,11 @@
 """The command line: its table, its files, its errors."""
 
+import argparse
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,31 +19,93 @@ def classes():
     return data.imagenet_classes()
 
 
+@pytest.fixture
+def small_network(monkeypatch):
+    """Put in the place of the network a new one that is compiled in no time."""
+    weights = np.random.default_rng(0).normal(0, 0.2, (147, 1000)).astype(np.float32)
+
+    def network(image, params):
+        pooled = image.reshape(7, 32, 7, 32, 3).mean((1, 3)).ravel()
+        return jax.nn.relu6(10 * pooled) @ jnp.asarray(weights)
+
+    monkeypatch.setattr(demo, "network", network)
+
+
 def run(capsys, *arguments):
     code = __main__.main(["demo", "--no-progress", *map(str, arguments)])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
 
+def rows_of(text):
+    """Read the table: name -> sum, gap, gradients, seconds, compiled."""
+    lines = text.partition("---\n")[2].partition("\n\n")[0].splitlines()
+    return {line[:20].strip(): list(map(float, line[20:].split())) for line in lines}
+
+
 def test_demo_end_to_end(capsys, tmp_path):
     out = tmp_path / "new" / "folder"
-    code, text, _ = run(capsys, "--steps", 4, "--samples", 2, "--out", out, "--baseline", "blur")
+    code, text, _ = run(capsys, "--steps", 1, "--samples", 1, "--out", out, "--baseline", "blur")
     assert code == 0
     assert "class      967 (espresso)" in text
-    for method in demo.METHODS:
-        assert f"\n{method}" in text
+    rows = rows_of(text)
+    assert [*rows] == [*demo.METHODS]
     assert sorted(path.name for path in out.iterdir()) == ["attributions.npz", "attributions.png"]
     with Image.open(out / "attributions.png") as picture:
-        assert picture.size == (1620, 768)
+        assert picture.size == (1350, 960)
     arrays = np.load(out / "attributions.npz")
     assert arrays["IG_straight_line"].shape == (224, 224, 3)
-    rows = [line.split() for line in text.splitlines() if line.startswith("IG, straight line")]
-    assert float(rows[0][3]) == pytest.approx(arrays["IG_straight_line"].sum(), abs=1e-3)
-    names = "gradient gradient_x_input IG_straight_line IG_monotone_path Aumann_Shapley"
-    assert {*arrays.files} == {*names.split(), "image", "SmoothGrad", "expected_gradients"}
-    compiled = {line[:20].strip(): line.split()[-1] for line in text.splitlines() if line}
+    assert rows["IG, straight line"][0] == pytest.approx(arrays["IG_straight_line"].sum(), abs=1e-3)
+    names = "gradient gradient_x_input guided_backprop LRP DeepLIFT IG_straight_line"
+    names += " IG_monotone_path Aumann_Shapley expected_gradients SmoothGrad"
+    assert {*arrays.files} == {*names.split(), "image"}
+    assert rows["DeepLIFT"][1] == pytest.approx(0, abs=1e-3)
     for method in ("IG, monotone path", "Aumann-Shapley", "expected gradients"):
-        assert compiled[method] == "0"  # the program of the straight line
+        assert rows[method][-1] == 0  # the program of the straight line
+
+
+def test_chosen_methods(capsys, tmp_path, small_network):
+    chosen = ["lrp", "DeepLIFT", "Guided", "deep", "--score", "logit", "--out", tmp_path]
+    code, text, _ = run(capsys, "--methods", *chosen)
+    assert code == 0
+    rows = rows_of(text)
+    assert [*rows] == ["guided backprop", "LRP", "DeepLIFT"]
+    assert [row[2:5:2] for row in rows.values()] == [[1, 1]] * 3  # gradients, compiled
+    arrays = np.load(tmp_path / "attributions.npz")
+    assert arrays.files == ["image", "guided_backprop", "LRP", "DeepLIFT"]
+    with Image.open(tmp_path / "attributions.png") as picture:
+        assert picture.size == (1350, 320)
+    value = float(text.partition("score      logit ")[2].partition(",")[0])
+    assert rows["LRP"][:2] == pytest.approx(
+        [arrays["LRP"].sum(), arrays["LRP"].sum() - value], abs=2e-4
+    )
+    assert rows["DeepLIFT"][1] == pytest.approx(0, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (None, [*demo.METHODS]),
+        (["smooth", "gradient"], ["gradient", "SmoothGrad"]),
+        ([" ig, STRAIGHT line "], ["IG, straight line"]),
+        (["LRP", "lrp"], ["LRP"]),
+    ],
+)
+def test_methods_are_found_by_name_or_part(texts, names):
+    assert demo.find_methods(texts) == names
+
+
+@pytest.mark.parametrize(
+    ("maps", "grid"),
+    [(1, (1, 2)), (3, (1, 4)), (4, (2, 3)), (5, (2, 3)), (8, (3, 3)), (10, (3, 4))],
+)
+def test_figure_has_room_for_every_map(maps, grid):
+    options = argparse.Namespace(channels="sum")
+    scene = demo.Scene(None, (), np.ones((4, 4, 3)), None, None, None)
+    figure = demo.draw(options, scene, {str(i): np.ones((4, 4, 3)) for i in range(maps)}, "photo")
+    shown = [ax for ax in figure.axes if ax.get_visible() and ax.get_title()]
+    assert len(shown) == maps + 1
+    assert shown[0].get_gridspec().get_geometry() == grid
 
 
 @pytest.mark.parametrize(
@@ -70,6 +135,15 @@ def test_classes_are_found_by_index_or_name(text, index, classes):
         (["--seed", "-1"], "--seed must lie between 0 and 4294967295, not -1"),
         (["--class", "-1"], "--class -1: the classes are numbered 0 to 999"),
         (["--steps", "0"], "--steps must be at least 1, not 0"),
+        (
+            ["--methods", "Shapley value"],
+            "--methods 'Shapley value': no such method; there are grad",
+        ),
+        (
+            ["--methods", "ig"],
+            "--methods 'ig': could be IG, straight line; IG, monotone path: give",
+        ),
+        (["--methods", " "], "--methods ' ': no such method; there are gradient; gradient x input"),
         (["--samples", "-2"], "--samples must be at least 1, not -2"),
     ],
 )
@@ -84,7 +158,7 @@ def test_errors_are_one_line_and_exit_2(capsys, tmp_path, arguments, text):
     assert not out.exists()
 
 
-def test_own_picture_other_class_and_score(capsys, tmp_path):
+def test_own_picture_other_class_and_score(capsys, tmp_path, small_network):
     path = tmp_path / "own.png"
     data.photograph("coffee").resize((300, 260)).convert("RGBA").save(path)
     code, text, _ = run(

@@ -29,6 +29,7 @@ LAYERS = [
     {"composites"},
     {"rewrite"},
     {"guided", "relevance", "deeplift", "cutting", "places"},
+    {"estimation"},
     {"patterns", "layers"},
     {"report"},
     {"perturb", "shapley", "interactions"},

@@ -47,16 +47,19 @@ class Graph:
             equation = self.producer.get(equation.dependents[0])
         return equation
 
-    def static(self, atom: Any) -> Any:
-        """Return a number that is written in the program, or None."""
+    def static(self, atom: Any, *, arrays: bool = True) -> Any:
+        """Return a number that is written in the program, or None.
+
+        `arrays` counts a known array of equal numbers, too: np.zeros(8) in maximum(x, np.zeros(8)).
+        """
         if isinstance(atom, _jaxpr.Literal):
             return np.asarray(atom.value).astype(float)
-        if atom in self.program.constants:
+        if arrays and atom in self.program.constants:
             return _uniform(self.program.constants[atom])
         maker = self.producer.get(atom)
         if maker is None or maker.primitive not in _CONSTANT or len(maker.inputs) != 1:
             return None
-        return self.static(maker.inputs[0])
+        return self.static(maker.inputs[0], arrays=arrays)
 
 
 def _uniform(constant: Any) -> Any:

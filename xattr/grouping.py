@@ -142,7 +142,11 @@ class _Reader:
                 equation.output.shape[:0],
             )
             single = single or _depends(factor)  # a normalizer is no weight
-            return "scalar" if single or self.graph.static(factor) is not None else "array"
+            return (
+                "scalar"
+                if single or self.graph.static(factor, arrays=False) is not None
+                else "array"
+            )
         if prim in _jaxpr.SUMS:
             return "reduce"
         steered = any(v not in inputs for v in equation.dependents)  # by an index or a condition
