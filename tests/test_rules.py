@@ -2,6 +2,8 @@
 
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -349,3 +351,34 @@ def test_bad_input(name):
     with pytest.raises(error) as raised:
         call()
     assert text in str(raised.value)
+
+
+@hypothesis.settings(max_examples=12)
+@hypothesis.given(
+    st.sampled_from(sorted(graphs.STRUCTURES)), st.integers(10, 10**6), st.integers(0, 10**6)
+)
+def test_random_networks(structure, seed, other):
+    """Structure from the menu, weights and inputs by seed: oracles, completeness, conservation."""
+    with jax.enable_x64(True):
+        graph = graphs.network(structure, seed)
+        x, baseline = jnp.asarray(graph.inputs(other)), jnp.asarray(graph.inputs(other + 1))
+
+        def everything(x, baseline):
+            return (
+                xattr.lrp(graph.f, x, composites.every_layer(rules.alpha_beta(2.0, 1.0))),
+                xattr.guided_backprop(graph.f, x, on_uncovered="gradient"),
+                xattr.deep_lift(graph.f, x, baseline),
+                xattr.relevance_report(graph.f, x, Z_RULE).absorbed,
+            )
+
+        relevance, guided, deep, absorbed = quickly(everything, x, baseline)
+        rule = lambda node: oracles.alpha_beta(2.0, 1.0)
+        same(relevance, oracles.lrp(graph, x, rule, "exclude"), 1e-8)
+        same(guided, oracles.guided(graph, x))
+        same(deep, oracles.deep_lift(graph, x, baseline, "rescale"), 1e-8)
+        np.testing.assert_allclose(deep.sum(), graph.f(x) - graph.f(baseline), atol=1e-9)
+        flows = oracles.lrp_flows(graph, x, lambda node: oracles.zero(), "exclude")
+        flows = [flows[n.index] for n in graph.nodes if n.kind in REPORTED]
+        kept = [f.received.sum() - sum(part.sum() for part in f.sent) for f in flows]
+        scale = max(1.0, *(np.abs(f.received).max() for f in flows))
+        np.testing.assert_allclose(absorbed, kept, atol=1e-9 * scale)  # units with z = 0 alone
