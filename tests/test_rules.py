@@ -148,12 +148,12 @@ def test_report_against_oracle(structure, rule, x64):
     assert str(report).splitlines()[0].split() == ["layer", "arriving", "passed", "on", "absorbed"]
 
 
-def test_report_under_jit_and_vmap():
-    graph = graphs.network("dense", seed=0, dtype=np.float32)
-    xs = jnp.asarray(np.stack([graph.inputs(i) for i in range(3)]), jnp.float32)
+def test_report_under_jit_and_vmap(x64):
+    graph = graphs.network("dense", seed=0)
+    xs = jnp.asarray(np.stack([graph.inputs(i) for i in range(3)]))
     one = functools.partial(xattr.relevance_report, graph.f)
     batch = jax.jit(jax.vmap(one))(xs)
-    np.testing.assert_allclose(batch.passed_on[1], one(xs[1]).passed_on, rtol=1e-5)
+    np.testing.assert_allclose(batch.passed_on[1], one(xs[1]).passed_on, rtol=1e-9)
 
 
 def _normalized(x, w, b):
