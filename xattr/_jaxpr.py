@@ -48,10 +48,16 @@ class Value:
 class Literal:
     """A number written in the program; compares by identity."""
 
-    __slots__ = ("value",)
+    __slots__ = ("dtype", "value")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, dtype: Any) -> None:
         self.value = value
+        self.dtype = dtype
+
+    @property
+    def array(self) -> jax.Array:
+        """The number as an array of its type in the program."""
+        return jnp.asarray(self.value, self.dtype)
 
 
 class Equation:
@@ -212,7 +218,8 @@ def _open_constants(closed: Any, env: dict[Any, Any], constants: dict[Value, Any
 
 
 def _read(env: dict[Any, Any], atom: Any) -> Any:
-    return Literal(atom.val) if isinstance(atom, core.Literal) else env[atom]
+    aval: Any = atom.aval
+    return Literal(atom.val, aval.dtype) if isinstance(atom, core.Literal) else env[atom]
 
 
 def _open(

@@ -146,8 +146,8 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
 def _derivative(call: Call, at: jax.Array) -> jax.Array:
     if call.site.kind in ("relu", "relu6", "leaky_relu"):
         return rules.rectifier_slope(call.site, at)
-    _, slope = jax.jvp(call.plain, (at,), (jnp.ones_like(at),))
-    result: jax.Array = slope
+    _, back = jax.vjp(call.plain, at)  # not jvp: it may have a custom_vjp
+    result: jax.Array = back(jnp.ones_like(call.output))[0]
     return result
 
 

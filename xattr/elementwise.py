@@ -22,9 +22,7 @@ _BENT = frozenset(
     }
 )
 
-_PROBES = np.array(
-    [-9.0, -3.0, -1.0, -0.5, -(2.0**-20), 0.0, 2.0**-20, 0.5, 1.0, 3.0, 5.5, 6.5, 9.0]
-)
+_PROBES = (1e-6, 0.5, 1.0, 3.0, 5.5, 6.5, 9.0, 1e4)
 _RECTIFIERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
@@ -87,28 +85,41 @@ class _Finder:
 
 def kind_of(graph: Graph, root: Value, equations: list[Equation]) -> tuple[str, float]:
     """Return the kind of a function of each element, found by evaluating it."""
-    values = _evaluated(equations, root, graph.static)
     smooth = not any(e.primitive in KINKED for e in opened(equations))
+    probes = _probes(graph, equations)
+    values = _evaluated(equations, root, graph.static, probes)
     if values is not None:
         for kind, expected in _RECTIFIERS.items():
-            if np.array_equal(values, expected(_PROBES)):
+            if np.array_equal(values, expected(probes)):
                 return kind, 0.0
-        below, above = values[_PROBES < 0], values[_PROBES >= 0]
-        slope = below[0] / _PROBES[0]
-        if np.array_equal(above, _PROBES[_PROBES >= 0]) and np.allclose(
-            below, slope * _PROBES[_PROBES < 0], rtol=1e-6
-        ):
+        negative = probes < 0
+        slope = values[0] / probes[0]
+        linear = np.allclose(values[negative], slope * probes[negative], rtol=1e-6, atol=0)
+        if linear and np.array_equal(values[~negative], probes[~negative]):
             kinds = {True: "leaky_relu", False: "move" if slope == 1 else "activation"}
             return kinds[bool(0 <= slope < 1)], float(slope)
     curved = any(e.primitive in _BENT for e in opened(equations))
     return ("activation" if curved or not smooth else "power"), 0.0
 
 
+def _probes(graph: Graph, equations: list[Equation]) -> np.ndarray:
+    """Return points on all sides of where a function can bend: its numbers, and what they make."""
+    numbers = {1.0}
+    for equation in opened(equations):
+        found = (graph.static(v) for v in equation.inputs)
+        numbers.update(abs(float(v)) for v in found if v is not None and np.isfinite(v) and v)
+    first = sorted(numbers)[:8]
+    bends = {op for a in first for b in first for op in (a, a * b, a / b, a + b, abs(a - b))}
+    near = np.outer([*bends, *numbers], [1 - 1e-3, 1, 1 + 1e-3]).ravel()
+    points = np.unique([*_PROBES, *near])
+    return np.concatenate([-points[::-1], [0.0], points[points > 0]])
+
+
 def _evaluated(
-    equations: list[Equation], root: Value, static: Callable[[Any], Any]
+    equations: list[Equation], root: Value, static: Callable[[Any], Any], probes: np.ndarray
 ) -> np.ndarray | None:
     """Return the values of a piecewise linear function of each element, or None."""
-    env: dict[Any, Any] = {root: _PROBES}
+    env: dict[Any, Any] = {root: probes}
 
     def operand(atom: Any) -> Any:
         if isinstance(atom, Value) and atom in env:
@@ -135,8 +146,7 @@ def _evaluated(
         if result is None:
             return None
         env[equation.output] = result
-    values = np.ones_like(_PROBES) * np.asarray(env[equations[-1].output], float)
-    return np.asarray(values)
+    return np.asarray(np.ones_like(probes) * np.asarray(env[equations[-1].output], float))
 
 
 def _operand_of(atom: Any, env: dict[Any, Any]) -> Any:

@@ -53,7 +53,7 @@ class Graph:
         `arrays` counts a known array of equal numbers, too: np.zeros(8) in maximum(x, np.zeros(8)).
         """
         if isinstance(atom, _jaxpr.Literal):
-            return np.asarray(atom.value).astype(float)
+            return None if np.iscomplexobj(atom.value) else np.asarray(atom.value).astype(float)
         if arrays and atom in self.program.constants:
             return _uniform(self.program.constants[atom])
         maker = self.producer.get(atom)
@@ -65,7 +65,7 @@ class Graph:
 def _uniform(constant: Any) -> Any:
     """Return the number that all elements of a known array have, or None."""
     known = trees.on_host(constant) if isinstance(constant, (jax.Array, np.ndarray)) else None
-    if known is None or not known.size or not np.issubdtype(known.dtype, np.number):
+    if known is None or not known.size or np.iscomplexobj(known):
         return None
     first = known.flat[0]
     return np.asarray(first).astype(float) if (known == first).all() else None

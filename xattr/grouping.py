@@ -1,6 +1,9 @@
 """From equations to sites: what is needed, and which affine equations make one layer."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from jax import lax
 
 from xattr import _jaxpr, elementwise, regions
 from xattr._jaxpr import Equation, Program, Value, p
@@ -11,7 +14,7 @@ _AFFINE_ROLES = frozenset(
     {"weight", "reduce", "add", "offset", "scalar", "array", "move", "multiple"}
 )
 _TERMS = frozenset({"move", "sum", "scale", "taps"})
-_GATHERING = frozenset({p.concatenate_p})
+_GATHERING = frozenset({p.concatenate_p, lax.stack_p})
 
 
 class _Item(NamedTuple):
@@ -32,15 +35,25 @@ class _Group:
         self.biased = biased
 
 
-def sites_of(program: Program, mode: Mode) -> list[Site]:
-    """Return the sites of a program, in order; what nothing needs is left out."""
-    return _Reader(program, mode).read()
+def sites_of(
+    program: Program, mode: Mode, data: Sequence[bool] | None = None
+) -> tuple[list[Site], list[bool]]:
+    """Return the sites of a program, in order, and which outputs carry relevance.
+
+    What nothing needs is left out. `data` tells which inputs carry relevance; those that depend on
+    x if None.
+    """
+    reader = _Reader(program, mode, data)
+    return reader.read(), [v in reader.data for v in program.outputs]
 
 
 class _Reader:
     """One pass over a program."""
 
-    def __init__(self, program: Program, mode: Mode) -> None:
+    def __init__(self, program: Program, mode: Mode, data: Sequence[bool] | None) -> None:
+        flags = [True] * len(program.inputs) if data is None else data
+        seen = {v for v, flag in zip(program.inputs, flags, strict=True) if flag}
+        self.data = {v for v in seen if v.dependent and v.floating}
         self.program = program
         self.mode = mode
         self.graph = Graph(program)
@@ -82,7 +95,7 @@ class _Reader:
         return items[::-1]
 
     def _group(self, items: list[_Item]) -> list[Site]:
-        data = {v for v in self.program.inputs if v.dependent and v.floating}
+        data = self.data
         uses: dict[Value, int] = {}
         for item in items:
             made = {v for e in item.equations for v in e.outputs}
@@ -94,7 +107,10 @@ class _Reader:
         sites: list[Site | _Group] = []
         for item in items:
             inputs = [v for v in item.inputs if v in data]
-            kind = item.kind or self._kind(item.equations[0], inputs)
+            if inputs or not item.kind:
+                kind = item.kind or self._kind(item.equations[0], inputs)
+            else:
+                kind = self._without_data(item.equations[-1])
             if self._carries(kind, inputs):
                 data.update(v for v in item.output if v.floating)
             grouped = None
@@ -153,7 +169,8 @@ class _Reader:
         if self.mode == "difference" and steered:
             return "other" if any(v.floating for v in equation.outputs) else "constant"
         if prim in _jaxpr.MOVES:
-            return "multiple" if len(equation.operands) > 1 and prim in _GATHERING else "move"
+            several = len(equation.inputs) > 1 and (prim in _GATHERING or len(inputs) > 1)
+            return "multiple" if several else "move"
         if prim is p.pad_p:
             plain = len(inputs) == 1 and self.graph.static(equation.inputs[1]) == 0
             return "move" if plain else "choice"

@@ -5,9 +5,10 @@ layer with its bias and normalization, an activation however it is spelled. Site
 the equations compute, never by the names of modules.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
+from jax import lax
 
 from xattr import _jaxpr
 from xattr._jaxpr import Equation, Program, Value, p
@@ -16,14 +17,21 @@ from xattr.sites import Mode, Recognised, Site
 
 
 def recognise(
-    program: Program, mode: Mode, zone: Iterable[bool] | None = None, inside: bool = False
+    program: Program,
+    mode: Mode,
+    zone: Sequence[bool] | None = None,
+    inside: bool = False,
+    data: Sequence[bool] | None = None,
 ) -> Recognised:
-    """Find the sites of a program; `zone` tells which inputs are x itself."""
-    sites = sites_of(program, mode)
-    flags = [v.dependent for v in program.inputs] if zone is None else list(zone)
-    _mark(
-        program, sites, {v for v, flag in zip(program.inputs, flags, strict=True) if flag}, inside
-    )
+    """Find the sites of a program.
+
+    `zone` tells which inputs are x itself, `data` which carry relevance; those that depend on x if
+    None. `inside` is True where layers may come after the program.
+    """
+    sites, _ = sites_of(program, mode, data)
+    flags = [v.dependent for v in program.inputs] if zone is None else zone
+    seen = {v for v, flag in zip(program.inputs, flags, strict=True) if flag}
+    _mark(program, sites, seen, inside)
     for site in sites:
         if site.kind == "control":
             _recognise_bodies(site, mode, inside)
@@ -35,13 +43,27 @@ def recognise(
 def _recognise_bodies(site: Site, mode: Mode, inside: bool) -> None:
     equation = site.equations[0]
     zone = [isinstance(v, Value) and v in site.zone_inputs for v in equation.inputs]
-    looped = inside or equation.primitive is p.scan_p
+    data = [isinstance(v, Value) and v in site.inputs for v in equation.inputs]
     if equation.primitive is p.cond_p:
-        zone = zone[1:]
+        zone, data = zone[1:], data[1:]
     if equation.primitive is p.scan_p:
         constants, carried = _jaxpr.scan_counts(equation.params)
-        zone = [flag and not constants <= i < constants + carried for i, flag in enumerate(zone)]
-    site.bodies = [recognise(body, mode, zone, looped or not site.last) for body in equation.bodies]
+        loop = slice(constants, constants + carried)
+        zone[loop] = [False] * carried
+        data = _through_loop(equation.bodies[0], mode, data, loop)
+    known = None if mode == "difference" else data
+    inside = inside or equation.primitive is p.scan_p or not site.last
+    site.bodies = [recognise(body, mode, zone, inside, known) for body in equation.bodies]
+
+
+def _through_loop(body: Program, mode: Mode, data: list[bool], loop: slice) -> list[bool]:
+    """Return which inputs of a loop's body carry relevance at any step."""
+    while True:
+        _, after = sites_of(body, mode, data)
+        merged = [a or b for a, b in zip(data[loop], after, strict=False)]
+        if merged == data[loop]:
+            return data
+        data = [*data[: loop.start], *merged, *data[loop.stop :]]
 
 
 def _mark(program: Program, sites: list[Site], zone: set[Value], inside: bool) -> None:
@@ -57,18 +79,9 @@ def _mark(program: Program, sites: list[Site], zone: set[Value], inside: bool) -
         if site.moves_input:
             zone.update(site.outputs)
         site.nonnegative = bool(site.inputs) and all(v in positive for v in site.inputs)
-        keeps = site.kind in ("move", "max") and site.nonnegative
-        if keeps and not any(e.primitive is p.neg_p or _negative_factor(e) for e in site.equations):
-            positive.update(site.outputs)
-        if site.kind in ("relu", "relu6"):
-            positive.update(site.outputs)
-        if (
-            site.kind == "sum"
-            and site.nonnegative
-            and all(
-                e.primitive in _jaxpr.SUMS | _jaxpr.MOVES or _plain_add(e) or _positive_division(e)
-                for e in site.equations
-            )
+        kept = site.nonnegative and site.kind in ("move", "max", "sum")
+        if site.kind in ("relu", "relu6") or (
+            kept and all(_keeps_sign(e, site) for e in site.equations)
         ):
             positive.update(site.outputs)
     reached: set[Value] = set()
@@ -85,12 +98,16 @@ def _holds_layers(site: Site) -> bool:
     return any(e.primitive in _jaxpr.WEIGHTED for b in bodies for e in _jaxpr.all_equations(b))
 
 
-def _plain_add(equation: Equation) -> bool:
-    return equation.primitive in (p.add_p, p.add_jaxvals_p) and len(equation.dependents) == 2
-
-
-def _positive_division(equation: Equation) -> bool:
-    return equation.primitive in (p.div_p, p.mul_p) and not _negative_factor(equation)
+def _keeps_sign(equation: Equation, site: Site) -> bool:
+    """Tell whether an equation makes nothing negative of what is not."""
+    data = {*site.inputs, *(v for e in site.equations for v in e.outputs)}
+    alone = all(v in data for v in equation.inputs)
+    if equation.primitive in (p.mul_p, p.div_p):
+        return not _negative_factor(equation)
+    if equation.primitive in (p.neg_p, p.sub_p):
+        return False
+    needs = (p.add_p, p.add_jaxvals_p, p.min_p, p.concatenate_p, lax.stack_p)
+    return alone or equation.primitive not in needs
 
 
 def _negative_factor(equation: Equation) -> bool:

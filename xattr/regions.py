@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+
 from xattr import _jaxpr
 from xattr._jaxpr import Equation, Value, p
 from xattr.graph import BROADCASTS, Graph
 
-_MASKED = _jaxpr.COPIES | {p.select_n_p}
 _SOFTMAX = (
     {p.exp_p, p.reduce_sum_p, p.div_p, p.sub_p, p.add_p, p.log_p, p.abs_p, p.sign_p, p.max_p}
     | {p.select_n_p, p.is_finite_p}
@@ -26,7 +27,8 @@ def softmaxes(graph: Graph) -> dict[Value, tuple[str, Value]]:
             continue
         root = _unshifted(graph, exponential.dependents[0])
         region = graph.between(root, equation.output)
-        if all(e.primitive in _SOFTMAX for e in region):
+        known = all(e.primitive in _SOFTMAX for e in region)
+        if known and _is_aligned(region, root, equation):
             found[equation.output] = (kind, root)
     return found
 
@@ -37,7 +39,7 @@ def _softmax_of(graph: Graph, equation: Equation) -> tuple[str, Equation | None]
     pair = len(equation.dependents) == 2 and len(operands) == 2
     if equation.primitive is p.div_p and pair:
         exponential = _summed_exponential(graph, graph.source(operands[1], BROADCASTS))
-        top = graph.source(operands[0], _MASKED)
+        top = graph.source(operands[0], _jaxpr.COPIES)
         if top is None or exponential is None or top.primitive is not p.exp_p:
             return "", None
         return "softmax", exponential if top.inputs[0] is exponential.inputs[0] else None
@@ -63,8 +65,56 @@ def _softmax_of(graph: Graph, equation: Equation) -> tuple[str, Equation | None]
 def _summed_exponential(graph: Graph, total: Equation | None) -> Equation | None:
     if total is None or total.primitive is not p.reduce_sum_p or not total.dependents:
         return None
-    exponential = graph.source(total.dependents[0], _MASKED)
-    return exponential if exponential and exponential.primitive is p.exp_p else None
+    mask = graph.source(total.dependents[0], _jaxpr.COPIES)
+    if mask is None or mask.primitive is not p.select_n_p:
+        return mask if mask is not None and mask.primitive is p.exp_p else None
+    exponential = graph.source(mask.dependents[0], _jaxpr.COPIES)
+    if exponential is None or exponential.primitive is not p.exp_p:
+        return None
+    return exponential if _masks_infinities(graph, mask, exponential) else None
+
+
+def _masks_infinities(graph: Graph, mask: Equation, exponential: Equation) -> bool:
+    """Tell whether a mask only drops terms that are exp(−∞), as jax.nn.softmax(where=...) does."""
+    earlier = graph.producer.get(_unshifted(graph, exponential.dependents[0]))
+    if earlier is None or earlier.primitive is not p.select_n_p:
+        return False
+    if len(mask.inputs) != 3 or mask.inputs[0] is not earlier.inputs[0]:
+        return False
+    for dropped, kept in ((1, 2), (2, 1)):
+        values = [graph.static(e.inputs[dropped]) for e in (mask, earlier)]
+        if all(v is not None for v in values) and values[0] == 0 and values[1] == -np.inf:
+            return mask.inputs[kept] in mask.dependents
+    return False
+
+
+def _is_aligned(region: list[Equation], root: Value, last: Equation) -> bool:
+    """Tell whether a sum over some axes comes back to just these axes."""
+    total = next((e for e in region if e.primitive is p.reduce_sum_p), None)
+    if total is None or total.dependents[0].shape != root.shape:
+        return False
+    axes = tuple(total.params["axes"])
+    kept = tuple(i for i in range(len(root.shape)) if i not in axes)
+    short = tuple(root.shape[i] for i in kept)
+    long = tuple(1 if i in axes else n for i, n in enumerate(root.shape))
+    forms = {total.output: "short"}
+    for equation in region:
+        source = next((forms[v] for v in equation.dependents if v in forms), None)
+        if source is None or equation is total:
+            continue
+        if equation is last and equation.primitive in (p.div_p, p.sub_p):
+            return source == "long" or not short
+        shape = equation.output.shape
+        if equation.primitive is p.broadcast_in_dim_p:
+            dims = tuple(equation.params["broadcast_dimensions"])
+            fits = dims == (kept if source == "short" else tuple(range(len(long))))
+            source = "long" if fits and len(shape) == len(root.shape) else ""
+        elif equation.primitive in (p.reshape_p, p.squeeze_p):
+            source = {long: "long", short: "short"}.get(shape, "")
+        if not source:
+            return False
+        forms[equation.output] = source
+    return last.output.shape in (short, long)
 
 
 def _logged_exponential(graph: Graph, log: Equation | None) -> Equation | None:

@@ -131,9 +131,7 @@ def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings)
         results = _site(site, env, settings)
         for value, carried in zip(site.outputs, results, strict=True):
             env[value] = _fit(carried, value, settings, probe=True)
-    return [
-        env[v] if isinstance(v, Value) else Carried(jnp.asarray(v.value)) for v in program.outputs
-    ]
+    return [env[v] if isinstance(v, Value) else Carried(v.array) for v in program.outputs]
 
 
 def _fit(carried: Carried, value: Value, settings: Settings, probe: bool) -> Carried:
@@ -299,9 +297,7 @@ def _bounds(site: Site, bounds: Any, settings: Settings) -> Any:
 
 def _control(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Carried]:
     equation = site.equations[0]
-    operands = [
-        env[v] if isinstance(v, Value) else Carried(jnp.asarray(v.value)) for v in equation.inputs
-    ]
+    operands = [env[v] if isinstance(v, Value) else Carried(v.array) for v in equation.inputs]
     settings = settings._replace(taps=None)
     if equation.primitive is p.scan_p:
         return _scan(site, operands, settings)

@@ -122,9 +122,14 @@ def halve(call: Call, g: jax.Array) -> Cotangents:
     return [part / 2 for part in _transposed(call.plain, call.inputs, g)]
 
 
+def relevance_of(call: Call, g: jax.Array) -> jax.Array:
+    """Return y ⊙ g, also where a mask has made y infinite and nothing comes back."""
+    return jnp.where(g == 0, jnp.zeros_like(g), g * call.output)
+
+
 def pass_scaled(call: Call, g: jax.Array) -> Cotangents:
     """Give each element of x the relevance of its scaled and shifted copy."""
-    relevance = g * call.output
+    relevance = relevance_of(call, g)
     moved = functools.partial(_passed, call)
     return Direct(tuple(_transposed(moved, call.inputs, relevance)))
 
@@ -178,7 +183,8 @@ def _at_least_zero(value: Any, name: str) -> float:
 def _epsilon(call: Call, g: jax.Array, epsilon: float) -> Cotangents:
     z, back = jax.vjp(call.linear, *call.inputs)
     base = z if call.bias == "exclude" else call.output
-    gradients: Sequence[Any] = back(g * ratio(call.output, base, epsilon))
+    share = ratio(call.output, base, epsilon)
+    gradients: Sequence[Any] = back(jnp.where(g == 0, jnp.zeros_like(g), g * share))
     return gradients
 
 
@@ -216,7 +222,7 @@ def _gamma(call: Call, g: jax.Array, gamma: float) -> Cotangents:
     c = affine.offset(call.site, call.constants)
     if call.bias == "include" and c is not None:
         z = z + favoured(c, jnp.maximum(c, 0), jnp.minimum(c, 0))
-    direct, signed = back(ratio(g * call.output, z))
+    direct, signed = back(ratio(relevance_of(call, g), z))
     return [d + s for d, s in zip(direct, merged_by_sign(call.inputs, signed), strict=True)]
 
 
@@ -260,7 +266,7 @@ def z_plus() -> Rule:
 def _alpha_beta(
     call: Call, g: jax.Array, alpha: float, beta: float, bias: Bias | None = None
 ) -> Cotangents:
-    relevance = g * call.output
+    relevance = relevance_of(call, g)
     c = affine.offset(call.site, call.constants)
     if (bias or call.bias) == "exclude":
         c = None
@@ -343,7 +349,7 @@ def _by_weight(call: Call, g: jax.Array, read: str) -> Cotangents:
     function = affine.connected if read == "connected" else affine.squared
     ones = tuple(jnp.ones_like(x) for x in call.inputs)
     total, back = jax.vjp(lambda *inputs: function(call.site, inputs, call.constants), *ones)
-    return Direct(tuple(back(ratio(g * call.output, total))))
+    return Direct(tuple(back(ratio(relevance_of(call, g), total))))
 
 
 def z_box(low: Array | float, high: Array | float) -> Rule:
@@ -375,7 +381,7 @@ def _z_box(call: Call, g: jax.Array, low: Any, high: Any) -> Cotangents:
         return call.linear(*inputs) - above - below
 
     z, back = jax.vjp(total, call.inputs, lows, highs)
-    gradients = back(ratio(g * call.output, z))
+    gradients = back(ratio(relevance_of(call, g), z))
     at = (call.inputs, lows, highs)
     products = jax.tree.map(jnp.multiply, at, gradients)
     return Direct(tuple(a + b + c for a, b, c in zip(*products, strict=True)))
