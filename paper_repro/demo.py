@@ -189,8 +189,7 @@ def _gradient_x_input(scene: Scene, options: argparse.Namespace, progress: Any) 
 
 
 def _guided(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
-    # "gradient" for the log-odds: they keep a stopped shift finite, which has no rule of its own.
-    return xattr.guided_backprop(scene.f, scene.image, args=scene.args, on_uncovered="gradient")
+    return xattr.guided_backprop(scene.f, scene.image, args=scene.args)
 
 
 def _lrp(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:

@@ -132,8 +132,6 @@ WHOLE = {
 def test_groups(name):
     function, expected = WHOLE[name]
     found = [k for k in kinds(_network(function)) if k != "move" or name == "gate"]
-    if name in ("softmax", "log_softmax"):
-        found.remove("max")  # the shift, which nothing depends on
     assert found == expected
 
 

@@ -125,6 +125,16 @@ def test_constants_may_be_negative(x64):
         np.testing.assert_allclose(xattr.lrp(f, jnp.ones(2), ALPHA_BETA), [2, 2])
 
 
+@pytest.mark.parametrize("score", ["logit", "probability", "log_probability", "log_odds"])
+def test_every_score_is_covered(score, x64):
+    """The stopped shift of a logsumexp is kept finite by a select that needs no rule."""
+    f = getattr(xattr.targets, score)(lambda x: jax.nn.relu(x @ W) @ W)
+    for method in (xattr.guided_backprop, xattr.deconvnet, xattr.lrp, xattr.deep_lift):
+        assert np.isfinite(method(f, X, args=(2,))).all()
+    found = xattr.deep_lift(f, X, BASELINE, args=(2,))
+    np.testing.assert_allclose(found.sum(), f(X, 2) - f(BASELINE, 2), atol=1e-9)
+
+
 CRASHED = {
     "a gate of a stopped value": lambda x: jnp.sum((x @ W) * jax.nn.silu(lax.stop_gradient(x))),
     "interpolation": lambda x: jnp.sum(jnp.interp(x, jnp.arange(3.0), jnp.arange(3.0) ** 2)),

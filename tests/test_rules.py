@@ -183,6 +183,18 @@ def test_normalization_of_the_input(x64):
     same(ours, xattr.lrp(plain, -scaled, composites.every_layer(rules.z_box(-1.0, 127 / 128))))
 
 
+def test_report_counts_what_reaches_zeros(x64):
+    """The relevance of a normalized pixel that is 0 arrives and goes on like any other."""
+    random = np.random.default_rng(0)
+    w, b = random.standard_normal((4, 5)), random.standard_normal(5) * 0.1
+    x = jnp.array([0.0, 0.3, 1.0, 0.0])
+    composite = composites.every_layer(rules.flat())
+    report = xattr.relevance_report(_normalized, x, composite, args=(w, b))
+    total = xattr.lrp(_normalized, x, composite, args=(w, b)).sum()
+    np.testing.assert_allclose(report.arriving[0], total, rtol=1e-12)  # the normalization
+    np.testing.assert_allclose(report.absorbed, 0, atol=1e-12)
+
+
 def test_flat_rule_reaches_inputs_that_are_zero():
     f = lambda x: jnp.sum(x @ jnp.array([[1.0, 2.0], [3.0, 4.0]]) + 1)
     x = jnp.array([0.0, 2.0])

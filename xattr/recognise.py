@@ -29,6 +29,7 @@ def recognise(
     None. `inside` is True where layers may come after the program.
     """
     sites, _ = sites_of(program, mode, data)
+    _set_apart(program, sites, mode)
     flags = [v.dependent for v in program.inputs] if zone is None else zone
     seen = {v for v, flag in zip(program.inputs, flags, strict=True) if flag}
     _mark(program, sites, seen, inside)
@@ -38,6 +39,20 @@ def recognise(
     for index, site in enumerate(sites):
         site.index = index
     return Recognised(program, sites)
+
+
+def _set_apart(program: Program, sites: list[Site], mode: Mode) -> None:
+    """Make constants of what only leads to values that nothing goes back through."""
+    reached = {v for v in program.outputs if isinstance(v, Value)}
+    ends = {"constant", "stop_gradient", *(["normalizer"] if mode == "relevance" else [])}
+    for site in reversed(sites):
+        if site.kind in ends:
+            continue
+        if reached.intersection(site.outputs):
+            reached.update(site.inputs)
+        else:
+            site.kind = "constant"
+            site.inputs, site.constants = [], [*site.inputs, *site.constants]
 
 
 def _recognise_bodies(site: Site, mode: Mode, inside: bool) -> None:

@@ -222,7 +222,7 @@ def report_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> Re
     for site in sites:
         inputs, output = seen[site.index]
         tap = gradients[site.index]
-        arriving.append(trees.total(output * tap.output))
+        arriving.append(trees.total([output * tap.output, tap.output_probe]))
         products = [a * g for a, g in zip(inputs, tap.inputs, strict=True)]
         passed_on.append(trees.total([*products, *tap.probes]))
     came, went = (jnp.stack(sums) if sums else jnp.zeros(0) for sums in (arriving, passed_on))
@@ -231,7 +231,8 @@ def report_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> Re
 
 def _taps(site: Site) -> Taps:
     zeros = tuple(jnp.zeros(v.shape, v.dtype) for v in site.inputs)
-    return Taps(zeros, zeros, jnp.zeros(site.output.shape, site.output.dtype))
+    zero = jnp.zeros(site.output.shape, site.output.dtype)
+    return Taps(zeros, zeros, zero, zero)
 
 
 def _label(site: Site) -> str:

@@ -36,6 +36,7 @@ class Taps(NamedTuple):
     inputs: tuple[Any, ...]
     probes: tuple[Any, ...]
     output: Any
+    output_probe: Any
 
 
 class Settings(NamedTuple):
@@ -163,7 +164,9 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
     if taps and settings.seen is not None:
         settings.seen[site.index] = (tuple(c.value for c in inputs), results[0].value)
     if taps:
-        results = [results[0]._replace(value=results[0].value + taps.output), *results[1:]]
+        value, reference, probe = results[0]
+        probe = None if probe is None else probe + taps.output_probe
+        results = [Carried(value + taps.output, reference, probe), *results[1:]]
     return results
 
 

@@ -1,6 +1,6 @@
 """Time backward rules against the plain gradient of the same jitted network, side by side.
 
-    pip install -e '.[test]' && python tests/benchmarks/rules.py
+    pip install -e '.[bench]' && python tests/benchmarks/rules.py
 
 A batch of images through the MNIST CNN and EfficientNet-Lite0 (published weights), every method
 jitted and vmapped. Runs are interleaved and repeated; the table gives the median of the ratios of
