@@ -21,7 +21,7 @@ LAYERS = [
     {"integrated", "baselines", "noise"},
     {"_jaxpr"},
     {"sites", "graph"},
-    {"elementwise", "regions"},
+    {"elementwise", "softmaxes", "normalizers"},
     {"grouping"},
     {"recognise"},
     {"affine"},

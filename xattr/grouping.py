@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jax import lax
 
-from xattr import _jaxpr, elementwise, regions
+from xattr import _jaxpr, elementwise, normalizers, softmaxes
 from xattr._jaxpr import Equation, Program, Value, p
 from xattr.graph import Graph
 from xattr.sites import Mode, Site
@@ -58,7 +58,7 @@ class _Reader:
         self.mode = mode
         self.graph = Graph(program)
         self.roots = elementwise.roots(self.graph)
-        self.softmaxes = regions.softmaxes(self.graph)
+        self.softmaxes = softmaxes.find(self.graph)
         self.within_softmax = {
             e for out, (_, root) in self.softmaxes.items() for e in self.graph.between(root, out)
         }
@@ -67,10 +67,10 @@ class _Reader:
 
     def read(self) -> list[Site]:
         """Find what is needed, then affine groups."""
-        normalizers = {} if self.mode == "difference" else regions.normalizers(self.graph)
-        return self._group(self._needed(normalizers))
+        found = {} if self.mode == "difference" else normalizers.find(self.graph)
+        return self._group(self._needed(found))
 
-    def _needed(self, normalizers: dict[Value, list[Equation]]) -> list[_Item]:
+    def _needed(self, norms: dict[Value, list[Equation]]) -> list[_Item]:
         """Return equations and groups on the way to the outputs, in order."""
         needed = set(self.graph.results)
         items: list[_Item] = []
@@ -78,8 +78,8 @@ class _Reader:
             if not needed.intersection(equation.outputs):
                 continue
             out = equation.output
-            if out in normalizers:
-                region = normalizers[out]
+            if out in norms:
+                region = norms[out]
                 item = _Item("normalizer", region, _entries(region), [out])
             elif out in self.softmaxes:
                 kind, root = self.softmaxes[out]
@@ -153,16 +153,10 @@ class _Reader:
             if prim is p.div_p and equation.inputs[1] in inputs:
                 return "power"  # a constant over x
             factor = next(v for v in equation.inputs if v not in inputs)
-            single = isinstance(factor, _jaxpr.Literal) or factor.shape in (
-                (),
-                equation.output.shape[:0],
-            )
+            single = isinstance(factor, _jaxpr.Literal) or factor.shape == ()
             single = single or _depends(factor)  # a normalizer is no weight
-            return (
-                "scalar"
-                if single or self.graph.static(factor, arrays=False) is not None
-                else "array"
-            )
+            number = self.graph.static(factor, arrays=False)
+            return "scalar" if single or number is not None else "array"
         if prim in _jaxpr.SUMS:
             return "reduce"
         steered = any(v not in inputs for v in equation.dependents)  # by an index or a condition
@@ -179,7 +173,7 @@ class _Reader:
         if prim in _jaxpr.UPDATES:
             return "choice"
         if prim is p.stop_gradient_p:
-            if not regions.only_in_softmax(self.graph, equation.output, self.within_softmax):
+            if not softmaxes.only_in_softmax(self.graph, equation.output, self.within_softmax):
                 return "stop_gradient"
             self.shifts.update(equation.outputs)
             return "constant"
@@ -283,7 +277,7 @@ class _Reader:
         kind = {"moves": "move", "multiple": "move"}.get(kind, kind)
         site = Site(kind, item.equations, inputs, constants, item.output)
         site.slope, site.smooth = slope, smooth
-        site.is_largest = kind == "stop_gradient" and regions.is_largest(self.graph, inputs)
+        site.is_largest = kind == "stop_gradient" and softmaxes.is_largest(self.graph, inputs)
         return site
 
 

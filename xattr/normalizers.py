@@ -1,0 +1,62 @@
+"""Normalizers: one over a deviation or a norm, by which other values are multiplied."""
+
+from xattr import _jaxpr
+from xattr._jaxpr import Equation, Value, p
+from xattr.graph import BROADCASTS, Graph
+
+_STATISTICS = (
+    (_jaxpr.ELEMENTWISE - {p.exp_p, p.tanh_p, p.logistic_p}) | _jaxpr.SUMS | BROADCASTS
+) - {p.mul_p}
+
+
+def find(graph: Graph) -> dict[Value, list[Equation]]:
+    """Find 1/√(mean of squares) where another value is multiplied by it."""
+    found = {}
+    for equation in graph.program.equations:
+        if equation.primitive not in (p.rsqrt_p, p.sqrt_p) or not equation.dependents:
+            continue
+        if not _only_scales(graph, equation.output, equation.primitive is p.sqrt_p):
+            continue
+        region = _statistics(graph, equation)
+        if any(e.primitive in _jaxpr.SUMS | {p.dot_general_p} for e in region):
+            found[equation.output] = region
+    return found
+
+
+def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
+    """Tell whether a value is used only to scale other values that depend on x."""
+    if value in graph.results or value not in graph.uses:
+        return False
+    for use in graph.uses[value]:
+        if use.primitive in BROADCASTS | {p.max_p, p.add_p} and len(use.dependents) == 1:
+            if not _only_scales(graph, use.output, divides):
+                return False
+        elif use.primitive is p.div_p and divides:
+            if use.inputs[1] is not value or len(use.dependents) < 2:
+                return False
+        elif use.primitive is p.mul_p and not divides:
+            if len(use.dependents) == 1 and not _only_scales(graph, use.output, divides):
+                return False
+        else:
+            return False
+    return True
+
+
+def _statistics(graph: Graph, last: Equation) -> list[Equation]:
+    """Return the equations whose results serve this one alone, in order."""
+    region = {last}
+    for equation in reversed(graph.program.equations):
+        if equation in region or not equation.dependents:
+            continue
+        uses = [use for out in equation.outputs for use in graph.uses.get(out, [])]
+        private = bool(uses) and all(use in region for use in uses)
+        private &= not any(out in graph.results for out in equation.outputs)
+        if private and (equation.primitive in _STATISTICS or _is_self_product(equation)):
+            region.add(equation)
+    return [e for e in graph.program.equations if e in region]
+
+
+def _is_self_product(equation: Equation) -> bool:
+    return (equation.primitive is p.mul_p and len(equation.operands) == 1) or (
+        equation.primitive is p.mul_p and len(equation.dependents) == 1
+    )
