@@ -81,14 +81,12 @@ def weighted(
     places = weight_places(site)
     given = dict(zip(places, weights, strict=True))
 
+    beside = _linear if scale else functools.partial(_with_weights, change=jnp.ones_like)
+
     def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
         if equation in given:
-            return _linear(
-                equation, states, [None if o is None else given[equation] for o in operands]
-            )
-        if scale:
-            return _linear(equation, states, operands)
-        return _with_weights(equation, states, operands, jnp.ones_like)
+            return _replaced(equation, states, operands, given[equation])
+        return beside(equation, states, operands)
 
     return read(site, inputs, constants, step)
 
@@ -106,12 +104,10 @@ def completed(
     """
     given = dict(zip(places, products, strict=True))
 
+    beside = _linear if scale else functools.partial(_with_weights, change=jnp.ones_like)
+
     def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
-        if equation in given:
-            return given[equation]
-        if scale:
-            return _linear(equation, states, operands)
-        return _with_weights(equation, states, operands, jnp.ones_like)
+        return given[equation] if equation in given else beside(equation, states, operands)
 
     zeros = [jnp.zeros(v.shape, v.dtype) for v in site.inputs]
     return read(site, zeros, constants, step)
@@ -129,12 +125,8 @@ def weight_operands(site: Site, constants: Sequence[Any]) -> list[Any]:
     """Return the arrays of weights of a layer."""
     env = dict(zip(site.constants, constants, strict=True))
     places = weight_places(site)
-    return [_jaxpr.read(env, next(v for v in e.inputs if not _is_data(v, site))) for e in places]
-
-
-def _is_data(atom: Any, site: Site) -> bool:
-    made = {v for e in site.equations for v in e.outputs}
-    return isinstance(atom, _jaxpr.Value) and (atom in made or atom in site.inputs)
+    data = site.data
+    return [_jaxpr.read(env, next(v for v in e.inputs if v not in data)) for e in places]
 
 
 def _is_scalar(equation: Equation) -> bool:
@@ -157,7 +149,7 @@ def _linear(equation: Equation, states: list[State], operands: list[Any]) -> Sta
 
 
 def _is_sum(equation: Equation) -> bool:
-    return equation.primitive in (p.add_p, p.add_jaxvals_p, p.sub_p)
+    return equation.primitive in _jaxpr.ADDITIONS
 
 
 def _bind(equation: Equation, states: list[State], operands: list[Any]) -> Any:

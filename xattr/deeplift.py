@@ -58,22 +58,25 @@ def deep_lift(
         raise ValueError(f'`rule` must be "rescale" or "reveal_cancel", not {rule!r}')
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
-    program = functions.compiled(_kernel_of(rule, on_uncovered), f)
-    result: ArrayTree = program(x, baseline, args)
+    attribute = functools.partial(_deep_lift, f, rule, on_uncovered)
+    result: ArrayTree = functions.compiled(deep_lift_kernel, attribute)(x, baseline, args)
     return result
 
 
-def _kernel_of(rule: str, on_uncovered: OnUncovered) -> Any:
-    return _KERNELS[rule, on_uncovered]
+def deep_lift_kernel(
+    attribute: Function, x: ArrayTree, baseline: ArrayTree, args: tuple[Any, ...]
+) -> ArrayTree:
+    """Attribute with f and the options that are bound to the function, and static."""
+    return attribute(x, baseline, args)
 
 
 def _deep_lift(
     f: Function,
+    rule: str,
+    on_uncovered: OnUncovered,
     x: ArrayTree,
     baseline: ArrayTree,
     args: tuple[Any, ...],
-    rule: str,
-    on_uncovered: OnUncovered,
 ) -> ArrayTree:
     recognised, operands = rewrite.traced(functions.checked(f), x, args, "difference")
     if rule == "reveal_cancel":
@@ -94,20 +97,6 @@ def _deep_lift(
         for m, leaf, reference in zip(multipliers, leaves, references, strict=True)
     ]
     return jax.tree.unflatten(structure, shares)
-
-
-def _kernels() -> dict[tuple[str, OnUncovered], Any]:
-    def bind(rule: str, on_uncovered: OnUncovered) -> Any:
-        def deep_lift_kernel(f: Function, x: Any, baseline: Any, args: tuple[Any, ...]) -> Any:
-            return _deep_lift(f, x, baseline, args, rule, on_uncovered)
-
-        return deep_lift_kernel
-
-    choices: tuple[OnUncovered, ...] = ("error", "gradient")
-    return {(r, o): bind(r, o) for r in ("rescale", "reveal_cancel") for o in choices}
-
-
-_KERNELS = _kernels()
 
 
 # Multipliers ------------------------------------------------------------------------------------

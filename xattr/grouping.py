@@ -141,7 +141,7 @@ class _Reader:
             return "control"
         if prim in _jaxpr.WEIGHTED:
             return "weight" if len(inputs) == 1 and len(_data(equation, inputs)) == 1 else "product"
-        if prim in (p.add_p, p.add_jaxvals_p, p.sub_p):
+        if prim in _jaxpr.ADDITIONS:
             if len(_data(equation, inputs)) == 2:
                 return "add"
             return "shift" if _dependent_constant(equation, inputs) else "offset"

@@ -96,7 +96,7 @@ def _mark(program: Program, sites: list[Site], zone: set[Value], inside: bool) -
         site.nonnegative = bool(site.inputs) and all(v in positive for v in site.inputs)
         kept = site.nonnegative and site.kind in ("move", "max", "sum")
         if site.kind in ("relu", "relu6") or (
-            kept and all(_keeps_sign(e, site) for e in site.equations)
+            kept and all(_keeps_sign(e, site.data) for e in site.equations)
         ):
             positive.update(site.outputs)
     reached: set[Value] = set()
@@ -113,24 +113,15 @@ def _holds_layers(site: Site) -> bool:
     return any(e.primitive in _jaxpr.WEIGHTED for b in bodies for e in _jaxpr.all_equations(b))
 
 
-def _keeps_sign(equation: Equation, site: Site) -> bool:
+def _keeps_sign(equation: Equation, data: set[Value]) -> bool:
     """Tell whether an equation makes nothing negative of what is not."""
-    data = {*site.inputs, *(v for e in site.equations for v in e.outputs)}
-    alone = all(v in data for v in equation.inputs)
     if equation.primitive in (p.mul_p, p.div_p):
-        return not _negative_factor(equation)
+        factors = [v for v in equation.inputs if isinstance(v, _jaxpr.Literal)]
+        return bool(factors) and not np.any(np.asarray(factors[0].value) < 0)
     if equation.primitive in (p.neg_p, p.sub_p):
         return False
     needs = (p.add_p, p.add_jaxvals_p, p.min_p, p.concatenate_p, lax.stack_p)
-    return alone or equation.primitive not in needs
-
-
-def _negative_factor(equation: Equation) -> bool:
-    """Tell whether an equation multiplies by what is not known to be positive."""
-    if equation.primitive not in (p.mul_p, p.div_p):
-        return False
-    factors = [v for v in equation.inputs if isinstance(v, _jaxpr.Literal)]
-    return not factors or bool(np.any(np.asarray(factors[0].value) < 0))
+    return equation.primitive not in needs or all(v in data for v in equation.inputs)
 
 
 def is_elementwise_affine(site: Site) -> bool:
@@ -140,5 +131,5 @@ def is_elementwise_affine(site: Site) -> bool:
     plain = _jaxpr.AFFINE_ELEMENTWISE | _jaxpr.MOVES
     if not all(e.primitive in plain for e in site.equations):
         return False
-    data = {*site.inputs, *(v for e in site.equations for v in e.outputs)}
+    data = site.data
     return all(sum(v in data for v in e.inputs) == 1 for e in site.equations)  # not x + x

@@ -104,13 +104,16 @@ class Site:
         return self.kind in ("dense", "conv", "sum", "scale", "move")
 
     @property
+    def data(self) -> set[Value]:
+        """The inputs, and what is made of them on the way to the output."""
+        return {*self.inputs, *(v for e in self.equations for v in e.outputs)}
+
+    @property
     def has_offset(self) -> bool:
         """Whether an affine site adds a constant."""
-        sums = (p.add_p, p.add_jaxvals_p, p.sub_p)
-        data = {*self.inputs, *(v for e in self.equations for v in e.outputs)}
-        return any(
-            e.primitive in sums and not all(v in data for v in e.inputs) for e in self.equations
-        )
+        data = self.data
+        sums = [e for e in self.equations if e.primitive in _jaxpr.ADDITIONS]
+        return any(v not in data for e in sums for v in e.inputs)
 
     @property
     def axes(self) -> tuple[int, ...]:
