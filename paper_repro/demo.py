@@ -1,11 +1,10 @@
 """The demo: the pixels that made EfficientNet-Lite0 say this of a real photograph."""
 
 import argparse
-import contextlib
 import functools
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from PIL import Image, ImageFilter
 import xattr
 from paper_repro import data
 from paper_repro.efficientnet import EfficientNetLite0, load
+from paper_repro.results import UsageError, check_seed, writing_to
 from xattr.testing import KERNELS, count_compilations
 
 CHUNK = 8
@@ -29,10 +29,6 @@ SCORES = {
     "log-odds": xattr.targets.log_odds,
     "logit": xattr.targets.logit,
 }
-
-
-class UsageError(Exception):
-    """What was asked for cannot be done; the text says what can."""
 
 
 class Scene(NamedTuple):
@@ -68,8 +64,7 @@ def run(options: argparse.Namespace) -> None:
     for name in ("steps", "samples"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name} must be at least 1, not {getattr(options, name)}")
-    if not 0 <= options.seed < 2**32:
-        raise UsageError(f"--seed must lie between 0 and {2**32 - 1}, not {options.seed}")
+    check_seed(options.seed)
     chosen = find_methods(options.methods)
     shown = {"progress": options.progress}
     picture = data.photograph(options.image, **shown)
@@ -128,15 +123,6 @@ def _find_method(text: str) -> str:
 
 def _words(name: str) -> list[str]:
     return [name.casefold(), *name.casefold().split(",")]
-
-
-@contextlib.contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Say which option is at fault where the block cannot write."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"--out {folder}: cannot be written to ({error.strerror})") from error
 
 
 def make_scene(options: argparse.Namespace, image: np.ndarray, label: int, params: Any) -> Scene:

@@ -1,0 +1,148 @@
+"""The methods of the sanity checks, with the settings of their authors' notebooks, for digits.
+
+A method here is `method(model, image, label, params, key) -> map (28, 28)`; `explain` runs it on
+many images with one compiled program a network and method.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+import xattr
+from xattr.types import Quadrature
+
+STEPS, SAMPLES, SMOOTH_IG_SAMPLES = 50, 50, 25
+SMOOTH_IG_CHUNK = 5
+"""Noisy copies taken together: 5 × 50 gradients."""
+
+
+def endpoints(n: int = STEPS) -> Quadrature:
+    """Return the notebooks' rule: n nodes from 0 to 1, both among them, of equal weight 1/n."""
+    nodes = np.linspace(0, 1, n, dtype=np.float32)
+    return Quadrature(nodes, np.full(n, 1 / n, np.float32))
+
+
+Method = Callable[..., jax.Array]
+
+
+def _gradient(f: Any, x: Any, args: Any, key: Any) -> Any:
+    return xattr.gradient(f, x, args=args)
+
+
+def _smooth_grad(f: Any, x: Any, args: Any, key: Any) -> Any:
+    return xattr.smooth_grad(f, x, key, num_samples=SAMPLES, args=args, chunk_size=SAMPLES)
+
+
+def _guided(f: Any, x: Any, args: Any, key: Any) -> Any:
+    return xattr.guided_backprop(f, x, args=args)
+
+
+def _integrated(f: Any, x: Any, args: Any, key: Any) -> Any:
+    return xattr.integrated_gradients(f, x, quadrature=endpoints(), args=args, chunk_size=STEPS)
+
+
+def _input_gradient(f: Any, x: Any, args: Any, key: Any) -> Any:
+    return xattr.gradient_x_input(f, x, args=args)
+
+
+def _smooth_integrated(f: Any, x: Any, args: Any, key: Any) -> Any:
+    integrated = functools.partial(
+        xattr.integrated_gradients, quadrature=endpoints(), chunk_size=STEPS
+    )
+    return xattr.smooth_grad(
+        f,
+        x,
+        key,
+        method=integrated,
+        num_samples=SMOOTH_IG_SAMPLES,
+        args=args,
+        chunk_size=SMOOTH_IG_CHUNK,
+    )
+
+
+def _grad_cam(f: Any, x: Any, args: Any, key: Any) -> Any:
+    return xattr.grad_cam(f, x, layer="conv2_features", args=args)
+
+
+def _guided_grad_cam(f: Any, x: Any, args: Any, key: Any) -> Any:
+    return xattr.guided_grad_cam(f, x, layer="conv2_features", args=args)
+
+
+class Kind(NamedTuple):
+    """A method, how many images are taken together, and whether it needs convolutions."""
+
+    method: Method
+    batch: int = 50
+    convolutional: bool = False
+
+
+METHODS: dict[str, Kind] = {
+    "gradient": Kind(_gradient),
+    "SmoothGrad": Kind(_smooth_grad, 5),
+    "guided backprop": Kind(_guided),
+    "integrated gradients": Kind(_integrated, 5),
+    "gradient ⊙ input": Kind(_input_gradient),
+    "IG-SmoothGrad": Kind(_smooth_integrated, 1),
+    "Grad-CAM": Kind(_grad_cam, convolutional=True),
+    "guided Grad-CAM": Kind(_guided_grad_cam, convolutional=True),
+    "CGI": Kind(lambda *_: None),
+    "edge detector": Kind(lambda *_: None),
+}
+"""By the names of the paper's figures; CGI and the edge detector have no `f`: see `_attribute`."""
+
+
+def methods_for(network: str) -> list[str]:
+    """Return the names of the methods that the network has the layers for."""
+    return [name for name, kind in METHODS.items() if network == "cnn" or not kind.convolutional]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _maps(name: str, model: Any, images: Any, labels: Any, params: Any, keys: Any) -> jax.Array:
+    one = functools.partial(_attribute, name, model)
+    result: jax.Array = jax.vmap(one, (0, 0, None, 0))(images, labels, params, keys)
+    return result
+
+
+def _attribute(name: str, model: Any, image: Any, label: Any, params: Any, key: Any) -> jax.Array:
+    if name == "CGI":
+        found = xattr.competitive_gradient_x_input(model, image, label, args=(params,))
+    elif name == "edge detector":
+        found = xattr.edge_detector(image)
+    else:
+        f = xattr.targets.logit(model)
+        found = METHODS[name].method(f, image, (label, params), key)
+    return jnp.reshape(found, image.shape[:2])
+
+
+def explain(
+    name: str,
+    model: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    params: Any,
+    *,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return the method's map of the label's logit for each image: (n, 28, 28).
+
+    The noise of image k depends on the seed and k alone.
+    """
+    keys = jax.random.split(jax.random.key(seed), len(images))
+    batch = min(METHODS[name].batch, len(images))
+    parts = []
+    for start in range(0, len(images), batch):
+        chosen = np.minimum(np.arange(start, start + batch), len(images) - 1)  # one shape for all
+        part = _maps(name, model, images[chosen], labels[chosen], params, keys[chosen])
+        parts.append(np.asarray(part)[: len(images) - start])
+    return np.concatenate(parts)
+
+
+def shown(work: Iterable[Any], text: str, progress: bool) -> Iterable[Any]:
+    """Show the progress of a loop on stderr."""
+    bar: Iterable[Any] = tqdm.tqdm(work, desc=text, leave=False, disable=not progress)
+    return bar
