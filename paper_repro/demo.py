@@ -5,7 +5,6 @@ import functools
 import re
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax

@@ -68,7 +68,8 @@ def _from_pickle(progress: bool) -> tuple[np.ndarray, ...]:
 
 def _bytes(images: np.ndarray) -> np.ndarray:
     """Recover the bytes: this copy stores byte / 256."""
-    return np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28)
+    values: np.ndarray = np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28)
+    return values
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -86,6 +86,8 @@ def write(name: str, result: Result, setting: Setting, seconds: float, out: Path
         pictures.append(path.name)
         written.append(path)
     facts = _facts(name, setting, seconds)
+    facts |= {"title": result.title, "figures": pictures}
+    facts["claims"] = [claim._asdict() for claim in result.claims]
     for path, text in (
         (out / f"{name}.json", _json(facts, result.numbers)),
         (out / f"{name}.md", _markdown(facts, result, pictures)),
@@ -150,24 +152,51 @@ def _plain(value: Any) -> Any:
 
 
 def _markdown(facts: dict[str, Any], result: Result, pictures: Sequence[str]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     parts = [f"# {result.title}"]
     if facts["quick"]:
         parts.append("> Numbers of `--quick`: small networks trained for seconds, for tests only.")
     parts.append(f"```sh\n{facts['command']}\n```")
-    parts.append(f"{facts['seconds']:.0f} s on {facts['device']}; {versions}.")
+    parts.append(_circumstances(facts))
     parts += result.notes
     parts += [f"![{name}]({name})" for name in pictures]
-    head = ("claim", "paper", "here", "verdict", "likely reason, or remark")
-    claims = [(c.what, c.paper, c.ours, c.verdict, c.why) for c in result.claims]
-    parts.append(_table(head, claims))
+    parts.append(_claims(result.claims))
     parts += [f"## {table.title}\n\n{_table(table.head, table.rows)}" for table in result.tables]
+    return "\n\n".join(parts) + "\n"
+
+
+def _circumstances(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"{facts['seconds']:.0f} s on {facts['device']}; {versions}."
+
+
+def _claims(claims: Iterable[Claim]) -> str:
+    head = ("claim", "paper", "here", "verdict", "likely reason, or remark")
+    return _table(head, [(c.what, c.paper, c.ours, c.verdict, c.why) for c in claims])
+
+
+def gallery(folder: Path, names: Iterable[str]) -> str:
+    """Return the page that shows every experiment's figures and claims, from its JSON."""
+    parts = [
+        "# The papers' experiments, repeated",
+        "Written by `python -m paper_repro gallery` from the numbers in `results/`; each "
+        "experiment's page there has its setup, all tables, versions and duration. The note: "
+        "Sundararajan & Taly 2018; sanity checks: Adebayo et al. 2018, their notebooks and slides; "
+        "unreliability: Kindermans, Hooker et al. 2017. The networks are trained on the first run "
+        "(`python -m paper_repro train`) and cached.",
+    ]
+    for name in names:
+        facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        page = f"{folder.name}/{name}.md"
+        parts += [f"## [{facts['title']}]({page})", f"```sh\n{facts['command']}\n```"]
+        parts += [f"![{picture}]({folder.name}/{picture})" for picture in facts["figures"]]
+        parts.append(_claims(Claim(**claim) for claim in facts["claims"]))
     return "\n\n".join(parts) + "\n"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def decimal(value: float, digits: int = 3) -> str:

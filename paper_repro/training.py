@@ -15,9 +15,11 @@ import numpy as np
 import optax
 import tqdm
 
+import xattr
 from paper_repro import digits
 from paper_repro.data import DataError, cache_dir, replacing
 from paper_repro.mnist import Mnist
+from paper_repro.results import Setting
 
 FORMAT = 1
 """Part of every hash: raise it when this file changes what a recipe gives."""
@@ -69,10 +71,10 @@ class Trained(NamedTuple):
 
 
 FULL = {
-    # Adebayo et al., appendix B: Adam, 20,000 iterations, penalty 0.001; rate and batch: their code.
+    # Adebayo et al., appendix B: Adam, 20,000 iterations, penalty .001; rate and batch: their code
     "cnn": Recipe("cnn", 20_000, 50, "adam", 1e-4, l2=1e-3),
     "mlp": Recipe("mlp", 20_000, 50, "adam", 1e-4),
-    # Kindermans et al.: ten epochs of SGD; rate and batch are not given.
+    # Kindermans et al.: ten epochs of SGD; rate and batch are not given
     "mlp1024": Recipe("mlp1024", 4_290, 128, "sgd", 0.1),
     "cnn, random labels": Recipe(
         "cnn", 10_000, 100, "adam", 5e-4, images=10_000, random_labels=True, until=0.99
@@ -125,12 +127,18 @@ def train(recipe: Recipe, mnist: Mnist, *, progress: bool = True) -> Trained:
     return trained
 
 
+def network(name: str, setting: Setting, mnist: Mnist) -> Trained:
+    """Return the network of `FULL`, or `QUICK`, of this name, trained from the setting's seed."""
+    recipe = (QUICK if setting.quick else FULL)[name]._replace(seed=setting.seed)
+    return train(recipe, mnist, progress=setting.progress)
+
+
 def training_set(recipe: Recipe, mnist: Mnist) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels trained on; random labels are the true ones, permuted."""
     chosen = slice(VALIDATION, VALIDATION + recipe.images)
     labels = mnist.train_labels[chosen]
     if recipe.random_labels:
-        labels = np.random.default_rng(recipe.seed).permutation(labels)
+        labels = np.asarray(xattr.sanity.randomize_labels(labels, jax.random.key(recipe.seed)))
     return mnist.train_images[chosen], labels
 
 

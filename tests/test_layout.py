@@ -33,7 +33,8 @@ LAYERS = [
     {"patterns", "layers"},
     {"report"},
     {"perturb", "shapley", "interactions"},
-    {"axioms", "targets", "plot", "testing", "sanity", "metrics", "attacks", "sharding"},
+    {"axioms", "targets", "plot", "testing", "sharding"}
+    | {"sanity", "metrics", "attacks", "competitive", "edges"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
