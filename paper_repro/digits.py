@@ -102,10 +102,12 @@ def initialise(network: str, key: jax.Array) -> Any:
 
 def logits(network: str) -> Callable[..., jax.Array]:
     """Return `model(image, params) -> (10,)`, one and the same function for a name."""
-    return _MODELS[network]
+    return MODELS[network]
 
 
-def _model_of(network: Any) -> Callable[..., jax.Array]:
+def model_of(network: Any) -> Callable[..., jax.Array]:
+    """Return a module as the function `model(image, params)`."""
+
     def model(image: jax.Array, params: Any) -> jax.Array:
         scores: jax.Array = network.apply({"params": params}, image)
         return scores
@@ -113,4 +115,4 @@ def _model_of(network: Any) -> Callable[..., jax.Array]:
     return model
 
 
-_MODELS = {name: _model_of(network) for name, network in NETWORKS.items()}
+MODELS = {name: model_of(network) for name, network in NETWORKS.items()}

@@ -13,7 +13,7 @@ PACKAGE = Path(xattr.__file__).parent
 LAYERS = [
     {"types"},
     {"trees"},
-    {"functions", "quadrature", "chunks"},
+    {"functions", "quadrature", "chunks", "targets"},
     {"paths"},
     {"kernel"},
     {"adaptive"},
@@ -33,7 +33,7 @@ LAYERS = [
     {"patterns", "layers"},
     {"report"},
     {"perturb", "shapley", "interactions"},
-    {"axioms", "targets", "plot", "testing", "sharding"}
+    {"axioms", "plot", "testing", "sharding"}
     | {"sanity", "metrics", "attacks", "competitive", "edges"},
     {"__init__"},
 ]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from xattr import chunks, functions, trees
+from xattr import chunks, functions, targets, trees
 from xattr.types import Array, ArrayTree
 
 Model = Callable[..., Any]
@@ -46,7 +46,9 @@ def competitive_gradient_x_input(
     functions.check_args(args)
     x = trees.floating(x, "x")
     explained = functools.partial(_competition, model, chunk_size)
-    result: ArrayTree = functions.compiled(competitive_kernel, explained)(x, _index(label), args)
+    result: ArrayTree = functions.compiled(competitive_kernel, explained)(
+        x, targets.index_of(label), args
+    )
     return result
 
 
@@ -121,13 +123,7 @@ def _winning(own: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
 
 
 def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
-    scores = jnp.asarray(model(x, *args))
-    if scores.ndim != 1:
-        raise ValueError(
-            f"`model` must return class scores of shape (classes,) for one example, but returned "
-            f"shape {scores.shape}: for a model of batches pass "
-            "lambda x, *args: model(x[None], *args)[0]"
-        )
+    scores = targets.scores_of(model, x, args)
     if scores.size < 2:
         raise ValueError(
             f"`model` returns {scores.size} score, which has no other class to compete with: "
@@ -136,9 +132,3 @@ def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(f"`model` must return floating scores, but returned {scores.dtype}")
     return scores
-
-
-def _index(label: Any) -> jax.Array:
-    if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(label):
-        raise TypeError(f"`label` must be an integer scalar, the index of a class, not {label!r}")
-    return jnp.asarray(label).astype(jnp.int32)

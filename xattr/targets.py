@@ -93,19 +93,20 @@ def _identity(scores: jax.Array) -> jax.Array:
 def _score(
     model: Model, transform: Callable[..., Any], x: ArrayTree, label: Any, *args: Any
 ) -> Any:
-    scores = _scores(model, x, args)
+    scores = scores_of(model, x, args)
     return _pick(transform(scores), label)
 
 
 def _log_odds(model: Model, x: ArrayTree, label: Any, *args: Any) -> jax.Array:
-    scores = _scores(model, x, args)
+    scores = scores_of(model, x, args)
     if scores.size < 2:
         raise ValueError("`model` returns one score, which has no other class to be compared with")
-    chosen = jnp.arange(scores.size, dtype=jnp.int32) == _index(label)
+    chosen = jnp.arange(scores.size, dtype=jnp.int32) == index_of(label)
     return _pick(scores, label) - jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, scores))
 
 
-def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+def scores_of(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+    """Return the model's scores of one example; raise unless they are one-dimensional."""
     scores = jnp.asarray(model(x, *args))
     if scores.ndim != 1:
         raise ValueError(
@@ -117,13 +118,13 @@ def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
 
 
 def _pick(scores: jax.Array, label: Any) -> jax.Array:
-    index = _index(label)
+    index = index_of(label)
     known = (index >= 0) & (index < scores.size)
     # A factor, so that an unknown class spoils the gradient too; indexing alone would clamp.
     return scores[index] * jnp.where(known, 1, jnp.nan).astype(scores.dtype)
 
 
-def _index(label: Any) -> jax.Array:
+def index_of(label: Any) -> jax.Array:
     """Return the label in an integer type in which every class can be compared."""
     if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(label):
         raise TypeError(f"`label` must be an integer scalar, the index of a class, not {label!r}")
