@@ -108,10 +108,12 @@ def test_common_zeros_alone_make_the_correlation_high():
     for zeros, printed in COMMON_ZEROS.items():
         exact = expected_with_common_zeros(zeros)
         assert abs(exact - printed) < 5.1e-5
+        if zeros % 168 and zeros != 783:
+            continue
         draws = np.asarray(batched(*zeros_and_others(100, zeros, seed=zeros)), np.float64)
         error = draws.std(ddof=1) / np.sqrt(draws.size)
         assert abs(draws.mean() - exact) < 4 * error + 1e-7
-        if zeros >= 392:
+        if zeros >= 336:
             assert abs(draws.mean() - exact) < 3e-3
         if zeros < 780:  # ρ_nz of m unrelated elements has variance 1 / (m − 1)
             spread = (1 - exact) / np.sqrt(SIZE - zeros - 1)
@@ -136,13 +138,14 @@ def test_common_zeros_by_the_correlation_of_the_others():
         assert abs(rho_abs - rough) < 1e-4
 
 
+@pytest.mark.usefixtures("x64")
 def test_spearman_nonzero_leaves_out_what_is_at_the_baseline():
     a, b, mask = tied(3)
     baseline = np.random.default_rng(0).random(SIZE).astype(np.float32)
     x = np.where(mask, baseline + 1, baseline)
     expected = value_of(scipy.stats.spearmanr, abs(a[mask]), abs(b[mask]))
     ours = metrics.spearman_nonzero(np.float32(a), np.float32(b), x, baseline)
-    assert abs(ours - expected) < 1e-6
+    assert abs(float(ours) - expected) < 1e-6
     wide = np.asarray(baseline, np.float64) + 1e-12  # the same numbers once x's dtype is taken
     assert metrics.spearman_nonzero(np.float32(a), np.float32(b), x, wide) == ours
     assert np.isnan(metrics.spearman_nonzero(np.float32(a), np.float32(b), baseline, baseline))

@@ -1,0 +1,89 @@
+"""Every experiment runs with `--quick`, as a user runs it, and shows the papers' trends."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paper_repro.__main__ import EXPERIMENTS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("experiments")
+    command = [sys.executable, "-m", "paper_repro", "all", "--quick", "--no-progress"]
+    run = subprocess.run(
+        [*command, "--out", str(out)], capture_output=True, text=True, check=False, timeout=1200
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "written: " in run.stdout
+    return out
+
+
+def numbers_of(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())["numbers"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_report_and_figures(folder, name):
+    facts = json.loads((folder / f"{name}.json").read_text())
+    assert facts["quick"]
+    assert facts["claims"]
+    text = (folder / f"{name}.md").read_text()
+    assert "Numbers of `--quick`" in text
+    assert f"python -m paper_repro {name} --quick --seed 0" in text
+    for picture in facts["figures"]:
+        with Image.open(folder / picture) as image:
+            assert min(image.size) >= 250
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 8
+        assert (folder / picture).stat().st_size < 160_000
+
+
+def test_zeros_follow_the_closed_form(folder):
+    found = numbers_of(folder, "spearman-zeros")
+    table = dict(zip(found["zeros"], found["mean"], strict=True))
+    printed = {112: 0.3684, 224: 0.6269, 336: 0.7975, 392: 0.8571, 560: 0.9633, 783: 1.0}
+    for zeros, expected in printed.items():
+        # 4 standard errors of 100 pairs, the deviation of one falling from .032 at no zeros
+        assert table[zeros] == pytest.approx(expected, abs=4 * 0.0032 * (1 - expected) ** 0.5)
+
+
+def test_the_three_curves_of_the_note(folder):
+    found = numbers_of(folder, "cascade-mnist")["note"]
+    signed, size, nonzero = (np.array(found[k]["mean"]) for k in ("signed", "abs", "nonzero"))
+    assert size.min() > 0.97
+    assert abs(signed[-1]) < 0.15
+    assert (nonzero > 0.3).all()
+    assert (nonzero < 0.5).all()
+    floor = numbers_of(folder, "cascade-mnist")["random_networks"]["networks"]["mean"]
+    assert 0.33 < floor < 0.47
+
+
+def test_the_notebooks_trends(folder):
+    studies = numbers_of(folder, "cascade-mnist")["studies"]
+    for network in ("cnn", "mlp"):
+        means = studies[network]["means"]
+        assert min(means["integrated gradients"]["abs"]) > 0.98
+        assert means["guided backprop"]["abs"][0] > 0.75
+        assert means["guided backprop"]["abs"][0] > means["gradient"]["abs"][0] + 0.3
+        assert means["gradient"]["abs"][-1] < 0.35
+        assert abs(means["integrated gradients"]["signed"][-1]) < 0.3
+    assert min(studies["cnn"]["means"]["gradient ⊙ input"]["abs"]) > 0.98
+    for metric in ("abs", "signed", "SSIM", "HOG"):
+        assert np.allclose(studies["cnn"]["means"]["edge detector"][metric], 1)
+    one, other = (studies[name]["means"]["gradient"]["abs"] for name in ("cnn", "cnn, independent"))
+    assert one[0] == other[0]  # the output layer alone is the first stage of both
+    assert one[-1] != other[-1]
+
+
+def test_sums_vanish_as_the_network_is_randomized(folder):
+    found = numbers_of(folder, "visualize-randomization")
+    size = found["mean_absolute_sum"]
+    assert size[0] > 5
+    assert size == sorted(size, reverse=True)
+    assert size[-1] < 1e-3
+    assert found["mean_absolute_sum, original initialiser"][-1] > 0.3
+    assert all(0.4 < kept < 0.65 for kept in found["sign_kept"])
