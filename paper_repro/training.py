@@ -127,10 +127,14 @@ def train(recipe: Recipe, mnist: Mnist, *, progress: bool = True) -> Trained:
     return trained
 
 
+def recipe_of(name: str, setting: Setting) -> Recipe:
+    """Return the recipe of `FULL`, or of `QUICK`, with the setting's seed."""
+    return (QUICK if setting.quick else FULL)[name]._replace(seed=setting.seed)
+
+
 def network(name: str, setting: Setting, mnist: Mnist) -> Trained:
-    """Return the network of `FULL`, or `QUICK`, of this name, trained from the setting's seed."""
-    recipe = (QUICK if setting.quick else FULL)[name]._replace(seed=setting.seed)
-    return train(recipe, mnist, progress=setting.progress)
+    """Return the network of this name, trained as the setting says."""
+    return train(recipe_of(name, setting), mnist, progress=setting.progress)
 
 
 def training_set(recipe: Recipe, mnist: Mnist) -> tuple[np.ndarray, np.ndarray]:

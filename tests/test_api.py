@@ -10,6 +10,7 @@ import pytest
 import xattr
 
 MODULES = ["paths", "quadrature", "targets", "plot", "testing", "rules", "composites"]
+MODULES += ["sanity", "metrics", "attacks"]
 EXPECTED = {
     "xattr": (
         "sample integrate path_integral gradient gradient_x_input integrated_gradients "
@@ -17,8 +18,13 @@ EXPECTED = {
         "var_grad completeness_gap guided_backprop deconvnet lrp deep_taylor deep_lift "
         "fit_patterns pattern_net pattern_attribution grad_cam guided_grad_cam at_layer "
         "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
-        "explain relevance_report"
+        "explain relevance_report competitive_gradient_x_input edge_detector"
     ),
+    "sanity": "randomize cascading independent truncated_normal randomize_labels",
+    "metrics": (
+        "spearman spearman_nonzero pearson kendall top_k_intersection sign_agreement center_of_mass"
+    ),
+    "attacks": "mean_shift targeted_shift checkerboard attack_attributions random_perturbation",
     "rules": "zero epsilon gamma alpha_beta z_plus z_box flat w_square",
     "composites": (
         "epsilon_plus epsilon_plus_flat epsilon_alpha2_beta1 epsilon_alpha2_beta1_flat preset_a "
@@ -65,6 +71,8 @@ SIGNATURES = {
     "with_rules": "f composite *",
     "explain": "f x * args",
     "relevance_report": "f x composite * bias args",
+    "competitive_gradient_x_input": "model x label * args",
+    "edge_detector": "image *",
 }
 
 
@@ -89,6 +97,15 @@ def test_all_that_is_promised_is_there(module):
 
 
 OTHERS = {
+    "sanity.randomize": "params key layers init",
+    "sanity.cascading": "params key order init",
+    "sanity.independent": "params key order init",
+    "sanity.randomize_labels": "labels key",
+    "metrics.spearman": "a b absolute where",
+    "metrics.spearman_nonzero": "a b x baseline",
+    "metrics.pearson": "a b where",
+    "metrics.top_k_intersection": "a b k absolute",
+    "attacks.mean_shift": "params m layer strides padding",
     "paths.straight_line": "baseline x",
     "paths.aumann_shapley": "x",
     "paths.monotone": "baseline x exponents",

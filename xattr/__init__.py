@@ -6,10 +6,23 @@ one example, and composes with `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_
 
 from importlib.metadata import version as _version
 
-from xattr import composites, paths, plot, quadrature, rules, targets, testing
+from xattr import (
+    attacks,
+    composites,
+    metrics,
+    paths,
+    plot,
+    quadrature,
+    rules,
+    sanity,
+    targets,
+    testing,
+)
 from xattr.axioms import completeness_gap
 from xattr.baselines import expected_gradients
+from xattr.competitive import competitive_gradient_x_input
 from xattr.deeplift import deep_lift
+from xattr.edges import edge_detector
 from xattr.gradients import gradient, gradient_x_input, interior_gradients
 from xattr.guided import deconvnet, guided_backprop
 from xattr.integrated import aumann_shapley, integrated_gradients
@@ -37,13 +50,16 @@ __all__ = [
     "Quadrature",
     "UncoveredPrimitiveError",
     "at_layer",
+    "attacks",
     "aumann_shapley",
+    "competitive_gradient_x_input",
     "completeness_gap",
     "composites",
     "conductance",
     "deconvnet",
     "deep_lift",
     "deep_taylor",
+    "edge_detector",
     "expected_gradients",
     "explain",
     "fit_patterns",
@@ -59,6 +75,7 @@ __all__ = [
     "layer_gradient",
     "layer_integrated_gradients",
     "lrp",
+    "metrics",
     "path_integral",
     "paths",
     "pattern_attribution",
@@ -68,6 +85,7 @@ __all__ = [
     "relevance_report",
     "rules",
     "sample",
+    "sanity",
     "smooth_grad",
     "smooth_grad_squared",
     "targets",

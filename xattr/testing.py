@@ -9,9 +9,15 @@ import jax
 KERNEL = "path_kernel"
 """The name of the one compiled function that all path attributions share."""
 
-KERNELS = (KERNEL, "ruled_kernel", "relevance_kernel", "deep_lift_kernel")
+KERNELS = (
+    KERNEL,
+    "ruled_kernel",
+    "relevance_kernel",
+    "deep_lift_kernel",
+    "competitive_kernel",
+)
 """The names of the functions that the methods compile: paths, guided backpropagation and DeConvNet,
-LRP, DeepLIFT."""
+LRP, DeepLIFT, competitive gradient × input."""
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
