@@ -87,3 +87,27 @@ def test_sums_vanish_as_the_network_is_randomized(folder):
     assert size[-1] < 1e-3
     assert found["mean_absolute_sum, original initialiser"][-1] > 0.3
     assert all(0.4 < kept < 0.65 for kept in found["sign_kept"])
+
+
+def test_maps_of_shifted_networks(folder):
+    """Exact statements: 0 where the paper claims invariance, and far from 0 where it denies it."""
+    found = numbers_of(folder, "input-invariance")
+    constant, checkers = (found["relative_difference"][s] for s in ("constant −1", "checkerboard"))
+    for shift in (constant, checkers):
+        for name in ("gradient", "guided backprop", "DeConvNet", "PatternNet", "DTD, PA root"):
+            assert shift[name]["max"] < 1e-12
+        for name in ("SG-gradient", "SG-guided backprop", "SG-PA", "IG, shifted baseline"):
+            assert shift[name]["max"] < 1e-12
+        for name in ("gradient ⊙ input", "IG, zero baseline", "DTD, LRP root", "SG-LRP"):
+            assert shift[name]["min"] > 0.1
+    assert constant["IG, black baseline"]["max"] < 1e-12
+    assert checkers["IG, black baseline"]["min"] > 0.1
+    for shift in found["predictions"]["float32"].values():
+        assert shift["relative"] < 1e-5
+        assert shift["same class"] == 1
+    cat = found["likeness"]["gradient ⊙ input"]
+    assert cat["cat, not clipped"]["pearson"] == pytest.approx(1, abs=1e-6)
+    assert cat["cat"]["pearson"] > cat["network 1"]["pearson"] + 0.1
+    again = found["patterns"]
+    assert again["linear"]["constant −1"]["PA"]["max"] < 1e-12
+    assert again["relu"]["constant −1"]["PA"]["mean"] > 0.1
