@@ -111,3 +111,32 @@ def test_maps_of_shifted_networks(folder):
     again = found["patterns"]
     assert again["linear"]["constant −1"]["PA"]["max"] < 1e-12
     assert again["relu"]["constant −1"]["PA"]["mean"] > 0.1
+
+
+def test_networks_of_random_labels(folder):
+    found = numbers_of(folder, "data-randomization")
+    for network in ("cnn", "mlp"):
+        accuracy = found[network]["accuracy"]["random labels"]
+        assert accuracy["train"] > 0.95
+        assert accuracy["test"] < 0.2
+        maps = found[network]["true_class"]
+        for name in ("integrated gradients", "gradient ⊙ input"):
+            assert maps[name]["abs"]["mean"] > 0.97  # common zeros
+            assert maps[name]["nonzero"]["mean"] < 0.7
+            assert abs(maps[name]["signed"]["mean"]) < 0.3
+        assert abs(maps["gradient"]["signed"]["mean"]) < 0.3
+        assert maps["edge detector"]["abs"]["mean"] == pytest.approx(1)
+    cnn = found["cnn"]["true_class"]
+    assert cnn["guided backprop"]["abs"]["mean"] > cnn["gradient"]["abs"]["mean"] + 0.15
+
+
+def test_attacks_keep_the_label_and_move_the_map(folder):
+    found = numbers_of(folder, "fragility")["outcomes"]["gradient"]
+    for size, kinds in found.items():
+        top, centre, noise = (
+            kinds[k] for k in ("top-k attack", "mass-centre attack", "random signs")
+        )
+        assert top["label_kept"] == centre["label_kept"] == 1
+        assert max(kind["largest_change"] for kind in kinds.values()) <= float(size) + 1e-6
+        assert top["top_k"]["mean"] < noise["top_k"]["mean"]
+        assert centre["shift"]["mean"] > noise["shift"]["mean"]
