@@ -98,14 +98,26 @@ class Study(NamedTuple):
     values: dict[str, dict[str, np.ndarray]]
     """Method -> metric -> (stages, images)."""
 
-    def numbers(self) -> dict[str, Any]:
-        """Return the means over the images for JSON."""
-        means = {
-            method: {metric: np.nanmean(v, axis=1) for metric, v in found.items()}
+    def means(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the means over the images that have a value: method -> metric -> (stages,)."""
+        return {
+            method: {metric: mean_of(values) for metric, values in found.items()}
             for method, found in self.values.items()
         }
-        deviations = {method: found["abs"].std(axis=1) for method, found in self.values.items()}
-        return {"stages": self.stages, "means": means, "deviation_of_abs": deviations}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the means and deviations over the images for JSON."""
+        deviations = {
+            method: [np.std(row[np.isfinite(row)]) for row in found["abs"]]
+            for method, found in self.values.items()
+        }
+        return {"stages": self.stages, "means": self.means(), "deviation_of_abs": deviations}
+
+
+def mean_of(values: np.ndarray) -> np.ndarray:
+    """Return the mean of each row's values that are defined, NaN if none is."""
+    rows = [row[np.isfinite(row)] for row in values]
+    return np.array([row.mean() if row.size else np.nan for row in rows])
 
 
 def study_of(
@@ -187,10 +199,10 @@ def random_floor(setting: Setting, data: mnist.Mnist, params: Any) -> dict[str, 
         record("networks", *(integrated(model, images, labels, each) for each in random))
         for name, draw in draws.items():
             record(name, *(images[..., 0] * draw(k, images[..., 0].shape) for k in keys))
+    names = ("mean", "low99", "high99")
+    intervals = {name: interval(np.concatenate(v), 0.99) for name, v in found.items()}
     return {
-        name: dict(
-            zip(("mean", "low99", "high99"), interval(np.concatenate(v), 0.99), strict=True),
-            pairs=len(images) * pairs,
-        )
-        for name, v in found.items()
+        "images": len(images),
+        "pairs": f"{pairs} pair{'s' if pairs > 1 else ''}",
+        **{name: dict(zip(names, values, strict=True)) for name, values in intervals.items()},
     }

@@ -12,6 +12,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 Initializer = Callable[..., jax.Array]
+Activation = Callable[[jax.Array], jax.Array]
+
+SMOOTHNESS = 20.0
+"""β of the softplus twins: softplus(βz)/β is at most log(2)/β = 0.035 above ReLU."""
 
 
 class Cnn(nn.Module):
@@ -21,6 +25,7 @@ class Cnn(nn.Module):
     """
 
     layers = ("conv1", "conv2", "fc1", "output")
+    activation: Activation = nn.relu
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -31,9 +36,9 @@ class Cnn(nn.Module):
         }
         hidden = image
         for name, channels in (("conv1", 32), ("conv2", 64)):
-            hidden = nn.relu(nn.Conv(channels, (5, 5), name=name, **init)(hidden))
+            hidden = self.activation(nn.Conv(channels, (5, 5), name=name, **init)(hidden))
             hidden = max_pool(checkpoint_name(hidden, f"{name}_features"))
-        hidden = nn.relu(nn.Dense(1024, name="fc1", **init)(hidden.ravel()))
+        hidden = self.activation(nn.Dense(1024, name="fc1", **init)(hidden.ravel()))
         logits: jax.Array = nn.Dense(10, name="output", **init)(hidden)
         return logits
 
@@ -68,6 +73,7 @@ class Mlp(nn.Module):
 
     widths: tuple[int, ...] = (2500, 1500, 500)
     factor: float = 2.0
+    activation: Activation = nn.relu
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -79,7 +85,8 @@ class Mlp(nn.Module):
         """Return the logits (10,)."""
         hidden = image.ravel()
         for name, width in zip(self.layers, self.widths, strict=False):
-            hidden = nn.relu(nn.Dense(width, name=name, kernel_init=self._init())(hidden))
+            dense = nn.Dense(width, name=name, kernel_init=self._init())
+            hidden = self.activation(dense(hidden))
         logits: jax.Array = nn.Dense(10, name="output", kernel_init=self._init())(hidden)
         return logits
 
@@ -105,6 +112,20 @@ def logits(network: str) -> Callable[..., jax.Array]:
     return MODELS[network]
 
 
+def smooth_logits(network: str) -> Callable[..., jax.Array]:
+    """Return `model(image, params) -> (10,)` with softplus for ReLU, for the same parameters.
+
+    It has second derivatives, which an attack on maps of gradients needs.
+    """
+    return SMOOTH_MODELS[network]
+
+
+def softplus(values: jax.Array) -> jax.Array:
+    """Return the smooth ReLU log(1 + exp(βz)) / β."""
+    result: jax.Array = nn.softplus(SMOOTHNESS * values) / SMOOTHNESS
+    return result
+
+
 def model_of(network: Any) -> Callable[..., jax.Array]:
     """Return a module as the function `model(image, params)`."""
 
@@ -116,3 +137,6 @@ def model_of(network: Any) -> Callable[..., jax.Array]:
 
 
 MODELS = {name: model_of(network) for name, network in NETWORKS.items()}
+SMOOTH_MODELS = {
+    name: model_of(network.clone(activation=softplus)) for name, network in NETWORKS.items()
+}

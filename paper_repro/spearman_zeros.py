@@ -23,7 +23,8 @@ def closed_form(zeros: np.ndarray, size: int = SIZE) -> np.ndarray:
     p = np.asarray(zeros) / size
     q, m = 1 - p, size - np.asarray(zeros)
     between = p * q * size**2 / 4
-    return between / (between + q * (m**2 - 1) / 12)
+    expected: np.ndarray = between / (between + q * (m**2 - 1) / 12)
+    return expected
 
 
 def run(setting: Setting) -> Result:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import xattr
 from paper_repro import digits
 from paper_repro.data import DataError, cache_dir, replacing
 from paper_repro.mnist import Mnist
-from paper_repro.results import Setting
+from paper_repro.results import Claim, Setting
 
 FORMAT = 1
 """Part of every hash: raise it when this file changes what a recipe gives."""
@@ -101,7 +102,8 @@ def train(recipe: Recipe, mnist: Mnist, *, progress: bool = True) -> Trained:
     step alone, so that a resumed run gives the parameters of an uninterrupted one.
     """
     if recipe.path.exists():
-        return Trained(**_read(recipe.path))
+        return Trained(**_read(recipe.path, Trained))
+    _check_writable(recipe.path.parent)
     state = _start(recipe)
     images, labels = training_set(recipe, mnist)
     bar = tqdm.tqdm(
@@ -137,6 +139,19 @@ def network(name: str, setting: Setting, mnist: Mnist) -> Trained:
     return train(recipe_of(name, setting), mnist, progress=setting.progress)
 
 
+def claim_of_accuracy(what: str, printed: float, trained: Trained, quick: bool) -> Claim:
+    """Compare a test accuracy with the paper's: three standard errors of 10,000 images count."""
+    within = 3 * (printed * (1 - printed) / 10_000) ** 0.5
+    why = f"{trained.steps:,} steps; within {100 * within:.1f} points counts"
+    return Claim(
+        f"{what}: test accuracy",
+        f"{100 * printed:.1f} %",
+        f"{100 * trained.test_accuracy:.2f} %",
+        abs(trained.test_accuracy - printed) <= within,
+        why + ("; trained for seconds" if quick else ""),
+    )
+
+
 def training_set(recipe: Recipe, mnist: Mnist) -> tuple[np.ndarray, np.ndarray]:
     """Return the images and labels trained on; random labels are the true ones, permuted."""
     chosen = slice(VALIDATION, VALIDATION + recipe.images)
@@ -152,8 +167,8 @@ class _State(NamedTuple):
     params: Any
     optimizer: Any
     step: int
-    hits: float
-    """Share of right answers in this epoch's batches so far, times their number."""
+    hits: Any
+    """Sum over this epoch's batches so far of the share of right answers."""
     seconds: float
 
 
@@ -163,38 +178,41 @@ def _start(recipe: Recipe) -> _State:
     path = _unfinished(recipe)
     if not path.exists():
         return _State(params, optimizer, 0, 0.0, 0.0)
-    saved = _read(path)
+    saved = _read(path, _State)
     saved["optimizer"] = flax.serialization.from_state_dict(optimizer, saved["optimizer"])
     return _State(**saved)
 
 
 def _run(recipe: Recipe, state: _State, images: np.ndarray, labels: np.ndarray, bar: Any) -> _State:
-    step = _step_of(recipe)
-    params, optimizer, hits = state.params, state.optimizer, state.hits
-    begun = saved = time.perf_counter()
-    number, epoch = state.step, max(1, len(images) // recipe.batch)
-
-    def now() -> _State:
-        seconds = state.seconds + time.perf_counter() - begun
-        return _State(params, optimizer, number, float(hits), seconds)
-
+    step, epoch = _step_of(recipe), max(1, len(images) // recipe.batch)
+    clock = saved = time.perf_counter()
     try:
-        for chosen in batches(recipe, len(images), number):
-            params, optimizer, right = step(params, optimizer, images[chosen], labels[chosen])
-            number, hits = number + 1, hits + right
+        for chosen in batches(recipe, len(images), state.step):
+            params, optimizer, right = step(
+                state.params, state.optimizer, images[chosen], labels[chosen]
+            )
+            hits = right if state.step % epoch == 0 else state.hits + right
+            now = time.perf_counter()
+            seconds, clock = state.seconds + now - clock, now
+            # One assignment: an interruption finds the state of before this step or after it.
+            state = _State(params, optimizer, state.step + 1, hits, seconds)
             bar.update()
-            if number % epoch == 0:
-                share, hits = float(hits) / epoch, 0.0
+            if state.step % epoch == 0:
+                share = float(hits) / epoch
                 bar.set_postfix(accuracy=f"{share:.3f}")
                 if share > recipe.until:
                     break
-            if number % 20 == 0 and time.perf_counter() - saved > SAVE_EVERY:
-                _write(now(), _unfinished(recipe))
+            if state.step % 20 == 0 and now - saved > SAVE_EVERY:
+                _save(state, recipe)
                 saved = time.perf_counter()
     except KeyboardInterrupt:
-        _write(now(), _unfinished(recipe))
+        _save(state, recipe)
         raise
-    return now()
+    return state
+
+
+def _save(state: _State, recipe: Recipe) -> None:
+    _write(state._replace(hits=float(state.hits)), _unfinished(recipe))
 
 
 def batches(recipe: Recipe, images: int, first: int = 0) -> Iterator[np.ndarray]:
@@ -229,7 +247,7 @@ def _step_of(recipe: Recipe) -> Any:
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, right
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    return jax.jit(step)  # without donation: an interruption must find the state of before
 
 
 def accuracy(model: Any, params: Any, images: np.ndarray, labels: np.ndarray) -> float:
@@ -239,9 +257,13 @@ def accuracy(model: Any, params: Any, images: np.ndarray, labels: np.ndarray) ->
 
 def predictions(model: Any, params: Any, images: np.ndarray, *, batch: int = 500) -> np.ndarray:
     """Return the class of the largest logit of each image."""
-    best = jax.jit(lambda images, params: jnp.argmax(jax.vmap(model, (0, None))(images, params), 1))
-    parts = [best(images[i : i + batch], params) for i in range(0, len(images), batch)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    starts = range(0, len(images), batch)
+    return np.concatenate([np.asarray(_best(model, images[i : i + batch], params)) for i in starts])
+
+
+@jax.jit(static_argnums=0)
+def _best(model: Any, images: Any, params: Any) -> jax.Array:
+    return jnp.argmax(jax.vmap(model, (0, None))(images, params), axis=1)
 
 
 def _unfinished(recipe: Recipe) -> Path:
@@ -255,9 +277,23 @@ def _write(state: Any, path: Path) -> None:
         part.write_bytes(flax.serialization.msgpack_serialize(jax.device_get(fields)))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _check_writable(folder: Path) -> None:
+    """Raise before the work rather than after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataError(
+            f"{folder}: expected a folder that can be written, found: {error}. "
+            "To mend it: set XATTR_CACHE to another folder"
+        ) from error
+
+
+def _read(path: Path, kind: Any) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = flax.serialization.msgpack_restore(path.read_bytes())
+        if {*fields} != {*kind._fields}:
+            raise ValueError(f"the fields {', '.join(fields)}")
     except Exception as error:  # a damaged file may raise anything at all
         raise DataError(
             f"{path}: expected a trained network, found: {error!r}. "

@@ -61,9 +61,10 @@ def test_an_interrupted_training_ends_with_the_same_parameters(data, monkeypatch
 
         return counted
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(training, "_step_of", interrupted)
-        training.train(TINY, data, progress=False)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(TINY, data, progress=False)
     (saved,) = TINY.path.parent.iterdir()
     assert saved.suffix == ".unfinished"
     resumed = training.train(TINY, data, progress=False)
