@@ -51,6 +51,7 @@ def _gallery(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from paper_repro import mnist, training
 
+    results.check_seed(options.seed)
     data = mnist.load(options.mnist_dir, progress=options.progress)
     recipes = training.QUICK if options.quick else training.FULL
     for name, recipe in recipes.items():
@@ -66,8 +67,7 @@ def _train(options: argparse.Namespace) -> None:
 def _experiment(options: argparse.Namespace) -> None:
     results.check_seed(options.seed)
     setting = Setting(options.quick, options.seed, options.progress, options.mnist_dir)
-    with results.writing_to(options.out):  # before the work, so that a bad folder is noticed
-        options.out.mkdir(parents=True, exist_ok=True)
+    results.check_folder(options.out)
     for name in options.names:
         module = importlib.import_module(f"paper_repro.{name.replace('-', '_')}")
         start = time.perf_counter()

@@ -73,7 +73,7 @@ def run(setting: Setting) -> Result:
             "printed": PRINTED,
         },
         claims=[
-            *_claims_of_accuracy(trained, setting),
+            *_claims_of_accuracy(trained),
             *_claims_of_note(curves, floor),
             *_claims_of_studies(studies),
         ],
@@ -82,12 +82,9 @@ def run(setting: Setting) -> Result:
     )
 
 
-def _claims_of_accuracy(trained: dict[str, Any], setting: Setting) -> list[Claim]:
-    printed = {"cnn": 0.992, "mlp": 0.987}
-    return [
-        training.claim_of_accuracy(name.upper(), printed[name], net, setting.quick)
-        for name, net in trained.items()
-    ]
+def _claims_of_accuracy(trained: dict[str, training.Trained]) -> Iterator[Claim]:
+    yield training.claim_of_accuracy("CNN", 0.992, trained["cnn"])
+    yield training.claim_of_accuracy("MLP", 0.987, trained["mlp"])
 
 
 def _claims_of_note(curves: dict[str, Any], floor: dict[str, Any]) -> list[Claim]:
@@ -246,8 +243,8 @@ def _notes(trained: dict[str, Any], study: Study) -> list[str]:
         "paper's 16 are for ImageNet). Bands: 95 % intervals over the images. A correlation with a "
         "constant map, such as a Grad-CAM of zeros, is undefined and left out of the mean.",
         f"Agreement with printed correlations means a difference of at most {decimal(CLOSE, 1)} "
-        f"at every depth, {decimal(CLOSE_BY_ZEROS)} where common zeros decide it; with an accuracy, "
-        "three standard errors of 10,000 images.",
+        f"at every depth, {decimal(CLOSE_BY_ZEROS)} where common zeros decide it; with an "
+        "accuracy, three standard errors of 10,000 images.",
     ]
 
 

@@ -67,9 +67,8 @@ def run(setting: Setting) -> Result:
 def _study(
     network: str, data: mnist.Mnist, images: np.ndarray, labels: np.ndarray, setting: Setting
 ) -> Study:
-    recipes = training.QUICK if setting.quick else training.FULL
     names = (network, f"{network}, random labels")
-    both = [training.train(recipes[name], data, progress=setting.progress) for name in names]
+    both = [training.network(name, setting, data) for name in names]
     model = digits.logits(network)
     predicted = [training.predictions(model, trained.params, images) for trained in both]
     maps, same, own = {}, {}, {}
@@ -89,7 +88,7 @@ def _study(
         maps[method] = explained([labels, labels])
         same[method] = compare(*maps[method], few)
         own[method] = compare(*explained(predicted), few)
-    memorised = recipes[names[1]].images
+    memorised = training.recipe_of(names[1], setting).images
     return Study(both[0], both[1], maps, same, own, (predicted[0], predicted[1]), memorised)
 
 
@@ -148,19 +147,9 @@ def _claims(network: str, study: Study) -> list[Claim]:
 
 def _accuracy_claims(network: str, study: Study) -> list[Claim]:
     printed, name = PRINTED_ACCURACY[network], network.upper()
-    test, memory, chance = (
-        study.true.test_accuracy,
-        study.random.train_accuracy,
-        study.random.test_accuracy,
-    )
+    memory, chance = study.random.train_accuracy, study.random.test_accuracy
     return [
-        Claim(
-            f"{name}, true labels: test accuracy",
-            _percent(printed, 1),
-            _percent(test),
-            abs(test - printed) <= 0.005,
-            "within half a per cent counts as agreement",
-        ),
+        training.claim_of_accuracy(f"{name}, true labels", printed, study.true),
         Claim(
             f"{name}, random labels: training accuracy",
             "over 95 %",

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 import xattr
 from paper_repro import data
 from paper_repro.efficientnet import EfficientNetLite0, load
-from paper_repro.results import UsageError, check_seed, writing_to
+from paper_repro.results import UsageError, check_folder, check_seed, writing_to
 from xattr.testing import KERNELS, count_compilations
 
 CHUNK = 8
@@ -72,8 +72,7 @@ def run(options: argparse.Namespace) -> None:
     logits = np.asarray(jax.jit(network)(image, params))
     label = int(logits.argmax()) if options.label is None else find_class(options.label, names)
     scene = make_scene(options, image, label, params)
-    with writing_to(options.out):  # before the work, so that a bad folder is noticed at once
-        options.out.mkdir(parents=True, exist_ok=True)
+    check_folder(options.out)
     print(describe(options, logits, label, names, scene), flush=True)
     rows = [measure(name, scene, options) for name in chosen]
     print(table(rows))

@@ -60,8 +60,7 @@ Outcomes = dict[str, dict[float, dict[str, Outcome]]]
 def run(setting: Setting) -> Result:
     """Attack the maps of three methods; compare with noise of the same size."""
     data = mnist.load(setting.mnist_dir, progress=setting.progress)
-    recipes = training.QUICK if setting.quick else training.FULL
-    trained = training.train(recipes[NETWORK], data, progress=setting.progress)
+    trained = training.network(NETWORK, setting, data)
     case = _case(data, trained.params, QUICK_IMAGES if setting.quick else IMAGES)
     outcomes = _outcomes(case, setting)
     figures = {

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,6 +99,13 @@ def write(name: str, result: Result, setting: Setting, seconds: float, out: Path
     return written
 
 
+def check_folder(folder: Path) -> None:
+    """Make the folder and raise unless it can be written to: before the work, not after it."""
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
     """Say which option is at fault where the block cannot write."""
@@ -185,7 +193,10 @@ def gallery(folder: Path, names: Iterable[str]) -> str:
         "(`python -m paper_repro train`) and cached.",
     ]
     for name in names:
-        facts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        source = folder / f"{name}.json"
+        if not source.is_file():
+            raise UsageError(f"{source}: no such file; run python -m paper_repro {name} first")
+        facts = json.loads(source.read_text(encoding="utf-8"))
         page = f"{folder.name}/{name}.md"
         parts += [f"## [{facts['title']}]({page})", f"```sh\n{facts['command']}\n```"]
         parts += [f"![{picture}]({folder.name}/{picture})" for picture in facts["figures"]]
@@ -204,9 +215,9 @@ def decimal(value: float, digits: int = 3) -> str:
     if not np.isfinite(value):
         return "undefined"
     text = f"{value:.{digits}f}"
-    if float(text) == 0:
-        return text.lstrip("-")[1:]
-    return text.replace("-", "−").replace("0.", ".", 1) if abs(float(text)) < 1 else text
+    size = text.lstrip("-")
+    sign = "−" if text != size and float(size) else ""
+    return sign + (size[1:] if float(size) < 1 else size)
 
 
 def interval(values: np.ndarray, level: float = 0.95, axis: int = 0) -> tuple[Any, Any, Any]:

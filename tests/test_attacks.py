@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from hypothesis import given, settings
 from jax import lax
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import xattr
 from xattr import attacks
@@ -54,7 +57,7 @@ SHIFTS = {
 
 def shifted_alike(model, params, x, m, **geometry):
     """Whether the network for shifted data says and explains what the other one does."""
-    moved = attacks.mean_shift(params, m, **geometry)
+    moved = attacks.mean_shift(params, m, **{"padding": "VALID", **geometry})
     both = [(params, x), (moved, jnp.asarray(np.asarray(x) + m, x.dtype))]
     run = jax.jit(jax.value_and_grad(model, 1))
     (one, slope), (two, other) = (run(p, point) for p, point in both)
@@ -137,6 +140,9 @@ def test_pointwise_convolution_takes_a_constant_with_same(x64):
     shifted_alike(model, params, x, -1.0, layer="", strides=2, padding="SAME")
 
 
+VALID = functools.partial(attacks.mean_shift, padding="VALID")
+
+
 def layer_of(window=(3, 2), bias=(4,)):
     kernel, b = arrays(3, (*window, 3, 4), bias, dtype="float32")
     return {"kernel": kernel, "bias": b}
@@ -212,38 +218,53 @@ REFUSED = {
 def test_refused(case):
     params, m, geometry, message = REFUSED[case]
     with pytest.raises(ValueError, match=re.escape(message)):
-        attacks.mean_shift(params, m, layer="", **geometry)
+        attacks.mean_shift(params, m, layer="", **{"padding": "VALID", **geometry})
 
 
 def test_shift_must_be_numbers():
     with pytest.raises(TypeError, match="`m` must be numbers to add to the data"):
-        attacks.mean_shift(layer_of(), np.array(["a"]), layer="")
+        VALID(layer_of(), np.array(["a"]), layer="")
+
+
+def test_the_padding_of_a_convolution_has_no_default():
+    """That of flax is SAME, for which the answer with VALID would be silently wrong."""
+    params = nn.Conv(4, (3, 3)).init(KEY, jnp.ones((1, 6, 6, 3)))
+    with pytest.raises(ValueError, match="convolutions need `padding`"):
+        attacks.mean_shift(params, -1.0, layer="params")
+
+
+def test_layers_of_nnx():
+    network = nnx.Sequential(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), jnp.tanh)
+    graph, state = nnx.split(network)
+    x = jnp.array([0.1, 0.2, 0.3])
+    shifted = attacks.mean_shift(state, -1.0, layer="layers/0")
+    np.testing.assert_allclose(nnx.merge(graph, shifted)(x - 1), network(x), atol=1e-6)
 
 
 def test_under_a_trace_only_what_is_exact_for_certain():
     params, m = layer_of(), np.array([1.0, 2.0, 3.0], np.float32)
-    run = lambda params: jax.jit(lambda p, m: attacks.mean_shift(p, m, layer=""))(params, m)
+    run = lambda params: jax.jit(lambda p, m: VALID(p, m, layer=""))(params, m)
     expected = params["bias"] - np.einsum("hwio,i->o", params["kernel"], m)
     np.testing.assert_allclose(run(params)["bias"], expected, rtol=1e-5)
     m = BOARD.astype(np.float32)
     with pytest.raises(ValueError, match="inside a trace the values of m are not known"):
         run(params)
-    untied, eager = layer_of(bias=(3, 5, 4)), functools.partial(attacks.mean_shift, layer="")
+    untied, eager = layer_of(bias=(3, 5, 4)), functools.partial(VALID, layer="")
     np.testing.assert_allclose(run(untied)["bias"], eager(untied, m)["bias"], rtol=1e-5)
     m = np.ones(SHAPE, np.float32)  # known to be constant while the parameters are traced
-    traced = jax.jit(lambda p: attacks.mean_shift(p, m, layer=""))(params)["bias"]
+    traced = jax.jit(lambda p: VALID(p, m, layer=""))(params)["bias"]
     np.testing.assert_allclose(traced, eager(params, 1.0)["bias"], rtol=1e-5)
 
 
 def test_sums_in_float32_and_keeps_nodes_and_derivatives():
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer_of())
     params = flax.core.freeze({"block": {"layer": narrow}, "other": (jnp.ones(2),)})
-    moved = attacks.mean_shift(params, 1, layer="block/layer")
+    moved = VALID(params, 1, layer="block/layer")
     assert type(moved) is flax.core.FrozenDict
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)
     expected = (wide["bias"] - wide["kernel"].sum((0, 1, 2))).astype(jnp.bfloat16)
     np.testing.assert_array_equal(moved["block"]["layer"]["bias"], expected)
-    slope = jax.grad(lambda m: attacks.mean_shift(wide, m, layer="")["bias"].sum())(jnp.ones(3))
+    slope = jax.grad(lambda m: VALID(wide, m, layer="")["bias"].sum())(jnp.ones(3))
     np.testing.assert_allclose(slope, -wide["kernel"].sum((0, 1, 3)), rtol=1e-5)
 
 
@@ -447,6 +468,22 @@ def examples():
     return jnp.asarray(x), params, jax.random.split(KEY, COUNT)
 
 
+@pytest.mark.parametrize("objective", ["top_k", "mass_center"])
+def test_attack_over_devices(x64, objective):
+    x, params, keys = examples()
+    x, keys = jnp.stack([*x, *x[:3]]), jax.random.split(KEY, 8)
+
+    def attack(x, key):
+        options = {**OPTIONS, "iterations": 2, "objective": objective, "args": (params,)}
+        return attacks.attack_attributions(classifier, x, key, **options)
+
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    many = jax.shard_map(jax.vmap(attack), mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+    expected, found = jax.jit(jax.vmap(attack))(x, keys), jax.jit(many)(x, keys)
+    np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-9)
+    np.testing.assert_array_equal(found.label, expected.label)
+
+
 def judge(objective, maps, originals):
     shares, before = shares_of(maps), shares_of(originals)
     if objective == "top_k":
@@ -580,6 +617,12 @@ SUMS = lambda x: x.sum(1)
 ATTACK = functools.partial(attacks.attack_attributions, SUMS)
 BAD = {
     "range": (lambda: ATTACK(2 * FINE + 1, KEY), ValueError, "`x` must lie in [`low`, `high`]"),
+    "low above high": (lambda: ATTACK(FINE, KEY, low=1, high=0), ValueError, "`low` must not be"),
+    "shape of low": (
+        lambda: ATTACK(FINE, KEY, low=np.zeros(3)),
+        ValueError,
+        "`low` has shape (3,)",
+    ),
     "not a number": (lambda: ATTACK(FINE * np.nan, KEY), ValueError, "`x` must lie in"),
     "a pytree": (lambda: ATTACK({"a": FINE}, KEY), ValueError, "`x` must be one array"),
     "integers": (lambda: ATTACK(jnp.ones(4, int), KEY), TypeError, "`x` must be floating"),

@@ -272,3 +272,25 @@ def test_gap_is_the_sum_that_is_missing():
     ig = xattr.integrated_gradients(f, x, baseline, quadrature=GAUSS)
     exactly(xattr.completeness_gap(f, ig, x, baseline), 0)
     exactly(xattr.completeness_gap(f, ig, x), 5 - 6)
+
+
+@pytest.mark.parametrize("label", [3, -1, np.int64(2**32), np.uint64(2**63 + 1)])
+def test_a_label_that_is_no_class_is_never_another_class(label):
+    x = jnp.arange(3.0)
+    for target in (
+        xattr.targets.logit,
+        xattr.targets.probability,
+        xattr.targets.log_probability,
+        xattr.targets.log_odds,
+    ):
+        value, slope = jax.value_and_grad(target(lambda x: x * 2))(x, label)
+        assert jnp.isnan(value)
+        assert jnp.isnan(slope).any()
+    assert jnp.isnan(slope).all()  # of the log-odds
+    assert jnp.isnan(xattr.competitive_gradient_x_input(lambda x: x * 2, x, label)).all()
+
+
+def test_a_traced_label_of_64_bits_is_never_another_class(x64):
+    f = jax.jit(xattr.targets.logit(lambda x: x))
+    for label, expected in ((2, 2.0), (2**32 + 2, np.nan), (-1, np.nan)):
+        np.testing.assert_equal(float(f(jnp.arange(3.0), jnp.asarray(label))), expected)

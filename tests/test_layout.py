@@ -18,7 +18,7 @@ LAYERS = [
     {"kernel"},
     {"adaptive"},
     {"gradients"},
-    {"integrated", "baselines", "noise"},
+    {"integrated", "baselines", "noise", "shifts"},
     {"_jaxpr"},
     {"sites", "graph"},
     {"elementwise", "softmaxes", "normalizers"},

@@ -176,7 +176,8 @@ def test_symmetric_and_independent_of_the_order_of_elements(seed, name):
     assert abs(rho + metric(a, -b, where=mask)) < 5e-7
     assert abs(rho) <= 1
     assert metric(a, a) == 1
-    assert metric(a, -a) == -1
+    # Pearson's scaling rounds −a by itself; ranks are whole numbers.
+    assert metric(a, -a) == pytest.approx(-1, abs=5e-7 if name == "pearson" else 0)
 
 
 @given(SEEDS, st.sampled_from(["spearman", "kendall"]))

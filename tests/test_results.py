@@ -11,7 +11,7 @@ from PIL import Image
 
 import paper_repro
 from paper_repro import __main__, results
-from paper_repro.results import Claim, Result, Setting, Table
+from paper_repro.results import Claim, Result, Setting, Table, UsageError
 
 COMMITTED = Path(paper_repro.__file__).with_name("results")
 
@@ -72,6 +72,22 @@ def test_bad_options_are_told_before_the_work(arguments, capsys, tmp_path):
     arguments = [a.replace("FILE", str(tmp_path / "file")) for a in arguments]
     assert __main__.main(["spearman-zeros", "--no-progress", *arguments]) == 2
     assert f"paper_repro: {arguments[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["spearman-zeros", "demo"])
+def test_a_folder_that_cannot_be_written_to_is_noticed_before_the_work(command, capsys):
+    assert __main__.main([command, "--no-progress", "--out", "/proc"]) == 2
+    assert "paper_repro: --out /proc: cannot be written to" in capsys.readouterr().err
+
+
+def test_a_gallery_needs_all_results(tmp_path):
+    with pytest.raises(UsageError, match="python -m paper_repro spearman-zeros"):
+        results.gallery(tmp_path, ["spearman-zeros"])
+
+
+def test_training_checks_the_seed(capsys):
+    assert __main__.main(["train", "--quick", "--seed", "-1"]) == 2
+    assert "--seed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", __main__.EXPERIMENTS)

@@ -349,3 +349,14 @@ def test_all_permutations_are_as_likely():
     _, counts = np.unique(np.asarray(new), axis=0, return_counts=True)
     assert len(counts) == 6
     assert scipy.stats.chisquare(counts).pvalue > 0.01
+
+
+def test_names_may_come_from_an_iterator():
+    params = {"a": jnp.ones(3), "b": jnp.ones(3)}
+    key = jax.random.key(0)
+    new = sanity.randomize(params, key, layers=reversed(["a", "b"]))
+    assert not any((leaf == 1).any() for leaf in new.values())
+    stages = sanity.cascading(params, key, order=(iter([name]) for name in ("b", "a")))
+    np.testing.assert_array_equal(stages["a"][-1], new["a"])
+    with pytest.raises(ValueError, match="`layers`"):
+        sanity.randomize(params, key, layers=(name for name in ["c"]))

@@ -1,5 +1,10 @@
 """Training is seeded, cached by its recipe, and resumed to the very same parameters."""
 
+import os
+import signal
+import threading
+
+import flax.serialization
 import jax
 import numpy as np
 import pytest
@@ -46,7 +51,9 @@ def test_every_field_of_a_recipe_is_in_its_hash():
     assert len({TINY.hash, *(other.hash for other in others)}) == 1 + len(Recipe._fields)
 
 
-def test_an_interrupted_training_ends_with_the_same_parameters(data, monkeypatch):
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupted_training_ends_with_the_same_parameters(data, monkeypatch, after):
+    """Interrupted before a step is made, and between its end and the assignment of its result."""
     expected = training.train(TINY, data, progress=False)
     TINY.path.unlink()
     step_of = training._step_of
@@ -55,9 +62,11 @@ def test_an_interrupted_training_ends_with_the_same_parameters(data, monkeypatch
         step, calls = step_of(recipe), iter(range(100))
 
         def counted(*arguments):
-            if next(calls) == 7:
+            last = next(calls) == 7
+            result = step(*arguments) if after or not last else None
+            if last:
                 raise KeyboardInterrupt
-            return step(*arguments)
+            return result
 
         return counted
 
@@ -71,6 +80,26 @@ def test_an_interrupted_training_ends_with_the_same_parameters(data, monkeypatch
     assert same(resumed.params, expected.params)
     assert resumed.steps == 12
     assert not saved.exists()
+
+
+def test_a_signal_at_any_time_leaves_a_state_to_resume(data):
+    """Real interruptions, wherever they hit: Adam's own count shows which step was saved."""
+    recipe = TINY._replace(steps=100_000, images=56, until=2.0)
+    for _ in range(6):
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            training.train(recipe, data, progress=False)
+        timer.join()
+        state = training._start(recipe)
+        assert state.step == state.optimizer[0].count
+
+
+def test_an_unwritable_cache_is_noticed_before_the_work(data, monkeypatch):
+    monkeypatch.setenv("XATTR_CACHE", "/proc/nothing")
+    monkeypatch.setattr(training, "_run", None)
+    with pytest.raises(DataError, match="set XATTR_CACHE to another folder"):
+        training.train(TINY, data, progress=False)
 
 
 def test_batches_of_an_epoch_are_all_images_once():
@@ -101,6 +130,9 @@ def test_a_damaged_cache_is_named(data):
     TINY.path.parent.mkdir(parents=True)
     TINY.path.write_bytes(b"\xc1no network")
     with pytest.raises(DataError, match=rf"{TINY.path.name}: expected a trained network.*rm "):
+        training.train(TINY, data, progress=False)
+    TINY.path.write_bytes(flax.serialization.msgpack_serialize({"params": 1}))
+    with pytest.raises(DataError, match=r"expected a trained network, found.*the fields params"):
         training.train(TINY, data, progress=False)
 
 

@@ -5,7 +5,7 @@ perturbations of the input that keep the label and move the map (Ghorbani, Abid 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,8 +15,9 @@ from jax import lax
 
 from xattr import functions, targets, trees
 from xattr.gradients import gradient
+from xattr.shifts import mean_shift, targeted_shift
 from xattr.targets import Model
-from xattr.types import Array, ArrayTree, Function, PRNGKey
+from xattr.types import Array, PRNGKey
 
 __all__ = [
     "AttackResult",
@@ -39,177 +40,6 @@ class AttackResult(NamedTuple):
     initial: jax.Array
     label: jax.Array
     found: jax.Array
-
-
-def mean_shift(
-    params: ArrayTree,
-    m: Array | float,
-    *,
-    layer: str,
-    strides: int | Sequence[int] = 1,
-    padding: Literal["VALID", "SAME"] | Sequence[tuple[int, int]] = "VALID",
-) -> ArrayTree:
-    """Return the parameters of the same network for data shifted by m.
-
-    b₂ = b₁ − Wᵀm in the first layer, so that f₂(x + m) = f₁(x) for every x, up to rounding.
-
-    Shapes: `layer` is the path of keys, joined by "/", to the `kernel` and `bias` of the layer that
-    sees the data, channels last. Dense: kernel (in, out); m of any shape with `in` elements, as x
-    is flattened row by row, or a number. Convolution: kernel (*window, in, out), undilated; m of
-    the shape of one x, or constant: a number or (in,); `strides` and `padding` are the layer's. The
-    bias is (out,) where m adds the same at every position, as a constant m does with "VALID", or
-    untied, like the output. The result is `params` with another bias, all else the same objects.
-    Raises `ValueError` for an unknown layer, one without bias, an m that does not fit, and a bias
-    that cannot undo it exactly; inside a trace one of shape (out,) needs a number or m (in,).
-    Source: Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §2.
-
-    >>> import jax.numpy as jnp, xattr
-    >>> params = {"Dense_0": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.zeros(1)}}
-    >>> xattr.attacks.mean_shift(params, -1.0, layer="Dense_0")["Dense_0"]["bias"]
-    Array([3.], dtype=float32)
-    """
-    name, kernel, bias = _layer(params, layer)
-    m = m if isinstance(m, jax.Array) else np.asarray(m)
-    if not any(jnp.issubdtype(m.dtype, kind) for kind in (jnp.floating, jnp.integer)):
-        raise TypeError(f"`m` must be numbers to add to the data, but has dtype {m.dtype}")
-    wide = kernel.astype(trees.widest([kernel, bias]))
-    if kernel.ndim == 2:  # a window of one
-        wide, m, strides, padding = wide[None], m.reshape(-1) if m.ndim else m, 1, "VALID"
-    change = _response(wide, m, bias.shape, strides, padding)
-    if change.shape != bias.shape:
-        raise ValueError(f"`bias` must have shape {change.shape}, but has {bias.shape}")
-    shifted = (bias.astype(wide.dtype) - change).astype(bias.dtype)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: shifted if _name(path) == name else leaf, params
-    )
-
-
-def _layer(params: ArrayTree, layer: str) -> tuple[str, jax.Array, jax.Array]:
-    """Return the name of a layer's bias, its kernel and its bias."""
-    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    names = [name[:-7] for name in leaves if f"/{name}".endswith("/kernel")]
-    if layer not in names:
-        raise ValueError(
-            f"`layer` {layer!r} is not in `params`: the layers with a kernel are {sorted(names)}"
-        )
-    kernel, bias = (f"{layer}/{part}".removeprefix("/") for part in ("kernel", "bias"))
-    if bias not in leaves:
-        raise ValueError(f"`layer` {layer!r} has no `bias` to undo the shift: add one of zeros")
-    return bias, jnp.asarray(leaves[kernel]), jnp.asarray(leaves[bias])
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return str(jax.tree_util.keystr(path, simple=True, separator="/"))
-
-
-_NOT_EXACT = (
-    '`m` cannot be undone by the `bias`, since {}: use padding "VALID" with a constant m and a '
-    "bias per channel, or m in the shape of one example with an untied bias, like the output"
-)
-
-
-def _response(
-    kernel: jax.Array, m: Array, bias: tuple[int, ...], strides: Any, padding: Any
-) -> jax.Array:
-    """Return what the shift adds to the output: per channel, or in full for an untied bias."""
-    *window, channels, out = kernel.shape
-    constant = m.ndim <= 1
-    shape = (*window, channels) if constant else m.shape  # one window stands for all
-    if m.shape[-1:] not in ((), (channels,)) or len(shape) != kernel.ndim - 1:
-        raise ValueError(
-            f"`m` has shape {m.shape}, which does not fit {channels} features or channels: "
-            f"pass a number, shape ({channels},) or the shape of one example"
-        )
-    steps, pads = _geometry(shape, window, strides, padding)
-    if constant and bias != (out,):
-        raise ValueError(_NOT_EXACT.format(f"it is constant, but the bias has shape {bias}"))
-    if constant and (np.any(pads) or (padding == "SAME" and max(window) > 1)):
-        raise ValueError(_NOT_EXACT.format("the padding adds zeros, not m, at the borders"))
-    axes = "".join(map(chr, range(ord("a"), ord("a") + len(window))))
-    layout = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    image = jnp.broadcast_to(jnp.asarray(m).astype(kernel.dtype), shape)[None]
-    response: jax.Array = lax.conv_general_dilated(
-        image, kernel, steps, pads, dimension_numbers=layout, precision="highest"
-    )[0]
-    if not response.size:
-        raise ValueError(f"`m` has shape {shape}, smaller than the window {tuple(window)}")
-    if bias != (out,):
-        return response
-    if response.size > out:  # more positions than one
-        if trees.is_traced(m):
-            raise ValueError(_NOT_EXACT.format("inside a trace the values of m are not known"))
-        if not _same_everywhere(np.asarray(m), window, steps, pads):
-            raise ValueError(_NOT_EXACT.format("what it adds differs from position to position"))
-    return response.reshape(-1, out)[0]
-
-
-def _geometry(
-    shape: tuple[int, ...], window: list[int], strides: Any, padding: Any
-) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
-    """Return strides and padding for every axis of the window."""
-    axes = len(window)
-    steps = (strides,) * axes if isinstance(strides, int) else tuple(strides)
-    if len(steps) != axes or min(steps) < 1:
-        raise ValueError(f"`strides` must be {axes} whole numbers of at least 1, not {strides!r}")
-    if padding in ("VALID", "SAME"):
-        return steps, list(lax.padtype_to_pads(shape[:-1], window, steps, padding))
-    if isinstance(padding, str) or np.shape(padding) != (axes, 2) or np.min(padding) < 0:
-        raise ValueError(f'`padding` must be "VALID", "SAME" or {axes} pairs, not {padding!r}')
-    return steps, [(before, after) for before, after in padding]
-
-
-def _same_everywhere(
-    m: np.ndarray, window: list[int], strides: tuple[int, ...], pads: list[tuple[int, int]]
-) -> bool:
-    """Tell whether the kernel sees the same values at every position."""
-    padded, axes = np.pad(m, [*pads, (0, 0)]), tuple(range(len(window)))
-    views = np.lib.stride_tricks.sliding_window_view(padded, tuple(window), axes)
-    seen = views[tuple(slice(None, None, step) for step in strides)]
-    return bool((seen == seen[(slice(1),) * len(axes)]).all())
-
-
-def targeted_shift(
-    f: Function,
-    x: ArrayTree,
-    target: ArrayTree,
-    *,
-    limit: float | None = 0.3,
-    args: tuple[Any, ...] = (),
-) -> ArrayTree:
-    """Return the shift of the data after which gradient × input of x is the map you want.
-
-    m = clip(ŝ / ∇f(x) − x, −limit, limit), with ŝ the target; 0 where ∂ᵢf = 0. Without a limit
-    gradient × input of the network for shifted data (`xattr.attacks.mean_shift`) is ŝ at x + m
-    wherever ∂ᵢf ≠ 0; with one it is where nothing was clipped.
-
-    Shapes: `f(x, *args)` returns a scalar for one example; `target` is a pytree like x, in units of
-    f, and so is the result, in units of x. `limit` None is none; m is 0, too, where it would then
-    be too large for its dtype. Raises `ValueError` for a target unlike x and a negative limit.
-    Source: Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §4, fig. 5.
-
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: 2 * x[0] - x[1]
-    >>> xattr.attacks.targeted_shift(f, jnp.ones(3), jnp.full(3, 2.5), limit=1.0)
-    Array([ 0.25, -1.  ,  0.  ], dtype=float32)
-    """
-    x = trees.floating(x, "x")
-    target = trees.like(target, x, "target")
-    limit = np.inf if limit is None else limit
-    _check_not_negative(limit, "limit")
-    slopes = gradient(f, x, args=args)
-    shifts = jax.tree.map(functools.partial(_shift, limit), *trees.widen((x, target, slopes)))
-    return trees.cast_like(shifts, x)
-
-
-@jax.jit
-def _shift(limit: Any, x: jax.Array, target: jax.Array, slope: jax.Array) -> jax.Array:
-    bound = jnp.asarray(limit, x.dtype)
-    raw = lax.stop_gradient(target / jnp.where(slope == 0, 1, slope) - x)
-    inside = (slope != 0) & (jnp.abs(raw) <= bound) & jnp.isfinite(raw)
-    clipped = jnp.clip(raw, -bound, bound)
-    outside = jnp.where((slope == 0) | jnp.isinf(clipped), 0, clipped)
-    # Divided once more, by 1 where clipped: the derivative there is 0, not 0 · ∞.
-    return jnp.where(inside, target / jnp.where(inside, slope, 1) - x, outside)
 
 
 def checkerboard(
@@ -299,6 +129,7 @@ def attack_attributions(
     `model` are judged. x¹ is a random point of the ball, for the distance has no slope at x;
     another key is another start. `k` None is one pixel in fifty, as the paper's 1,000 of 224². The
     result's `objective` is D in float32 at least: NaN, and nothing found, where Σ|A| = 0 at x.
+    Iterates that tie to rounding may be chosen differently alone and in a batch; their D is equal.
     One program is compiled for each model, surrogate, method, objective, k and iterations.
     Raises `ValueError` for an x outside of [low, high], a k that is not below the number of pixels,
     scores or maps of other shapes, negative sizes and an unknown objective.
@@ -317,7 +148,7 @@ def attack_attributions(
     functions.check_args(args)
     trees.check_key(key)
     trees.check_count(iterations, "iterations")
-    _check_not_negative(step_size, "step_size")
+    trees.check_not_negative(step_size, "step_size")
     x = _image(x, epsilon, low, high)
     if objective not in ("top_k", "mass_center"):
         raise ValueError(f'`objective` must be "top_k" or "mass_center", not {objective!r}')
@@ -375,7 +206,8 @@ def attack_kernel(
     share = jax.random.uniform(key, x.shape, lower.dtype)
     start = jnp.clip(lower + share * (upper - lower), lower, upper)
     initial = objective_of(original)
-    best = AttackResult(x, initial, initial, label, jnp.zeros((), bool))
+    # Nothing found yet; of the label, for the mesh axes over which it varies.
+    best = AttackResult(x, initial, initial, label, label != label)
     found: AttackResult = lax.fori_loop(0, iterations, step, (start, best))[1]
     return found
 
@@ -413,10 +245,19 @@ def _image(x: Any, epsilon: Any, low: Any, high: Any) -> jax.Array:
     """Return x as one array; raise unless it lies in the range, where that can be looked at."""
     if not jax.tree_util.all_leaves([x]) or not np.ndim(x):
         raise ValueError("`x` must be one array, of one axis or more: attack one leaf at a time")
-    _check_not_negative(epsilon, "epsilon")
+    trees.check_not_negative(epsilon, "epsilon")
     image: jax.Array = trees.floating(x, "x")
     if not trees.is_traced(image, low, high):
         known, least, greatest = (np.asarray(v).astype(image.dtype) for v in (image, low, high))
+        for name, limit in (("low", least), ("high", greatest)):
+            # Aligned at the last axis, each of the length of x's or 1.
+            own, of_x = limit.shape[::-1], known.shape[::-1]
+            if limit.ndim > known.ndim or any(
+                n not in (1, m) for n, m in zip(own, of_x, strict=False)
+            ):
+                raise ValueError(f"`{name}` has shape {limit.shape}: pass a number, or one for x")
+        if not (least <= greatest).all():
+            raise ValueError("`low` must not be above `high`: they are the range of your data")
         if not ((known >= least) & (known <= greatest)).all():
             raise ValueError("`x` must lie in [`low`, `high`]: pass the range of your data")
     return image
@@ -438,9 +279,3 @@ def _ball(x: jax.Array, epsilon: Any, low: Any, high: Any) -> tuple[jax.Array, j
     lower = jnp.minimum(jnp.maximum(center - size, least), center)
     upper = jnp.maximum(jnp.minimum(center + size, greatest), center)
     return rounded_inwards(lower), rounded_inwards(upper)
-
-
-def _check_not_negative(value: Any, name: str) -> None:
-    known = trees.on_host(value)
-    if known is not None and not (known >= 0).all():
-        raise ValueError(f"`{name}` must be 0 or more, not {value!r}")

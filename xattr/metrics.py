@@ -90,8 +90,8 @@ def pearson(a: Array, b: Array, *, where: Array | None = None) -> jax.Array:
 
     Shapes: `a`, `b` and the boolean mask `where` (the elements used; all if None) have one shape;
     the result is a scalar, NaN where r is undefined: if a map is constant, has fewer than 2
-    elements, or holds a NaN or an infinity. Raises `ValueError` for unlike shapes, `TypeError` for
-    what is no floating array or no mask.
+    elements, holds a NaN or an infinity, or spans more than a tenth of what its dtype can hold.
+    Raises `ValueError` for unlike shapes, `TypeError` for what is no floating array or no mask.
     Source: Pearson 1895, "Note on Regression and Inheritance in the Case of Two Parents".
 
     >>> import jax.numpy as jnp, xattr

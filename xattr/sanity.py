@@ -223,14 +223,15 @@ def _ordered(params: ArrayTree, order: Sequence[Layers]) -> list[tuple[str, ...]
 
 
 def _names(layers: Any, argument: str) -> tuple[str, ...]:
-    names = (layers,) if isinstance(layers, str) or not isinstance(layers, Iterable) else layers
+    single = isinstance(layers, str) or not isinstance(layers, Iterable)
+    names = (layers,) if single else tuple(layers)  # which reads an iterator only once
     for name in names:
         if not isinstance(name, str):
             raise TypeError(
                 f"`{argument}` must name layers, but has {name!r}: write the keys on the way to a "
                 "layer, joined by '/', as in 'encoder/0'"
             )
-    return tuple(names)
+    return names
 
 
 def _check_known(params: ArrayTree, names: tuple[str, ...], argument: str) -> None:

@@ -94,15 +94,18 @@ def _score(
     model: Model, transform: Callable[..., Any], x: ArrayTree, label: Any, *args: Any
 ) -> Any:
     scores = scores_of(model, x, args)
-    return _pick(transform(scores), label)
+    index = index_of(label)
+    return transform(scores)[index] * _one_if_class(index, scores)
 
 
 def _log_odds(model: Model, x: ArrayTree, label: Any, *args: Any) -> jax.Array:
     scores = scores_of(model, x, args)
     if scores.size < 2:
         raise ValueError("`model` returns one score, which has no other class to be compared with")
-    chosen = jnp.arange(scores.size, dtype=jnp.int32) == index_of(label)
-    return _pick(scores, label) - jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, scores))
+    index = index_of(label)
+    chosen = jnp.arange(scores.size, dtype=jnp.int32) == index
+    others = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, scores))
+    return (scores[index] - others) * _one_if_class(index, scores)
 
 
 def scores_of(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
@@ -117,15 +120,17 @@ def scores_of(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     return scores
 
 
-def _pick(scores: jax.Array, label: Any) -> jax.Array:
-    index = index_of(label)
+def _one_if_class(index: jax.Array, scores: jax.Array) -> jax.Array:
+    """Return a factor, so that an unknown class spoils the gradient too; indexing would clamp."""
     known = (index >= 0) & (index < scores.size)
-    # A factor, so that an unknown class spoils the gradient too; indexing alone would clamp.
-    return scores[index] * jnp.where(known, 1, jnp.nan).astype(scores.dtype)
+    return jnp.where(known, 1, jnp.nan).astype(scores.dtype)
 
 
 def index_of(label: Any) -> jax.Array:
-    """Return the label in an integer type in which every class can be compared."""
+    """Return the label as int32; −1, which is no class, for one that int32 cannot hold."""
     if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(label):
         raise TypeError(f"`label` must be an integer scalar, the index of a class, not {label!r}")
-    return jnp.asarray(label).astype(jnp.int32)
+    if not isinstance(label, jax.Array):  # looked at before JAX cuts the high bits off
+        return jnp.asarray(label if 0 <= label < 2**31 else -1, jnp.int32)
+    index = label.astype(jnp.int32)
+    return jnp.where(label >> 31 == 0, index, -1) if label.dtype.itemsize == 8 else index

@@ -163,3 +163,10 @@ def _is_key(key: Any) -> bool:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key.shape == ()
     return key.dtype == np.uint32 and key.ndim == 1  # as jax.random.PRNGKey makes them
+
+
+def check_not_negative(value: Any, name: str) -> None:
+    """Raise if the value can be looked at and is not 0 or more."""
+    known = on_host(value)
+    if known is not None and not (known >= 0).all():
+        raise ValueError(f"`{name}` must be 0 or more, not {value!r}")
