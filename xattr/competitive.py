@@ -37,9 +37,8 @@ def competitive_gradient_x_input(
     Checks", "competition for pixels" (arXiv 1905.12152).
 
     >>> import jax.numpy as jnp, xattr
-    >>> from xattr.competitive import competitive_gradient_x_input
     >>> scores = jnp.array([[1.0, 2.0], [3.0, 0.0], [-1.0, 1.0]])
-    >>> competitive_gradient_x_input(lambda x: x @ scores, jnp.ones(3), 0)
+    >>> xattr.competitive_gradient_x_input(lambda x: x @ scores, jnp.ones(3), 0)
     Array([ 0.,  3., -1.], dtype=float32)
     """
     functions.check_callable(model, "model")

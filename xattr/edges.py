@@ -20,9 +20,8 @@ def edge_detector(image: Array) -> jax.Array:
     Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §1 and §5 (edge detector);
     Sobel & Feldman 1968; the scale is that of scikit-image's `filters.sobel`.
 
-    >>> import jax.numpy as jnp
-    >>> from xattr.edges import edge_detector
-    >>> edge_detector(jnp.array([[0.0, 0.0, 1.0, 1.0]])).round(4)
+    >>> import jax.numpy as jnp, xattr
+    >>> xattr.edge_detector(jnp.array([[0.0, 0.0, 1.0, 1.0]])).round(4)
     Array([[0.    , 0.7071, 0.7071, 0.    ]], dtype=float32)
     """
     image = trees.floating(image, "image")
