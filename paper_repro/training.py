@@ -72,8 +72,9 @@ class Trained(NamedTuple):
 
 
 FULL = {
-    # Adebayo et al., appendix B: Adam, 20,000 iterations, penalty .001; rate and batch: their code
-    "cnn": Recipe("cnn", 20_000, 50, "adam", 1e-4, l2=1e-3),
+    # Adebayo et al., appendix B: Adam, 20,000 iterations, penalty .001; batch: their code, which
+    # takes 55,000 steps at rate 1e-4. At that rate 20,000 give the CNN 98.8 %, not their 99.2 %.
+    "cnn": Recipe("cnn", 20_000, 50, "adam", 5e-4, l2=1e-3),
     "mlp": Recipe("mlp", 20_000, 50, "adam", 1e-4),
     # Kindermans et al.: ten epochs of SGD; rate and batch are not given
     "mlp1024": Recipe("mlp1024", 4_290, 128, "sgd", 0.1),
@@ -151,8 +152,8 @@ def claim_of_accuracy(what: str, printed: float, trained: Trained) -> Claim:
         f"{100 * printed:.1f} %",
         f"{100 * trained.test_accuracy:.2f} %",
         close_to(trained.test_accuracy, printed),
-        f"{trained.steps:,} steps, of the paper's 20,000; at this rate and batch its code takes "
-        "55,000. Three standard errors of 10,000 images count as agreement",
+        f"{trained.steps:,} steps; the paper: 20,000, rate not printed; its code: 55,000 at rate "
+        "1e-4. Three standard errors of 10,000 images count as agreement",
     )
 
 
