@@ -304,7 +304,6 @@ def _lines(ax: Any, study: Study, metric: str, names: Sequence[str]) -> None:
             ax.plot(places, means, style, marker="o", markersize=3, color=colour, label=name)
     ax.set_xticks(places, ["none", *map(label_of, study.stages)], size=8)
     ax.axhline(0, color="0.7", linewidth=0.8)
-    ax.set_ylim(-0.25, 1.06)
 
 
 def _draw_maps(study: Study) -> Any:
