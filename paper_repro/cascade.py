@@ -79,12 +79,9 @@ def sampled(digits_: mnist.Mnist, count: int, seed: int) -> tuple[np.ndarray, np
     return digits_.test_images[chosen], digits_.test_labels[chosen]
 
 
-LABELS = {"output": "Output", "none": "trained"}
-
-
 def label_of(layer: str) -> str:
     """Return a layer's name as the papers write it."""
-    return LABELS.get(layer, layer.upper() if layer.startswith("f") else layer.capitalize())
+    return layer.upper() if layer.startswith("f") else layer.capitalize()
 
 
 class Study(NamedTuple):

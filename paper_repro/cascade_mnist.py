@@ -78,7 +78,7 @@ def run(setting: Setting) -> Result:
             *_claims_of_studies(studies),
         ],
         tables=[*_tables(studies)],
-        notes=_notes(trained, studies["cnn"]),
+        notes=_notes(studies["cnn"]),
     )
 
 
@@ -228,7 +228,7 @@ def _cell(values: np.ndarray) -> str:
     return f"{decimal(float(defined.mean()))} ({defined.size})" if defined.size else "undefined"
 
 
-def _notes(trained: dict[str, Any], study: Study) -> list[str]:
+def _notes(study: Study) -> list[str]:
     return [
         "Note (figure 2 and remarks): CNN, test images drawn at random, logit of the true class, "
         "IG from black with 50 midpoints, layers N(0, 0.01²) cut at two deviations, weights and "

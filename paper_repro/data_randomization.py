@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import xattr
 from paper_repro import digits, mnist, training
 from paper_repro.results import Claim, Result, Setting, Table, decimal, interval
 from paper_repro.saliency import explain, methods_for, shown
@@ -362,11 +363,11 @@ def _draw_maps(study: Study, images: np.ndarray) -> Any:
 
 
 def _draw_map(ax: Any, values: np.ndarray, absolute: bool) -> None:
-    limit = float(np.abs(values).max()) or 1.0
     if absolute:
+        limit = float(np.abs(values).max()) or 1.0
         ax.imshow(np.abs(values), cmap="gray", vmin=0, vmax=limit, interpolation="nearest")
     else:
-        ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        xattr.plot.heatmap(ax, values, percentile=100)
 
 
 def _two_lines(name: str) -> str:

@@ -385,10 +385,9 @@ def _draw_line(line: Any, case: Case, outcome: Outcome, size: float) -> None:
         ax.set(xticks=[], yticks=[])
     image, values = outcome.images[0], {key: value[0] for key, value in outcome.values.items()}
     change, found = image - case.images[0, ..., 0], outcome.maps[0]
-    limit = float(np.abs(found).max()) or 1.0
     line[0].imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     line[1].imshow(change, cmap="RdBu_r", vmin=-size, vmax=size, interpolation="nearest")
-    line[2].imshow(found, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    xattr.plot.heatmap(line[2], found, percentile=100)
     line[0].set_xlabel(f"{values['predicted']}: {100 * values['confidence']:.1f} %", fontsize=9)
     if change.any():
         kept, rho = f"{100 * values['top_k']:.0f} %", decimal(float(values["abs"]), 2)

@@ -29,7 +29,7 @@ from paper_repro.shift_study import (
     study_of,
     summary,
 )
-from xattr import metrics
+from xattr import metrics, plot
 
 EXACT = 1e-10
 """Maps in float64 that differ by less, relative to their largest value, count as identical."""
@@ -431,8 +431,7 @@ def _draw_shift(cells: Any, study: Study, shifts: Any, shift: str) -> None:
 
 def _show(cell: Any, values: np.ndarray, *, signed: bool) -> None:
     if signed:
-        limit = float(np.percentile(np.abs(values), 99.5)) or 1.0
-        cell.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        plot.heatmap(cell, values)
     else:
         cell.imshow(values, cmap="gray")
     cell.set(xticks=[], yticks=[])
