@@ -13,16 +13,14 @@ PACKAGE = Path(xattr.__file__).parent
 LAYERS = [
     {"types"},
     {"trees"},
-    {"functions", "quadrature", "chunks", "targets"},
-    {"paths"},
-    {"kernel"},
-    {"adaptive"},
+    {"functions", "chunks", "targets"},
+    {"quadrature", "_jaxpr"},
+    {"paths", "sites", "graph", "pooling", "convolving"},
+    {"kernel", "elementwise", "softmaxes", "normalizers"},
+    {"adaptive", "hoisting"},
     {"gradients"},
     {"integrated", "baselines", "noise", "shifts"},
-    {"_jaxpr"},
-    {"sites", "graph"},
-    {"elementwise", "softmaxes", "normalizers"},
-    {"grouping"},
+    {"grouping", "kinks"},
     {"recognise"},
     {"affine"},
     {"rules"},
@@ -33,7 +31,7 @@ LAYERS = [
     {"patterns", "layers"},
     {"report"},
     {"perturb", "shapley", "interactions"},
-    {"axioms", "plot", "testing", "sharding"}
+    {"axioms", "plot", "testing", "sharding", "dataset"}
     | {"sanity", "metrics", "attacks", "competitive", "edges"},
     {"__init__"},
 ]
