@@ -373,6 +373,17 @@ def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:
     return [read(env, v) for v in program.outputs]
 
 
+def pruned(program: Program) -> Program:
+    """Return the program without the equations that its outputs do not need."""
+    needed = {v for v in program.outputs if isinstance(v, Value)}
+    kept: list[Equation] = []
+    for equation in reversed(program.equations):
+        if equation.origin.effects or not needed.isdisjoint(equation.outputs):
+            kept.append(equation)
+            needed.update(equation.operands)
+    return program._replace(equations=kept[::-1])
+
+
 def read(env: dict[Any, Any], atom: Any) -> Any:
     """Return the array of a value, or the number of a literal."""
     return atom.value if isinstance(atom, Literal) else env[atom]

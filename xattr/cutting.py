@@ -64,9 +64,11 @@ def cut_at(f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]) -> Cut:
     program, operands = _jaxpr.trace(functions.checked(f), x, args, whole="always")
     finder = _Finder(layer)
     opened = _opened(program, finder.to_open)
-    program = _pruned(opened)
+    program = _jaxpr.pruned(opened)
     value = finder.find(program, opened)
-    before = _pruned(Program(program.inputs, [value], _until(program, value), program.constants))
+    before = _jaxpr.pruned(
+        Program(program.inputs, [value], _until(program, value), program.constants)
+    )
     placed = Value(value, True)
     names = {value: placed}
     after = Program(
@@ -75,7 +77,7 @@ def cut_at(f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]) -> Cut:
         [_renamed(e, names) for e in program.equations],
         program.constants,
     )
-    return Cut(before, _pruned(after), operands[len(jax.tree.leaves(x)) :])
+    return Cut(before, _jaxpr.pruned(after), operands[len(jax.tree.leaves(x)) :])
 
 
 def _until(program: Program, value: Value) -> list[Equation]:
@@ -89,17 +91,6 @@ def _renamed(equation: Equation, names: Mapping[Any, Any]) -> Equation:
     changed = copy.copy(equation)
     changed.inputs = [names.get(v, v) for v in equation.inputs]
     return changed
-
-
-def _pruned(program: Program) -> Program:
-    """Return the program without the equations that its outputs do not need."""
-    needed = {v for v in program.outputs if isinstance(v, Value)}
-    kept: list[Equation] = []
-    for equation in reversed(program.equations):
-        if equation.origin.effects or not needed.isdisjoint(equation.outputs):
-            kept.append(equation)
-            needed.update(equation.operands)
-    return program._replace(equations=kept[::-1])
 
 
 def _opened(program: Program, to_open: Callable[[Equation], bool]) -> Program:

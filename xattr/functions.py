@@ -22,7 +22,7 @@ import numpy as np
 
 from xattr.types import ArrayTree, Function
 
-_MAX_PROGRAMS = 512
+_MAX_PROGRAMS = 1024
 """Programs kept: those of a callable that cannot be referred to weakly would never be dropped."""
 
 _LEAF: Any = jax.tree.structure(0)
@@ -265,6 +265,11 @@ def value_of(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     """Return f(x, *args), compiled."""
     value: jax.Array = compiled(function_value, f)(x, args)
     return value
+
+
+def staged(f: Function) -> Function:
+    """Return the checked f as a function that is traced once for all programs it is part of."""
+    return lambda x, *args: value_of(f, x, args)
 
 
 def function_value(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:

@@ -1,6 +1,7 @@
 """The program as a graph: who makes a value, who uses it, which numbers are written in it."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +12,15 @@ from xattr._jaxpr import Equation, Program, Value, p
 BROADCASTS = frozenset({p.broadcast_in_dim_p, p.reshape_p, p.squeeze_p, *_jaxpr.COPIES})
 
 _CONSTANT = frozenset({p.broadcast_in_dim_p, p.convert_element_type_p, p.reshape_p, p.copy_p})
+
+
+class Replacement(NamedTuple):
+    """What to run in the place of an equation: other operands, another function of them."""
+
+    inputs: Sequence[Any]
+    run: Callable[[Sequence[Any]], list[Any]]
+    inside: Sequence[Equation] = ()
+    """Equations that are then of no use."""
 
 
 class Graph:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from xattr import paths, trees
-from xattr.kernel import path_integral
+from xattr import hoisting, trees
 from xattr.types import ArrayTree, Function, Progress, Quadrature
 
 
@@ -36,9 +35,15 @@ def integrated_gradients(
     Array(1., dtype=float32)
     """
     x = trees.floating(x, "x")
-    path = paths.straight_line(trees.baseline_like(baseline, x), x)
-    return path_integral(
-        f, path, quadrature=quadrature, args=args, chunk_size=chunk_size, progress=progress
+    baseline = trees.baseline_like(baseline, x)
+    return hoisting.line_integral(
+        f,
+        baseline,
+        x,
+        quadrature=quadrature,
+        args=args,
+        chunk_size=chunk_size,
+        progress=progress,
     )
 
 
@@ -64,7 +69,6 @@ def aumann_shapley(
     >>> xattr.aumann_shapley(lambda x: x[0] * x[1] ** 2, jnp.ones(2)).round(4)
     Array([0.3333, 0.6667], dtype=float32)
     """
-    path = paths.aumann_shapley(x)
-    return path_integral(
-        f, path, quadrature=quadrature, args=args, chunk_size=chunk_size, progress=progress
+    return integrated_gradients(
+        f, x, quadrature=quadrature, args=args, chunk_size=chunk_size, progress=progress
     )

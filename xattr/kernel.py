@@ -7,15 +7,18 @@ one executable for each chunk size, therefore, and memory does not grow with the
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import chunks, functions, trees
+from xattr import chunks, functions, peephole, trees
 from xattr import quadrature as rules
 from xattr.types import Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
+
+SamplesOf: TypeAlias = Callable[[Any, int, Array], PathSamples]
+"""`samples_of(start, size, valid)`: the samples of one chunk, of weight 0 where not valid."""
 
 DEFAULT_NODES = 64
 """Nodes of the Gauss–Legendre rule where no quadrature is given.
@@ -82,17 +85,24 @@ def _form(path: Path) -> ArrayTree:
 
 def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> ArrayTree:
     """Return Σₖ wₖ ∇f(γₖ) ⊙ γ'ₖ over the nodes of one chunk, in float32 at least."""
-    gradient = jax.grad(functions.checked(f))
-    gradients = jax.vmap(lambda point: gradient(point, *args))(samples.points)
+    gradient = jax.grad(peephole.faster(functions.staged(f)))
+    gradients = trees.widen(jax.vmap(lambda point: gradient(point, *args))(samples.points))
+    slopes = jax.tree.map(jnp.multiply, gradients, trees.widen(samples.velocities))
+    return weighted_sum(samples.weights, slopes)
 
-    def weighted(slope: Array, velocity: Array) -> Array:
-        slope, velocity = trees.widen((slope, velocity))
-        weights = jnp.asarray(samples.weights, slope.dtype)
-        # A product with the weights, since XLA fuses a multiplied sum over nodes badly on CPU: for
-        # a batch it takes six times as long. A TPU would round to bfloat16 unless told otherwise.
-        return jnp.einsum("n,n...->...", weights, slope * velocity, precision="highest")
 
-    return jax.tree.map(weighted, gradients, samples.velocities)
+def weighted_sum(weights: Array, terms: ArrayTree) -> ArrayTree:
+    """Return Σₖ wₖ termsₖ over the leading axis.
+
+    A product with the weights, since XLA fuses a multiplied sum over nodes badly on CPU: for a
+    batch it takes six times as long. A TPU would round to bfloat16 unless told otherwise.
+    """
+
+    def leaf_sum(leaf: Array) -> Array:
+        factors = jnp.asarray(weights, leaf.dtype)
+        return jnp.einsum("n,n...->...", factors, leaf, precision="highest")
+
+    return jax.tree.map(leaf_sum, terms)
 
 
 def integrate(
@@ -165,19 +175,10 @@ def path_integral(
     >>> xattr.path_integral(f, path).round(4)
     Array([0.3333, 0.6667], dtype=float32)
     """
-    rule = rules.checked(rules.gauss_legendre(DEFAULT_NODES) if quadrature is None else quadrature)
-    sampled = _sampler(path)
-
-    def samples_of(start: Any, size: int, valid: Array) -> PathSamples:
-        nodes, weights = (chunks.take(values, start, size) for values in rule)
-        weights = chunks.masked(weights, valid)
-        # As arrays of JAX: a jitted program given float64 of NumPy does not always notice that
-        # jax_enable_x64 was switched meanwhile (JAX 0.10.2).
-        return sampled(jnp.asarray(nodes), jnp.asarray(weights))
-
+    rule = rule_of(quadrature)
     return accumulate(
         f,
-        samples_of,
+        sampled(path, rule),
         rule.nodes.shape[0],
         args=args,
         chunk_size=chunk_size,
@@ -185,9 +186,28 @@ def path_integral(
     )
 
 
+def rule_of(quadrature: Quadrature | None) -> Quadrature:
+    """Return the quadrature as arrays, or the default one."""
+    return rules.checked(rules.gauss_legendre(DEFAULT_NODES) if quadrature is None else quadrature)
+
+
+def nodes_of(rule: Quadrature, start: Any, size: int, valid: Array) -> tuple[Array, Array]:
+    """Return the nodes and weights of one chunk; the weight of what has been counted is 0."""
+    nodes, weights = (chunks.take(values, start, size) for values in rule)
+    # As arrays of JAX: a jitted program given float64 of NumPy does not always notice that
+    # jax_enable_x64 was switched meanwhile (JAX 0.10.2).
+    return jnp.asarray(nodes), jnp.asarray(chunks.masked(weights, valid))
+
+
+def sampled(path: Path, rule: Quadrature) -> SamplesOf:
+    """Return the function that samples a path chunk by chunk."""
+    sampler = _sampler(path)
+    return lambda start, size, valid: sampler(*nodes_of(rule, start, size, valid))
+
+
 def accumulate(
     f: Function,
-    samples_of: Callable[[Any, int, Array], PathSamples],
+    samples_of: SamplesOf,
     count: int,
     *,
     args: tuple[Any, ...],
@@ -210,13 +230,11 @@ def accumulate(
 
     result = chunks.reduce(part, trees.add, count, chunk_size=chunk_size, progress=progress)
     if trees.known_to_be_infinite(result):
-        _check_finite(samples_of, count, chunk_size)
+        check_finite(samples_of, count, chunk_size)
     return trees.cast_like(result, form)
 
 
-def _check_finite(
-    samples_of: Callable[[Any, int, Array], PathSamples], count: int, chunk_size: int | None
-) -> None:
+def check_finite(samples_of: SamplesOf, count: int, chunk_size: int | None) -> None:
     """Raise if it is the path, not the gradient of f, that is not finite."""
     size, starts, valid = chunks.split(count, chunk_size)
     for start, mask in zip(starts, valid, strict=True):

@@ -1,0 +1,200 @@
+"""The affine prefix: found, taken out of the sum over the nodes, and equal to what it replaces."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+
+import xattr
+from tests import table
+from xattr import hoisting
+from xattr.testing import KERNEL, count_compilations
+
+RULE = xattr.quadrature.midpoint(5)
+W = np.random.default_rng(0).normal(size=(6, 6))
+V = np.random.default_rng(1).normal(size=(6,))
+K = np.random.default_rng(2).normal(size=(3, 3, 2, 4))
+IMAGE = (6, 6, 2)
+
+
+def array(values, x):
+    return jnp.asarray(values, x.dtype)
+
+
+def dense(x):
+    return jnp.sum(jax.nn.relu(array(W, x) @ x - 1) * array(V, x))
+
+
+def deep(x):
+    h = (x @ array(W, x) + array(V, x)) / 2
+    return jnp.sum(jnp.tanh(h @ array(W, x)))
+
+
+def branches(x):
+    """Affine values that are taken in several places, x itself among them."""
+    h = array(W, x) @ x
+    return jnp.sum(jnp.tanh(h) * x) + jnp.sum(jnp.exp(0.1 * (h + x))) + x[0] + h[1]
+
+
+def moved(x):
+    h = jnp.concatenate([x.reshape(2, 3), x[::-1].reshape(2, 3)], axis=1).T
+    h = jnp.pad(h, ((1, 0), (0, 1)))[jnp.array([2, 0, 4])] - jnp.cumsum(h[:3, :1], axis=0)
+    h = jnp.where(np.array([True, False, True]), h, -h)
+    return jnp.sum(jnp.sin(jnp.einsum("ij,jk->ik", h, array(W[:3, :2], x))))
+
+
+def affine(x):
+    return V.astype(x.dtype) @ (array(W, x) @ x) + 2
+
+
+def stopped(x):
+    h = array(W, x) @ x
+    return jnp.sum(jnp.tanh(h) * lax.stop_gradient(h))
+
+
+def convolved(x):
+    """Normalised input, convolution, batch normalisation, mean: all affine; then a ReLU."""
+    h = (255 * x - 127) / 128
+    h = lax.conv_general_dilated(
+        h[None], array(K, x), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    h = (h - array(K[:1, :1, :1, :] * 2, x)) * array(np.abs(K[1:2, :1, :1]), x) + x.mean()
+    return jnp.sum(jax.nn.relu(h) ** 2) + jnp.max(h.mean((1, 2)))
+
+
+def attended(x):
+    """Products of two values that depend on x are not affine."""
+    h = x.reshape(3, 2) @ array(W[:2, :2], x)
+    return jnp.sum(jax.nn.softmax(h @ h.T) @ h)
+
+
+PROGRAMS = {f.__name__: f for f in (dense, deep, branches, moved, affine, stopped, attended)}
+
+
+def inputs(f, dtype, seed=3):
+    shape = IMAGE if f is convolved else (6,)
+    values = np.random.default_rng(seed).normal(size=(2, *shape))
+    return jnp.asarray(values, dtype)
+
+
+@pytest.mark.parametrize("f", [*PROGRAMS.values(), convolved])
+def test_equal_to_the_path_integral(f, x64):
+    baseline, x = inputs(f, jnp.float64)
+    assert hoisting.split_program(f, x, ()) is not None
+    hoisted = xattr.integrated_gradients(f, x, baseline, quadrature=RULE, chunk_size=2)
+    path = xattr.paths.straight_line(baseline, x)
+    expected = xattr.path_integral(f, path, quadrature=RULE)
+    np.testing.assert_allclose(hoisted, expected, rtol=1e-11, atol=1e-12)
+    assert np.abs(expected).max() > 1e-3
+
+
+@given(order=st.permutations(range(6)), seed=st.integers(0, 99))
+def test_any_chain_of_affine_operations_is_hoisted_whole(order, seed):
+    operations = [
+        lambda h: W.astype(np.float32) @ h,
+        lambda h: h[::-1],
+        lambda h: 2 * h - 1,
+        lambda h: jnp.where(np.arange(6) % 2 == 0, h, -h),
+        lambda h: h + jnp.cumsum(h),
+        lambda h: jnp.roll(h, 2).reshape(3, 2).T.reshape(6),
+    ]
+
+    def prefix(x):
+        return functools.reduce(lambda h, i: operations[i](h), order, x)
+
+    x = inputs(None, jnp.float32, seed)[0]
+    split = hoisting.split_program(lambda x: jnp.sum(jnp.tanh(prefix(x))), x, ())
+    (value,) = split.prefix(x)
+    np.testing.assert_allclose(value, prefix(x), rtol=1e-5, atol=1e-5)
+    assert next(e.name for e in split.after.equations if e.dependents) == "tanh"
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: jnp.sum(jnp.tanh(2 * x)),  # affine, but no product with weights to save
+        lambda x: jnp.sum(jnp.tanh(x) @ W.astype(x.dtype)),
+        lambda x: (x * jnp.exp(x)) @ V.astype(x.dtype),
+        lambda x: lax.dynamic_slice(x, (jnp.argmax(x),), (1,))[0],
+        jax.checkpoint(lambda x: jnp.sum(jnp.tanh(W.astype(x.dtype) @ x))),
+    ],
+)
+def test_where_nothing_can_be_hoisted_the_kernel_is_the_one_of_all_paths(f):
+    baseline, x = inputs(f, jnp.float32)
+    assert hoisting.split_program(f, x, ()) is None
+    with count_compilations() as counts:
+        xattr.integrated_gradients(f, x, baseline, quadrature=RULE)
+        xattr.path_integral(f, lambda a: a**2 * x, quadrature=RULE)
+    assert counts[KERNEL] == 1
+
+
+def test_no_product_of_the_prefix_is_made_per_node():
+    """The kernel of the first layer alone holds none; that of two layers only the second's."""
+    x = jnp.ones(6)
+
+    def products(f):
+        run = lambda x: xattr.integrated_gradients(f, x, quadrature=xattr.quadrature.midpoint(48))
+        (scan,) = [e for e in jax.make_jaxpr(run)(x).eqns if e.primitive.name == "scan"]
+        return str(scan.params["jaxpr"]).count("dot_general")
+
+    def two(x):
+        return jnp.sum(jnp.tanh(W.astype(np.float32) @ jnp.tanh(W.astype(np.float32) @ x)))
+
+    assert products(dense) == 1  # the sum over the nodes
+    assert products(two) == 3  # and the second layer, forward and backward
+    baseline = lambda x: xattr.path_integral(two, lambda a: a * x)
+    assert str(jax.make_jaxpr(baseline)(x)).count("dot_general") == 5
+
+
+def test_pytrees_labels_and_parameters(x64):
+    def f(x, label, weights):
+        h = x["a"] @ weights + x["b"][0]
+        return jnp.tanh(h)[label] * x["b"][1][0]
+
+    x = {"a": jnp.arange(1.0, 7.0), "b": (jnp.ones(6), jnp.full(3, 2.0))}
+    x, weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), x), jnp.asarray(W)
+    path = xattr.paths.aumann_shapley(x)
+    with count_compilations() as counts:
+        for label in range(3):
+            args = (label, weights * (label + 1))
+            table.close(
+                xattr.integrated_gradients(f, x, args=args, quadrature=RULE),
+                xattr.path_integral(f, path, args=args, quadrature=RULE),
+            )
+            xattr.aumann_shapley(f, x, args=args, quadrature=RULE)
+    assert counts[KERNEL] == 2  # one for the straight line, one for all other paths
+    assert counts["prefix_kernel"] == counts["transposed_kernel"] == 1
+
+
+def test_alone_in_a_batch_and_differentiated():
+    xs = jnp.stack([inputs(branches, jnp.float32, seed)[0] for seed in range(3)])
+    run = functools.partial(xattr.integrated_gradients, branches, quadrature=RULE)
+    alone = jnp.stack([run(x) for x in xs])
+    table.close(jax.vmap(run)(xs), alone)
+    table.close(jax.jit(jax.vmap(run))(xs), alone)
+    unhoisted = lambda x: xattr.path_integral(
+        branches, xattr.paths.aumann_shapley(x), quadrature=RULE
+    )
+    table.close(jax.jacrev(run)(xs[0]), jax.jacrev(unhoisted)(xs[0]))
+
+
+def test_a_feature_at_its_baseline_gets_exactly_nothing():
+    baseline, x = inputs(dense, jnp.float32)
+    x = x.at[2].set(baseline[2])
+    attributions = xattr.integrated_gradients(dense, x, baseline)
+    assert attributions[2] == 0
+    assert (np.delete(attributions, 2) != 0).all()
+
+
+def test_bfloat16_sums_in_float32():
+    """Many nodes lose nothing: the sum over them is not taken in the dtype of x."""
+    x = jnp.asarray(inputs(dense, jnp.float32)[0], jnp.bfloat16)
+    many = xattr.integrated_gradients(dense, x, quadrature=xattr.quadrature.midpoint(2048))
+    wide = xattr.integrated_gradients(dense, x.astype(jnp.float32))
+    assert many.dtype == jnp.bfloat16
+    np.testing.assert_allclose(many.astype(jnp.float32), wide, rtol=0.04, atol=0.02)

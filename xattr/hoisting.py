@@ -1,0 +1,168 @@
+"""The affine layers that a straight line meets first, taken out of the sum over its nodes.
+
+With f = G ∘ L and L affine, a straight line stays straight under L, and
+
+    (x − x') ⊙ Σₖ wₖ ∇f(γₖ) = (x − x') ⊙ Lᵀ Σₖ wₖ ∇G((1 − αₖ) L x' + αₖ L x).
+
+L is the longest affine prefix of the traced program: every value that is an affine function of x,
+up to the places where something else takes it, on however many branches. Lᵀ is JAX's transpose of
+it. It pays where L holds a matrix product or a convolution: none of its products is then made per
+node, forward or backward, and no gradient has the size of x.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xattr import _jaxpr, chunks, functions, kernel, paths, peephole, trees
+from xattr._jaxpr import Equation, Program, Value, p
+from xattr.types import Array, ArrayTree, Function, Progress, Quadrature
+
+
+def line_integral(
+    f: Function,
+    baseline: ArrayTree,
+    x: ArrayTree,
+    *,
+    quadrature: Quadrature | None,
+    args: tuple[Any, ...],
+    chunk_size: int | None,
+    progress: Progress | None,
+) -> ArrayTree:
+    """Return `xattr.path_integral` along the straight line, with the affine prefix of f hoisted."""
+    functions.check_args(args)
+    ends = functions.compiled(prefix_kernel, f)(baseline, x, args)
+    path = paths.straight_line(baseline, x)
+    if ends is None:
+        return kernel.path_integral(
+            f, path, quadrature=quadrature, args=args, chunk_size=chunk_size, progress=progress
+        )
+    rule = kernel.rule_of(quadrature)
+    slopes = functions.compiled(path_kernel, f)
+
+    def part(start: Any, size: int, valid: Array) -> ArrayTree:
+        nodes, weights = kernel.nodes_of(rule, start, size, valid)
+        return slopes(x, *ends, nodes, weights, args)
+
+    count = rule.nodes.shape[0]
+    slope = chunks.reduce(part, trees.add, count, chunk_size=chunk_size, progress=progress)
+    result = functions.compiled(transposed_kernel, f)(slope, baseline, x, args)
+    if trees.known_to_be_infinite(result):
+        kernel.check_finite(kernel.sampled(path, rule), count, chunk_size)
+    return result
+
+
+def prefix_kernel(
+    f: Function, baseline: ArrayTree, x: ArrayTree, args: tuple[Any, ...]
+) -> tuple[ArrayTree, ArrayTree] | None:
+    """Return L(baseline) and L(x), or None where nothing is worth hoisting."""
+    split = split_program(f, x, args)
+    return None if split is None else (split.prefix(baseline), split.prefix(x))
+
+
+def path_kernel(
+    f: Function,
+    x: ArrayTree,
+    start: ArrayTree,
+    end: ArrayTree,
+    nodes: Array,
+    weights: Array,
+    args: tuple[Any, ...],
+) -> ArrayTree:
+    """Return Σₖ wₖ ∇G at the nodes between L(baseline) and L(x), in float32 at least.
+
+    Of x only the shapes are used. Named like the kernel in whose place it is compiled.
+    """
+    split = split_program(f, x, args)
+    assert split is not None  # or prefix_kernel would have returned None
+    gradient = jax.grad(peephole.faster(split.rest))
+    line = paths.straight_line(start, end)
+    gradients = jax.vmap(lambda node: gradient(line(node)))(nodes)
+    return kernel.weighted_sum(weights, trees.widen(gradients))
+
+
+def transposed_kernel(
+    f: Function, slope: ArrayTree, baseline: ArrayTree, x: ArrayTree, args: tuple[Any, ...]
+) -> ArrayTree:
+    """Return (x − baseline) ⊙ Lᵀ slope, in the dtypes of x."""
+    split = split_program(f, x, args)
+    assert split is not None
+    values, back = jax.vjp(split.prefix, x)
+    (gradients,) = back(trees.cast_like(slope, values))
+
+    def weighted(gradient: Array, end: Array, start: Array) -> Array:
+        gradient, end, start = trees.widen((gradient, end, start))
+        return gradient * (end - start)
+
+    return trees.cast_like(jax.tree.map(weighted, gradients, x, baseline), x)
+
+
+class Split(NamedTuple):
+    """A program in two: what makes the values L(x), and what makes f of them."""
+
+    before: Program
+    after: Program
+    others: list[Any]
+    """The inputs that are not x."""
+
+    def prefix(self, x: ArrayTree) -> list[jax.Array]:
+        """Return L(x)."""
+        return _jaxpr.evaluate(self.before, [*jax.tree.leaves(x), *self.others])
+
+    def rest(self, values: list[jax.Array]) -> jax.Array:
+        """Return G of the values."""
+        (score,) = _jaxpr.evaluate(self.after, [*values, *self.others])
+        return jnp.asarray(score)
+
+
+def split_program(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Split | None:
+    """Split the traced program of f after its affine prefix; None if that has no products."""
+    program, operands = _jaxpr.trace(functions.staged(f), x, args, whole="always")
+    program = _jaxpr.pruned(program)
+    count = len(jax.tree.leaves(x))
+    affine = set(program.inputs[:count])
+    for equation in program.equations:
+        if equation.dependents and affine.issuperset(equation.dependents) and _is_affine(equation):
+            affine.update(equation.outputs)
+    taken = [v for v in program.outputs if v in affine]
+    for equation in program.equations:
+        if not affine.issuperset(equation.outputs):
+            taken += [v for v in equation.operands if v in affine]
+    cut = [*dict.fromkeys(taken)]
+    before = _jaxpr.pruned(program._replace(outputs=cut))
+    if not any(e.primitive in _jaxpr.WEIGHTED and e.dependents for e in before.equations):
+        return None
+    others = program.inputs[count:]
+    made = {v for e in before.equations if e.dependents for v in e.outputs}
+    rest = [e for e in program.equations if made.isdisjoint(e.outputs)]
+    after = _jaxpr.pruned(Program([*cut, *others], program.outputs, rest, program.constants))
+    return Split(before, after, operands[count:])
+
+
+_LINEAR = frozenset(
+    {
+        *(p.neg_p, p.reshape_p, p.transpose_p, p.squeeze_p, p.broadcast_in_dim_p, p.slice_p),
+        *(p.rev_p, p.concatenate_p, p.pad_p, p.sharding_constraint_p, jax.lax.tile_p),
+        *(jax.lax.stack_p, *_jaxpr.ADDITIONS, *_jaxpr.COPIES, *_jaxpr.SPLITS, *_jaxpr.SUMS),
+    }
+)
+"""Affine in all operands together."""
+
+_LINEAR_IN_FIRST = frozenset({p.div_p, p.gather_p, p.dynamic_slice_p})
+
+_LINEAR_IN_ONE = frozenset({p.mul_p, *_jaxpr.WEIGHTED})
+
+
+def _is_affine(equation: Equation) -> bool:
+    """Tell whether an equation is affine in those of its operands that depend on x."""
+    if not all(v.floating for v in (*equation.outputs, *equation.dependents)):
+        return False
+    dependent = [isinstance(v, Value) and v.dependent for v in equation.inputs]
+    if equation.primitive in _LINEAR_IN_ONE:
+        return sum(dependent) == 1
+    if equation.primitive in _LINEAR_IN_FIRST:
+        return not any(dependent[1:])
+    if equation.primitive is p.select_n_p:
+        return not dependent[0]
+    return equation.primitive in _LINEAR
