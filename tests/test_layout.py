@@ -34,8 +34,9 @@ LAYERS = [
     {"patterns", "layers"},
     {"report"},
     {"perturb", "shapley", "interactions"},
-    {"axioms", "plot", "testing", "sharding", "dataset"}
+    {"axioms", "plot", "testing", "sharding"}
     | {"sanity", "metrics", "attacks", "competitive", "edges"},
+    {"dataset"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
