@@ -18,7 +18,8 @@ EXPECTED = {
         "var_grad completeness_gap guided_backprop deconvnet lrp deep_taylor deep_lift "
         "fit_patterns pattern_net pattern_attribution grad_cam guided_grad_cam at_layer "
         "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
-        "explain relevance_report competitive_gradient_x_input edge_detector"
+        "explain relevance_report competitive_gradient_x_input edge_detector "
+        "integrate_to_tolerance exact_quadrature sharded attribute_dataset"
     ),
     "sanity": "randomize cascading independent truncated_normal randomize_labels",
     "metrics": (
@@ -34,7 +35,9 @@ EXPECTED = {
         "straight_line aumann_shapley monotone polyline coordinatewise reparametrize reverse "
         "concatenate"
     ),
-    "quadrature": "riemann_left riemann_right midpoint trapezoid gauss_legendre composite",
+    "quadrature": (
+        "riemann_left riemann_right midpoint trapezoid gauss_legendre composite concentrated"
+    ),
     "targets": "logit probability log_probability log_odds",
     "plot": "heatmap overlay signed_channels panel",
 }
@@ -73,6 +76,10 @@ SIGNATURES = {
     "relevance_report": "f x composite * bias args",
     "competitive_gradient_x_input": "model x label * args",
     "edge_detector": "image *",
+    "integrate_to_tolerance": "f path * atol rtol max_evaluations args chunk_size",
+    "exact_quadrature": "f x baseline * args max_pieces",
+    "sharded": "method mesh * in_axes batch_axis step_axis",
+    "attribute_dataset": "method batches * out mesh in_axes",
 }
 
 
@@ -119,6 +126,7 @@ OTHERS = {
     "quadrature.midpoint": "n",
     "quadrature.trapezoid": "n",
     "quadrature.gauss_legendre": "n",
+    "quadrature.concentrated": "f path n probes args",
     "targets.logit": "model",
     "targets.probability": "model",
     "targets.log_probability": "model",

@@ -9,6 +9,7 @@ without the extra its column is left out.
 """
 
 import argparse
+import gc
 import importlib.util
 import time
 from collections.abc import Callable
@@ -22,47 +23,53 @@ import numpy as np
 import xattr
 
 IMAGES, NODES = 16, 48
-RULE = xattr.quadrature.midpoint(NODES)
+PAUSE = 0.03  # seconds, in which torch's threads stop spinning for more work (7 ms on Linux)
 Run = Callable[[], Any]
 
 
-def kernel_run(f: Any, images: Any, labels: Any, params: Any, chunk: int | None) -> Run:
+def kernel_run(
+    f: Any, images: Any, labels: Any, params: Any, chunk: int | None, nodes: int = NODES
+) -> Run:
     """Return the library's run, as its user writes it: vmapped, outside jit."""
+    rule = xattr.quadrature.midpoint(nodes)
 
     def one(x: Any, label: Any) -> Any:
         return xattr.integrated_gradients(
-            f, x, args=(label, params), quadrature=RULE, chunk_size=chunk
+            f, x, args=(label, params), quadrature=rule, chunk_size=chunk
         )
 
     return lambda: jax.vmap(one)(images, labels)
 
 
-def jitted_run(f: Any, images: Any, labels: Any, params: Any, chunk: int | None) -> Run:
+def jitted_run(
+    f: Any, images: Any, labels: Any, params: Any, chunk: int | None, nodes: int = NODES
+) -> Run:
     """Return the library's run inside the caller's jit."""
+    rule = xattr.quadrature.midpoint(nodes)
 
     @jax.jit
     def batch(images: Any, labels: Any, params: Any) -> Any:
         return jax.vmap(
             lambda x, label: xattr.integrated_gradients(
-                f, x, args=(label, params), quadrature=RULE, chunk_size=chunk
+                f, x, args=(label, params), quadrature=rule, chunk_size=chunk
             )
         )(images, labels)
 
     return lambda: batch(images, labels, params)
 
 
-def bare_run(f: Any, images: Any, labels: Any, params: Any, chunk: int) -> Run:
+def bare_run(f: Any, images: Any, labels: Any, params: Any, chunk: int, nodes: int = NODES) -> Run:
     """Return the loop that one writes by hand: a jitted chunk of interpolated gradients."""
 
     @jax.jit
     def step(total: Any, alphas: Any, images: Any, labels: Any, params: Any) -> Any:
         def one(x: Any, label: Any) -> Any:
             slopes = jax.vmap(lambda a: jax.grad(f)(a * x, label, params))(alphas)
-            return x * slopes.sum(0) / NODES
+            return x * slopes.sum(0) / nodes
 
         return total + jax.vmap(one)(images, labels)
 
-    alphas = jnp.asarray(RULE.nodes, jnp.float32).reshape(-1, chunk)
+    alphas = jnp.asarray(xattr.quadrature.midpoint(nodes).nodes, jnp.float32).reshape(-1, chunk)
 
     def run() -> Any:
         total = jnp.zeros_like(images)
@@ -73,17 +80,23 @@ def bare_run(f: Any, images: Any, labels: Any, params: Any, chunk: int) -> Run:
     return run
 
 
-def captum_run(network: Any, images: Any, labels: Any, batch: int) -> Run:
-    """Return captum's run; its midpoint rule has the same nodes and weights."""
+def captum_run(network: Any, inputs: Any, labels: Any, batch: int | None, nodes: int) -> Run:
+    """Return captum's run on a tensor of inputs; its midpoint rule has our nodes and weights."""
     import captum.attr
     import torch
 
     method = captum.attr.IntegratedGradients(network)
-    inputs = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2).copy())
     target = torch.tensor(np.asarray(labels).astype(np.int64))
     return lambda: method.attribute(
-        inputs, target=target, n_steps=NODES, method="riemann_middle", internal_batch_size=batch
+        inputs, target=target, n_steps=nodes, method="riemann_middle", internal_batch_size=batch
     )
+
+
+def channels_first(images: Any) -> Any:
+    """Return images (n, height, width, channels) as a tensor (n, channels, height, width)."""
+    import torch
+
+    return torch.tensor(np.asarray(images).transpose(0, 3, 1, 2).copy())
 
 
 def seconds(run: Run) -> float:
@@ -93,25 +106,42 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def ratio_table(runs: dict[str, Run], reference: str, repeats: int) -> dict[str, float]:
-    """Return the median over repeats of each run's time to the reference's, interleaved."""
+def interleaved(runs: dict[str, Run], repeats: int) -> dict[str, np.ndarray]:
+    """Return the times of each run, (repeats,): run beside each other, in alternate order.
+
+    Each run is warmed up, the garbage collector is off, and a pause comes before every run, so that
+    no thread left spinning by the one before takes a core from it.
+    """
     for run in runs.values():
         seconds(run)
-    times = {name: [] for name in runs}
-    for repeat in range(repeats):
-        names = list(runs) if repeat % 2 else list(reversed(runs))
-        for name in names:
-            times[name].append(seconds(runs[name]))
-    base = np.array(times[reference])
-    return {name: float(np.median(np.array(values) / base)) for name, values in times.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for repeat in range(repeats):
+            for name in list(runs) if repeat % 2 else list(reversed(runs)):
+                time.sleep(PAUSE)
+                times[name].append(seconds(runs[name]))
+            gc.collect()
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: np.array(values) for name, values in times.items()}
 
 
-def best_batch(network: Any, images: Any, labels: Any) -> int:
+def ratio_table(runs: dict[str, Run], reference: str, repeats: int) -> dict[str, float]:
+    """Return the median over repeats of each run's time to the reference's, interleaved."""
+    times = interleaved(runs, repeats)
+    base = times[reference]
+    return {name: float(np.median(values / base)) for name, values in times.items()}
+
+
+def best_batch(network: Any, inputs: Any, labels: Any) -> int:
     """Return the fastest of captum's batch sizes."""
     sizes = (16, 32, 64, 128, 256, 768)
     timed = {}
     for size in sizes:
-        run = captum_run(network, images, labels, size)
+        run = captum_run(network, inputs, labels, size, NODES)
         seconds(run)
         timed[size] = min(seconds(run), seconds(run))
     return min(timed, key=timed.__getitem__)
@@ -137,10 +167,10 @@ def main() -> None:
     ):
         params = jax.tree.map(jnp.asarray, params)
         f = xattr.targets.logit(model)
-        batch = 0
+        network, inputs, batch = None, None, 0
         if with_captum:
-            network = to_torch(jax.tree.map(np.asarray, params))
-            batch = best_batch(network, images, labels)
+            network, inputs = to_torch(jax.tree.map(np.asarray, params)), channels_first(images)
+            batch = best_batch(network, inputs, labels)
         for chunk in options.chunks:
             runs = {
                 "host": kernel_run(f, images, labels, params, chunk),
@@ -149,7 +179,7 @@ def main() -> None:
             }
             runs["again"] = runs["bare"]  # its ratio is the noise of this measurement
             if with_captum:
-                runs["captum"] = captum_run(network, images, labels, batch)
+                runs["captum"] = captum_run(network, inputs, labels, batch, NODES)
             _check_equal(runs)
             row = ratio_table(runs, "bare", options.repeats)
             captum = f"{row['captum']:.2f} (batch {batch})" if with_captum else "-"
