@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr import chunks, functions, kernel, quadrature, trees
+from xattr import chunks, functions, kernel, peephole, quadrature, trees
 from xattr.types import Array, ArrayTree, Function, Path
 
 NODES = 5
@@ -169,7 +169,7 @@ def integrate_to_tolerance(
     operands = (jnp.asarray(atol), jnp.asarray(rtol), args)
     if chunks.is_staged():
         return _solve(f, path, max_evaluations, size, *operands)
-    path = path if _is_ours(path) else _anew(path)
+    path = path if functions.is_pure(path) else _anew(path)
     problem = functools.partial(_solve, f, path, max_evaluations, size)
     result: AdaptiveResult = functions.compiled(_integral, problem)(*operands)
     return result
@@ -178,12 +178,6 @@ def integrate_to_tolerance(
 def _integral(problem: Callable[..., AdaptiveResult], *operands: Any) -> AdaptiveResult:
     """Call a problem whose functions and arrays are bound to it, for `functions.compiled`."""
     return problem(*operands)
-
-
-def _is_ours(path: Path) -> bool:
-    """Tell whether a path is made of arrays and this library's functions: `sample` compiles it."""
-    sampler: Any = functions.compiled_if_pure(kernel.sample_path, path)
-    return sampler.func is not kernel.sample_path
 
 
 def _anew(path: Path) -> Path:
@@ -334,7 +328,7 @@ def _examine(
     dtype = width.dtype
     nodes = interval.start + width * jnp.asarray(_NODES, dtype)
     samples = kernel.sample_path(path, nodes, nodes)
-    gradient = jax.value_and_grad(functions.checked(f))
+    gradient = jax.value_and_grad(peephole.faster(functions.staged(f)))
 
     def at(point: ArrayTree, velocity: ArrayTree) -> tuple[Array, ArrayTree]:
         value, slope = gradient(point, *args)

@@ -165,16 +165,17 @@ def compiled(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
 
 
 def compiled_if_pure(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
-    """Return `compiled(function, f)` if `f` is made of arrays and this library's functions alone.
+    """Return `compiled(function, f)` if `f` is pure.
 
     A caller's lambda may be made anew for every call and would be compiled each time, and may read
     what changes: `function(f, ...)` is then carried out one operation after the other.
     """
-    arrays: list[Any] = []
-    skeleton = split(f, arrays)
-    if not all(map(_is_pure, _static(skeleton))):
-        return functools.partial(function, f)
-    return functools.partial(_program(function, skeleton), arrays)
+    return compiled(function, f) if is_pure(f) else functools.partial(function, f)
+
+
+def is_pure(f: Function) -> bool:
+    """Tell whether a callable is made of arrays and this library's functions alone."""
+    return all(_is_ours(part) for part in _static(split(f, [])))
 
 
 def _static(skeleton: Any) -> Iterator[Any]:
@@ -186,7 +187,7 @@ def _static(skeleton: Any) -> Iterator[Any]:
         yield skeleton() if isinstance(skeleton, _Weak) else skeleton.value
 
 
-def _is_pure(value: Any) -> bool:
+def _is_ours(value: Any) -> bool:
     package = (getattr(value, "__module__", None) or "").partition(".")[0]
     return package in ("xattr", "jax") and "<" not in getattr(value, "__qualname__", "<")
 
