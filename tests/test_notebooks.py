@@ -1,5 +1,6 @@
 """The notebooks run, on small sizes, and carry no output beside one figure."""
 
+import re
 from pathlib import Path
 
 import nbclient
@@ -13,18 +14,22 @@ def read(name):
     return nbformat.read(FOLDER / name, as_version=4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ipykernel's own making
-def test_quickstart_runs(monkeypatch):
-    monkeypatch.setenv("XATTR_STEPS", "4")
-    notebook = read("quickstart.ipynb")
+def printed_by(name):
+    notebook = read(name)
     resources = {"metadata": {"path": str(FOLDER)}}
     nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
-    printed = "".join(
+    return "".join(
         output.get("text", "")
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if output.get("name") == "stdout"
     )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ipykernel's own making
+def test_quickstart_runs(monkeypatch):
+    monkeypatch.setenv("XATTR_STEPS", "4")
+    printed = printed_by("quickstart.ipynb")
     assert "espresso: 0.951" in printed
     assert "kernel compiled: 0" in printed
 
@@ -37,3 +42,24 @@ def test_quickstart_has_ten_cells_and_one_figure():
     assert [list(output["data"]) for output in outputs] == [["image/png"]]
     assert all(cell.get("execution_count") is None for cell in notebook.cells)
     assert (FOLDER / "quickstart.ipynb").stat().st_size < 600_000
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scaling_runs_on_eight_devices_of_the_cpu():
+    printed = printed_by("scaling_tpu.ipynb")
+    assert " on 8 x cpu" in printed
+    assert "mesh {'batch': 4, 'step': 2}" in printed
+    assert "{'all-reduce': 1, 'all-gather': 0, 'collective-permute': 0, 'all-to-all': 0}" in printed
+    assert "interrupted with ['batch-000000.process-0.npz']" in printed
+    assert len(re.findall(r"^ +[1248] .*x$", printed, re.MULTILINE)) == 4
+    differences = [
+        float(word) for word in re.findall(r"difference.* (\S+)$", printed, re.MULTILINE)
+    ]
+    assert len(differences) == 2
+    assert max(differences) < 1e-6
+
+
+def test_scaling_carries_no_output():
+    notebook = read("scaling_tpu.ipynb")
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
