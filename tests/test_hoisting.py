@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import xattr
 from tests import table
@@ -189,6 +191,51 @@ def test_a_feature_at_its_baseline_gets_exactly_nothing():
     attributions = xattr.integrated_gradients(dense, x, baseline)
     assert attributions[2] == 0
     assert (np.delete(attributions, 2) != 0).all()
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_examples_and_nodes_over_devices(axis_type):
+    mesh = jax.make_mesh((2, 4), ("batch", "step"), axis_types=(axis_type, axis_type))
+    xs = jnp.stack([inputs(branches, jnp.float32, seed)[0] for seed in range(4)])
+    rule = jax.tree.map(jnp.asarray, xattr.quadrature.midpoint(8))
+
+    def part(xs, rule):
+        run = functools.partial(xattr.integrated_gradients, branches, quadrature=rule)
+        return lax.psum(jax.vmap(run)(xs), "step")
+
+    specs = (P("batch"), P("step"))
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=P("batch"))
+    alone = functools.partial(xattr.integrated_gradients, branches, quadrature=rule)
+    expected = jnp.stack([alone(x) for x in xs])
+    placed = [
+        jax.device_put(v, NamedSharding(mesh, s)) for v, s in zip((xs, rule), specs, strict=True)
+    ]
+    table.close(jax.jit(mapped)(*placed), expected)
+
+
+def test_a_half_precision_prefix_is_applied_in_float32():
+    """The sum over the nodes is not rounded to bfloat16 on its way back through the prefix."""
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(64, 64)), jnp.bfloat16)
+
+    def f(x):
+        return jnp.sum(jnp.tanh(x.astype(jnp.bfloat16) @ weights / 8).astype(jnp.float32) ** 2)
+
+    xs = jnp.asarray(np.random.default_rng(1).normal(size=(16, 64)), jnp.float32)
+    many = xattr.quadrature.midpoint(256)
+
+    def attributions(method, f, xs):
+        return np.asarray(jax.vmap(lambda x: method(f, x))(xs))
+
+    hoisted = attributions(lambda f, x: xattr.integrated_gradients(f, x, quadrature=many), f, xs)
+    plain = attributions(
+        lambda f, x: xattr.path_integral(f, lambda a: a * x, quadrature=many), f, xs
+    )
+    with jax.enable_x64(True):
+        wide = lambda x: jnp.sum(jnp.tanh(x @ np.asarray(weights, float) / 8) ** 2)
+        exact = attributions(
+            lambda f, x: xattr.integrated_gradients(f, x), wide, jnp.asarray(xs, float)
+        )
+    assert np.linalg.norm(hoisted - exact) < np.linalg.norm(plain - exact)
 
 
 def test_bfloat16_sums_in_float32():

@@ -18,15 +18,18 @@ from xattr import (
     targets,
     testing,
 )
+from xattr.adaptive import AdaptiveResult, integrate_to_tolerance
 from xattr.axioms import completeness_gap
 from xattr.baselines import expected_gradients
 from xattr.competitive import competitive_gradient_x_input
+from xattr.dataset import attribute_dataset
 from xattr.deeplift import deep_lift
 from xattr.edges import edge_detector
 from xattr.gradients import gradient, gradient_x_input, interior_gradients
 from xattr.guided import deconvnet, guided_backprop
 from xattr.integrated import aumann_shapley, integrated_gradients
 from xattr.kernel import integrate, path_integral, sample
+from xattr.kinks import exact_quadrature
 from xattr.layers import (
     at_layer,
     conductance,
@@ -41,16 +44,19 @@ from xattr.patterns import fit_patterns, pattern_attribution, pattern_net
 from xattr.relevance import deep_taylor, lrp
 from xattr.report import explain, relevance_report
 from xattr.rewrite import with_rules
+from xattr.sharding import sharded
 from xattr.types import PathSamples, Quadrature, UncoveredPrimitiveError
 
 __version__ = _version("xattr-jax")
 
 __all__ = [
+    "AdaptiveResult",
     "PathSamples",
     "Quadrature",
     "UncoveredPrimitiveError",
     "at_layer",
     "attacks",
+    "attribute_dataset",
     "aumann_shapley",
     "competitive_gradient_x_input",
     "completeness_gap",
@@ -60,6 +66,7 @@ __all__ = [
     "deep_lift",
     "deep_taylor",
     "edge_detector",
+    "exact_quadrature",
     "expected_gradients",
     "explain",
     "fit_patterns",
@@ -69,6 +76,7 @@ __all__ = [
     "guided_backprop",
     "guided_grad_cam",
     "integrate",
+    "integrate_to_tolerance",
     "integrated_gradients",
     "interior_gradients",
     "internal_influence",
@@ -86,6 +94,7 @@ __all__ = [
     "rules",
     "sample",
     "sanity",
+    "sharded",
     "smooth_grad",
     "smooth_grad_squared",
     "targets",

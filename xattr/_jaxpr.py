@@ -363,6 +363,33 @@ def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     return list(result) if primitive.multiple_results else [result]
 
 
+def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]:
+    """Apply the primitive of an equation in the dtype, or a wider one of its operands."""
+    operands = [_at_least(dtype, operand) for operand in operands]
+    primitive, params = equation.primitive, dict(equation.params)
+    if primitive is p.reduce_precision_p:
+        return operands
+    if primitive in (p.scatter_p, p.scatter_add_p):  # whose own body is written for one dtype
+        scatter: Any = lax.scatter if primitive is p.scatter_p else lax.scatter_add
+        keep = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+        return [scatter(*operands, **{name: params[name] for name in keep})]
+    for name in ("preferred_element_type", "new_dtype"):
+        if params.get(name) is not None and jnp.issubdtype(params[name], jnp.floating):
+            params[name] = _wider(dtype, params[name])
+    result = primitive.bind(*operands, **params)
+    return list(result) if primitive.multiple_results else [result]
+
+
+def _at_least(dtype: Any, value: Any) -> jax.Array:
+    array = jnp.asarray(value)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array.astype(_wider(dtype, array.dtype)) if floating else array
+
+
+def _wider(dtype: Any, other: Any) -> np.dtype:
+    return max(np.dtype(dtype), np.dtype(other), key=lambda d: d.itemsize)
+
+
 def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:
     """Run a whole program."""
     env: dict[Any, Any] = dict(program.constants)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xattr import _jaxpr, chunks, functions, kernel, paths, peephole, trees
 from xattr._jaxpr import Equation, Program, Value, p
@@ -74,7 +75,7 @@ def path_kernel(
 
     Of x only the shapes are used. Named like the kernel in whose place it is compiled.
     """
-    split = split_program(f, x, args)
+    split = split_program(f, _varying_with(x, nodes), args)
     assert split is not None  # or prefix_kernel would have returned None
     gradient = jax.grad(peephole.faster(split.rest))
     line = paths.straight_line(start, end)
@@ -86,16 +87,25 @@ def transposed_kernel(
     f: Function, slope: ArrayTree, baseline: ArrayTree, x: ArrayTree, args: tuple[Any, ...]
 ) -> ArrayTree:
     """Return (x − baseline) ⊙ Lᵀ slope, in the dtypes of x."""
-    split = split_program(f, x, args)
+    like_slope = _varying_with(x, *jax.tree.leaves(slope))
+    split = split_program(f, like_slope, args)
     assert split is not None
-    values, back = jax.vjp(split.prefix, x)
+    values, back = jax.vjp(split.prefix, trees.widen(like_slope))
     (gradients,) = back(trees.cast_like(slope, values))
+    change = jax.tree.map(jnp.subtract, trees.widen(x), trees.widen(baseline))
+    return trees.cast_like(jax.tree.map(jnp.multiply, gradients, change), x)
 
-    def weighted(gradient: Array, end: Array, start: Array) -> Array:
-        gradient, end, start = trees.widen((gradient, end, start))
-        return gradient * (end - start)
 
-    return trees.cast_like(jax.tree.map(weighted, gradients, x, baseline), x)
+def _varying_with(x: ArrayTree, *others: Array) -> ArrayTree:
+    """Return x with the type of what x and the others make together.
+
+    Under shard_map a program is traced for values that vary over certain axes of the mesh. That of
+    the nodes must be one for the axes of the nodes, too.
+    """
+    for other in others:
+        mark = 0 * other.ravel()[0]
+        x = jax.tree.map(lambda leaf, mark=mark: leaf + mark.astype(leaf.dtype), x)
+    return x
 
 
 class Split(NamedTuple):
@@ -107,11 +117,21 @@ class Split(NamedTuple):
     """The inputs that are not x."""
 
     def prefix(self, x: ArrayTree) -> list[jax.Array]:
-        """Return L(x)."""
-        return _jaxpr.evaluate(self.before, [*jax.tree.leaves(x), *self.others])
+        """Return L(x), computed in float32 at least."""
+        env: dict[Any, Any] = dict(self.before.constants)
+        env.update(zip(self.before.inputs, [*jax.tree.leaves(x), *self.others], strict=True))
+        for equation in self.before.equations:
+            inputs = [_jaxpr.read(env, v) for v in equation.inputs]
+            if equation.dependents:
+                results = _jaxpr.run_in(np.float32, equation, inputs)
+            else:
+                results = _jaxpr.run(equation, inputs)
+            env.update(zip(equation.outputs, results, strict=True))
+        return [_jaxpr.read(env, v) for v in self.before.outputs]
 
     def rest(self, values: list[jax.Array]) -> jax.Array:
         """Return G of the values."""
+        values = [trees.cast(v, form) for v, form in zip(values, self.before.outputs, strict=True)]
         (score,) = _jaxpr.evaluate(self.after, [*values, *self.others])
         return jnp.asarray(score)
 

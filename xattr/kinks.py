@@ -260,7 +260,7 @@ def _apply(equation: Equation, terms: list[_Term], found: list[Array]) -> list[_
     sides = _SIDES.get(equation.primitive)
     if sides and any(term.degree for term in terms):
         found += list(sides(equation, *operands))
-    results = _rebound(equation, operands)
+    results = _jaxpr.run_in(np.float64, equation, operands)
     return [
         _Term(result, degree if jnp.issubdtype(result.dtype, jnp.floating) else 0)
         for result in results
@@ -270,22 +270,6 @@ def _apply(equation: Equation, terms: list[_Term], found: list[Array]) -> list[_
 def _wide(value: Any) -> jax.Array:
     array: jax.Array = jnp.asarray(value)
     return array.astype(jnp.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
-
-
-def _rebound(equation: Equation, operands: list[jax.Array]) -> list[jax.Array]:
-    """Apply the primitive of an equation to operands in float64."""
-    primitive, params = equation.primitive, dict(equation.params)
-    if primitive is p.reduce_precision_p:
-        return operands
-    if primitive in (p.scatter_p, p.scatter_add_p):  # whose own body is written for one dtype
-        scatter: Any = lax.scatter if primitive is p.scatter_p else lax.scatter_add
-        keep = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
-        return [scatter(*operands, **{name: params[name] for name in keep})]
-    for name in ("preferred_element_type", "new_dtype"):
-        if params.get(name) is not None and jnp.issubdtype(params[name], jnp.floating):
-            params[name] = np.dtype(np.float64)
-    result = primitive.bind(*operands, **params)
-    return list(result) if primitive.multiple_results else [result]
 
 
 _LINEAR = (

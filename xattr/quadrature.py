@@ -1,26 +1,34 @@
 """Quadrature rules on [0, 1]: nodes and weights, as arrays, made on the host in float64.
 
 Weights sum to 1 to machine precision, so that a linear function is attributed exactly. A quadrature
-of your own is `Quadrature(nodes, weights)`.
+of your own is `Quadrature(nodes, weights)`. One rule looks at the function first: `concentrated`.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from xattr import trees
-from xattr.types import Array, Quadrature
+from xattr import chunks, functions, trees
+from xattr.types import Array, ArrayTree, Function, Path, Quadrature
 
 __all__ = [
     "Quadrature",
     "composite",
+    "concentrated",
     "gauss_legendre",
     "midpoint",
     "riemann_left",
     "riemann_right",
     "trapezoid",
 ]
+
+UNIFORM = 0.25
+"""The part of the nodes of `concentrated` that is spread evenly, wherever f changes."""
 
 
 def riemann_left(n: int) -> Quadrature:
@@ -124,6 +132,86 @@ def composite(quadrature: Quadrature, pieces: int) -> Quadrature:
     nodes, weights = checked(quadrature)
     starts = np.arange(pieces)[:, None]
     return Quadrature(((starts + nodes) / pieces).ravel(), np.tile(weights, pieces) / pieces)
+
+
+def concentrated(
+    f: Function, path: Path, n: int, *, probes: int = 15, args: tuple[Any, ...] = ()
+) -> Quadrature:
+    """Return a midpoint rule of n cells that are narrow where f changes along the path.
+
+    αₖ is the centre and wₖ the width of a cell with ∫ ρ = 1/n. The density ρ is constant between
+    neighbours of m + 1 evenly spaced probes, with ∫ ρ = ¼ / m + ¾ √|Δⱼf| / Σᵢ √|Δᵢf| there.
+    For a score that saturates, and for a rough gradient, whose error is O(1/n) by any rule. Where
+    the gradient is smooth Gauss–Legendre is better.
+
+    Shapes: `f(x, *args)` returns a scalar for one example, `path(alpha)` what f takes; nodes and
+    weights are arrays of shape (n,). f is evaluated at `probes` + 1 points, without gradients: as
+    much work as a fifth to a third of so many gradients. A new label, input or path of the same
+    shapes runs the same compiled programs; derivatives take the nodes as constants. Where f is
+    constant, or not finite at a probe, all cells are equal. Raises `ValueError` for n < 1 or
+    probes < 1, `TypeError` for a path that does not return floating arrays.
+    Source: the equal sharing of de Boor 1973, "Good approximation by splines with variable knots";
+    the square root and the numbers by measurement, tests/benchmarks/quadratures.md.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.sigmoid(60 * x - 30)
+    >>> rule = concentrated(f, xattr.paths.aumann_shapley(jnp.array(1.0)), 4)
+    >>> (100 * rule.nodes).round()
+    Array([22., 47., 53., 78.], dtype=float32)
+    """
+    n, count = _count(n), _count(probes, "probes") + 1
+    functions.check_args(args)
+    evaluate, points_at = functions.compiled(probe_kernel, f), _points_of(path)
+    alphas = np.linspace(0, 1, count)
+
+    def part(start: Any, size: int, valid: Array) -> Array:
+        points = points_at(jnp.asarray(chunks.take(alphas, start, size)))
+        places = jnp.asarray(start, jnp.int32) + jnp.arange(size, dtype=jnp.int32)
+        mine = places[:, None] == jnp.arange(count, dtype=jnp.int32)[None]
+        values: Array = evaluate(points, mine & jnp.asarray(valid)[:, None], args)
+        return values
+
+    return Quadrature(*_cells(chunks.reduce(part, trees.add, count), n))
+
+
+def _points_of(path: Path) -> Callable[[Array], ArrayTree]:
+    """Return the function from nodes to the path's values; a path of ours is compiled."""
+    functions.check_callable(path, "path")
+    if chunks.is_staged():
+        return functools.partial(path_points, path)
+    return functions.compiled_if_pure(path_points, path)
+
+
+def path_points(path: Path, alphas: Array) -> ArrayTree:
+    """Return the path's values, in the dtypes that it returns for a Python float."""
+    form = jax.eval_shape(path, 0.5)
+    trees.floating(jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), form), "path(alpha)")
+    points = jax.vmap(path)(jnp.asarray(alphas, trees.widest(jax.tree.leaves(form))))
+    return trees.cast_like(points, form)
+
+
+def probe_kernel(f: Function, points: ArrayTree, mine: Array, args: tuple[Any, ...]) -> Array:
+    """Return the values of f, in float32 at least, each at its place among all probes, else 0."""
+    value = functions.checked(f)
+    values = trees.widen(jax.vmap(lambda point: value(point, *args))(points))
+    return jnp.sum(jnp.where(mine, values[:, None], 0), axis=0)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _cells(values: Array, n: int) -> tuple[Array, Array]:
+    """Return centres and widths of the cells for values at evenly spaced probes."""
+    shares = jnp.sqrt(jnp.abs(jnp.diff(lax.stop_gradient(values))))
+    total = jnp.sum(shares)
+    changing = jnp.isfinite(total) & (total > 0)
+    shares = jnp.where(changing, shares / jnp.where(changing, total, 1), 1 / shares.size)
+    density = UNIFORM / shares.size + (1 - UNIFORM) * shares
+    zero = jnp.zeros_like(density[:1])
+    filled = jnp.concatenate([zero, jnp.cumsum(density)])
+    levels = jnp.arange(1, n, dtype=filled.dtype) / n
+    inner = jnp.interp(levels, filled, jnp.linspace(0, 1, filled.size, dtype=filled.dtype))
+    # Rounding must not put an edge before its neighbour or outside.
+    edges = lax.cummax(jnp.concatenate([zero, jnp.clip(inner, 0, 1), zero + 1]))
+    return (edges[1:] + edges[:-1]) / 2, jnp.diff(edges)
 
 
 def checked(quadrature: Quadrature) -> Quadrature:
