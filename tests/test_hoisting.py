@@ -95,6 +95,100 @@ def test_equal_to_the_path_integral(f, x64):
     assert np.abs(expected).max() > 1e-3
 
 
+def masked(x):
+    """Minus infinity beside affine values: where a line is at its ends it must not become NaN."""
+    kept = np.array([True, True, False, True, False, True])
+    return jax.nn.softmax(jnp.where(kept, array(W, x) @ x, -jnp.inf)) @ array(V, x)
+
+
+def padded(x):
+    h = jnp.pad(array(W, x) @ x, 1, constant_values=-jnp.inf)
+    return jnp.sum(jnp.tanh(lax.reduce_window(h, -jnp.inf, lax.max, (2,), (2,), "VALID")))
+
+
+def coarse(x):
+    """Rounded on purpose: a staircase, which is not affine."""
+    return jnp.sum(lax.reduce_precision(array(W, x) @ x, 8, 1) ** 2)
+
+
+def quantised(x):
+    return jnp.sum((array(W, x) @ x / 8).astype(jnp.float8_e4m3fn).astype(x.dtype) ** 2)
+
+
+def complex_valued(x):
+    return jnp.sum(jnp.abs(jnp.fft.fft(array(W, x) @ x)))
+
+
+def printed(x):
+    h = array(W, x) @ x
+    y = jnp.tanh(h)
+    jax.debug.callback(lambda *_: None, h)
+    jax.debug.callback(lambda *_: None, y)
+    return jnp.sum(y)
+
+
+@pytest.mark.parametrize("f", [masked, padded, coarse, quantised, complex_valued, printed])
+def test_what_a_review_found(f, x64):
+    """At the nodes 0 and 1, too, and next to what is not affine, equal to a loop over the nodes."""
+    baseline, x = inputs(f, jnp.float64)
+    rule = xattr.quadrature.trapezoid(5)
+    attributions = xattr.integrated_gradients(f, x, baseline, quadrature=rule)
+    slopes = [jax.grad(f)(baseline + a * (x - baseline)) for a in rule.nodes]
+    expected = (x - baseline) * sum(w * s for w, s in zip(rule.weights, slopes, strict=True))
+    np.testing.assert_allclose(attributions, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_a_leaf_of_no_elements():
+    def f(x):
+        return jnp.sum(jnp.tanh(W.astype(np.float32) @ x["a"])) + jnp.sum(jnp.sin(x["none"]))
+
+    x = {"a": jnp.arange(6.0), "none": jnp.zeros(0)}
+    path = xattr.paths.aumann_shapley(x)
+    table.close(
+        xattr.integrated_gradients(f, x, quadrature=RULE),
+        xattr.path_integral(f, path, quadrature=RULE),
+    )
+
+
+def test_sums_over_a_named_axis():
+    """Collectives are effects, and no part of the prefix."""
+    xs = jnp.stack([inputs(None, jnp.float32, seed)[0] for seed in range(4)])
+
+    def attribute(method):
+        def one(x):
+            h = lambda x: W.astype(np.float32) @ x
+            return method(lambda x: jnp.sum(jnp.tanh(h(x) - lax.pmean(h(x), "b"))), x)
+
+        return jax.jit(jax.vmap(one, axis_name="b"))(xs)
+
+    hoisted = attribute(lambda f, x: xattr.integrated_gradients(f, x, quadrature=RULE))
+    plain = attribute(lambda f, x: xattr.path_integral(f, lambda a: a * x, quadrature=RULE))
+    table.close(hoisted, plain)
+
+
+def test_weights_that_vary_over_devices_beside_an_input_that_does_not():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    x, weights = inputs(dense, jnp.float32)[1], jnp.asarray(W, jnp.float32)
+    f = lambda x, w: jnp.sum(jnp.tanh(w @ x))
+
+    def part(w, x):
+        return xattr.integrated_gradients(f, x, args=(w,), quadrature=RULE)[None]
+
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=(P("d", None), P()), out_specs=P("d"))
+    expected = jnp.stack([part(half, x)[0] for half in (weights[:3], weights[3:])])
+    table.close(jax.jit(mapped)(weights, x), expected)
+
+
+def test_examples_sharded_over_an_explicit_mesh():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Explicit,))
+    xs = jnp.stack([inputs(dense, jnp.float32, seed)[0] for seed in range(4)])
+    f = lambda xs: jnp.sum(jnp.tanh(xs @ W.astype(np.float32)))
+    run = functools.partial(xattr.integrated_gradients, f, quadrature=RULE)
+    with jax.set_mesh(mesh):
+        sharded = jax.jit(run)(jax.device_put(xs, NamedSharding(mesh, P("d", None))))
+    table.close(sharded, run(xs))
+
+
 @given(order=st.permutations(range(6)), seed=st.integers(0, 99))
 def test_any_chain_of_affine_operations_is_hoisted_whole(order, seed):
     operations = [

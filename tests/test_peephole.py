@@ -82,7 +82,9 @@ def test_max_pooling_in_half_precision_of_infinities_and_nan():
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (6, 8, 3)), jnp.bfloat16)
     same_gradients(f, x)
     same_gradients(f, x.at[0, 0, 0].set(-jnp.inf).at[1, 1, 0].set(-jnp.inf))
-    assert np.isnan(peephole.faster(f)(x.at[1, 1, 0].set(jnp.nan)))
+    broken = x.at[1, 1, 0].set(jnp.nan)
+    assert np.isnan(peephole.faster(f)(broken))
+    assert np.isnan(np.asarray(jax.grad(peephole.faster(f))(broken))[:2, :2, 0]).any()
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,17 @@ def test_grouped_convolutions_and_those_of_weights_by_data_are_left_alone():
     assert not found(convolutions, grouped, x)
     filtered = lambda x: lax.conv(jnp.ones((1, 2, 6, 6)), x, (1, 1), "SAME").sum()
     assert not found(convolutions, filtered, jnp.ones((2, 2, 3, 3)))
+
+
+def test_empty_results_are_left_alone(x64):
+    x = jnp.arange(1.0, 4.0)
+    f = lambda x: (
+        jnp.sum(x**2)
+        + jnp.sum(lax.conv(jnp.sin(x)[None, None], jnp.ones((1, 1, 6)), (2,), "VALID"))
+    )
+    g = lambda x: jnp.sum(x**2) + jnp.sum(sum(x[i:i:2] * (1.0 + i) for i in range(5)))
+    for function in (f, g):
+        np.testing.assert_array_equal(jax.grad(peephole.faster(function))(x), 2 * x)
 
 
 # Together -------------------------------------------------------------------------------------

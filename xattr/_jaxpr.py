@@ -366,7 +366,7 @@ def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
 def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Apply the primitive of an equation in the dtype, or a wider one of its operands."""
     operands = [_at_least(dtype, operand) for operand in operands]
-    primitive, params = equation.primitive, dict(equation.params)
+    primitive, params = equation.origin.primitive, dict(equation.params)
     if primitive is p.reduce_precision_p:
         return operands
     if primitive in (p.scatter_p, p.scatter_add_p):  # whose own body is written for one dtype
@@ -400,12 +400,12 @@ def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:
     return [read(env, v) for v in program.outputs]
 
 
-def pruned(program: Program) -> Program:
-    """Return the program without the equations that its outputs do not need."""
+def pruned(program: Program, *, effects: bool = True) -> Program:
+    """Return the program without what its outputs do not need; printing and the like stay in it."""
     needed = {v for v in program.outputs if isinstance(v, Value)}
     kept: list[Equation] = []
     for equation in reversed(program.equations):
-        if equation.origin.effects or not needed.isdisjoint(equation.outputs):
+        if (effects and equation.origin.effects) or not needed.isdisjoint(equation.outputs):
             kept.append(equation)
             needed.update(equation.operands)
     return program._replace(equations=kept[::-1])

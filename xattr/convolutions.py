@@ -37,7 +37,9 @@ def _is_plain(equation: Equation) -> bool:
     grouped = params["feature_group_count"] > 1 or params["batch_group_count"] > 1
     dependent = [v.dependent for v in equation.inputs]
     same = len({v.dtype for v in (*equation.inputs, equation.output)}) == 1
-    return dependent == [True, False] and not grouped and same and equation.output.floating
+    empty = 0 in equation.output.shape
+    plain = dependent == [True, False] and not grouped and not empty
+    return plain and same and equation.output.floating
 
 
 def _form(equation: Equation) -> tuple[Any, ...]:

@@ -79,7 +79,13 @@ def path_kernel(
     assert split is not None  # or prefix_kernel would have returned None
     gradient = jax.grad(peephole.faster(split.rest))
     line = paths.straight_line(start, end)
-    gradients = jax.vmap(lambda node: gradient(line(node)))(nodes)
+
+    def point(node: Array) -> ArrayTree:
+        # Where a mask has put -inf the line stands still: -inf times a node of 0 would be NaN.
+        between = line(node)
+        return [jnp.where(a == b, a, c) for a, b, c in zip(start, end, between, strict=True)]
+
+    gradients = jax.vmap(lambda node: gradient(point(node)))(nodes)
     return kernel.weighted_sum(weights, trees.widen(gradients))
 
 
@@ -103,7 +109,7 @@ def _varying_with(x: ArrayTree, *others: Array) -> ArrayTree:
     the nodes must be one for the axes of the nodes, too.
     """
     for other in others:
-        mark = 0 * other.ravel()[0]
+        mark = 0 * jnp.sum(other)
         x = jax.tree.map(lambda leaf, mark=mark: leaf + mark.astype(leaf.dtype), x)
     return x
 
@@ -147,10 +153,10 @@ def split_program(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Split | N
             affine.update(equation.outputs)
     taken = [v for v in program.outputs if v in affine]
     for equation in program.equations:
-        if not affine.issuperset(equation.outputs):
+        if not equation.outputs or not affine.issuperset(equation.outputs):
             taken += [v for v in equation.operands if v in affine]
     cut = [*dict.fromkeys(taken)]
-    before = _jaxpr.pruned(program._replace(outputs=cut))
+    before = _jaxpr.pruned(program._replace(outputs=cut), effects=False)
     if not any(e.primitive in _jaxpr.WEIGHTED and e.dependents for e in before.equations):
         return None
     others = program.inputs[count:]
@@ -163,8 +169,9 @@ def split_program(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Split | N
 _LINEAR = frozenset(
     {
         *(p.neg_p, p.reshape_p, p.transpose_p, p.squeeze_p, p.broadcast_in_dim_p, p.slice_p),
-        *(p.rev_p, p.concatenate_p, p.pad_p, p.sharding_constraint_p, jax.lax.tile_p),
-        *(jax.lax.stack_p, *_jaxpr.ADDITIONS, *_jaxpr.COPIES, *_jaxpr.SPLITS, *_jaxpr.SUMS),
+        *(p.rev_p, p.concatenate_p, p.pad_p, p.sharding_constraint_p, p.copy_p, p.name_p),
+        *(p.convert_element_type_p, jax.lax.tile_p, jax.lax.stack_p),
+        *(_jaxpr.ADDITIONS | _jaxpr.SPLITS | _jaxpr.SUMS),
     }
 )
 """Affine in all operands together."""
@@ -175,8 +182,12 @@ _LINEAR_IN_ONE = frozenset({p.mul_p, *_jaxpr.WEIGHTED})
 
 
 def _is_affine(equation: Equation) -> bool:
-    """Tell whether an equation is affine in those of its operands that depend on x."""
-    if not all(v.floating for v in (*equation.outputs, *equation.dependents)):
+    """Tell whether an equation is affine in those of its operands that depend on x.
+
+    Real numbers of 16 bits and more: to fewer they are rounded on purpose, in steps to be seen.
+    """
+    values = (*equation.outputs, *equation.dependents)
+    if not all(jnp.issubdtype(v.dtype, jnp.floating) and v.dtype.itemsize > 1 for v in values):
         return False
     dependent = [isinstance(v, Value) and v.dependent for v in equation.inputs]
     if equation.primitive in _LINEAR_IN_ONE:

@@ -61,7 +61,8 @@ def _max_pool_jvp(
     places = np.arange(math.prod(window), dtype=np.int32).reshape(
         [size for length in window for size in (1, length)]
     )
-    equal = parts == jnp.expand_dims(highest, inner)
+    # A NaN is its window's maximum, and must not lose the gradient that comes back.
+    equal = (parts == jnp.expand_dims(highest, inner)) | (parts != parts)
     count = jnp.asarray(places.size, jnp.int32)
     hits = jnp.where(equal, jnp.broadcast_to(places, parts.shape), count)
     chosen = places == jnp.min(hits, axis=inner, keepdims=True)

@@ -93,7 +93,7 @@ def _tap(graph: Graph, equation: Equation) -> _Tap | None:
     place = _jaxpr.weight_position(equation)
     data, weight = equation.inputs[1 - place], equation.inputs[place]
     maker = graph.producer.get(data)
-    if maker is None or maker.primitive is not p.slice_p or not data.floating:
+    if maker is None or maker.primitive is not p.slice_p or not data.floating or 0 in data.shape:
         return None
     source, start = maker.inputs[0], tuple(maker.params["start_indices"])
     strides = tuple(maker.params["strides"] or (1,) * len(start))
