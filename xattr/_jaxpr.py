@@ -6,7 +6,7 @@ cond, while and checkpoint keep their bodies.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from typing import Literal as OneOf
@@ -419,34 +419,3 @@ def read(env: dict[Any, Any], atom: Any) -> Any:
 def weight_position(equation: Equation) -> int:
     """Return which operand of a product is the one that does not depend on x."""
     return int(_depends(equation.inputs[0]))
-
-
-NUMPY: dict[Any, Callable[..., Any]] = {
-    p.max_p: np.maximum,
-    p.min_p: np.minimum,
-    p.clamp_p: lambda low, x, high: np.minimum(np.maximum(x, low), high),
-    p.select_n_p: lambda which, *cases: np.choose(np.asarray(which, int), cases),
-    p.mul_p: np.multiply,
-    p.div_p: np.divide,
-    p.add_p: np.add,
-    p.sub_p: np.subtract,
-    p.neg_p: np.negative,
-    p.abs_p: np.abs,
-    p.sign_p: np.sign,
-    p.gt_p: np.greater,
-    p.ge_p: np.greater_equal,
-    p.lt_p: np.less,
-    p.le_p: np.less_equal,
-    p.ne_p: np.not_equal,
-    p.eq_p: np.equal,
-    p.and_p: np.logical_and,
-    p.or_p: np.logical_or,
-    p.not_p: np.logical_not,
-    p.convert_element_type_p: lambda x: x,
-    p.copy_p: lambda x: x,
-    p.name_p: lambda x: x,
-    p.broadcast_in_dim_p: lambda x: x,
-    p.reshape_p: lambda x: x,
-    p.squeeze_p: lambda x: x,
-}
-"""Piecewise linear functions of one element: enough to tell a ReLU however it is spelled."""

@@ -155,7 +155,7 @@ def _operand_of(atom: Any, env: dict[Any, Any]) -> Any:
 
 
 def _step(equation: Equation, values: list[Any]) -> Any:
-    function = _jaxpr.NUMPY.get(equation.primitive)
+    function = _NUMPY.get(equation.primitive)
     if function is None or any(v is None for v in values):
         return None
     with np.errstate(all="ignore"):
@@ -168,3 +168,34 @@ def opened(equations: list[Equation]) -> Iterable[Equation]:
         yield equation
         for body in equation.bodies:
             yield from _jaxpr.all_equations(body)
+
+
+_NUMPY: dict[Any, Callable[..., Any]] = {
+    p.max_p: np.maximum,
+    p.min_p: np.minimum,
+    p.clamp_p: lambda low, x, high: np.minimum(np.maximum(x, low), high),
+    p.select_n_p: lambda which, *cases: np.choose(np.asarray(which, int), cases),
+    p.mul_p: np.multiply,
+    p.div_p: np.divide,
+    p.add_p: np.add,
+    p.sub_p: np.subtract,
+    p.neg_p: np.negative,
+    p.abs_p: np.abs,
+    p.sign_p: np.sign,
+    p.gt_p: np.greater,
+    p.ge_p: np.greater_equal,
+    p.lt_p: np.less,
+    p.le_p: np.less_equal,
+    p.ne_p: np.not_equal,
+    p.eq_p: np.equal,
+    p.and_p: np.logical_and,
+    p.or_p: np.logical_or,
+    p.not_p: np.logical_not,
+    p.convert_element_type_p: lambda x: x,
+    p.copy_p: lambda x: x,
+    p.name_p: lambda x: x,
+    p.broadcast_in_dim_p: lambda x: x,
+    p.reshape_p: lambda x: x,
+    p.squeeze_p: lambda x: x,
+}
+"""Piecewise linear functions of one element: enough to tell a ReLU however it is spelled."""
