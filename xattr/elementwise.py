@@ -12,7 +12,7 @@ import numpy as np
 
 from xattr import _jaxpr
 from xattr._jaxpr import Equation, Value, p
-from xattr.graph import Graph
+from xattr.graph import BROADCASTS, Graph
 
 KINKED = frozenset({*_jaxpr.SELECTIONS, p.abs_p, p.sign_p, p.floor_p, p.ceil_p, p.round_p})
 _BENT = frozenset(
@@ -191,11 +191,6 @@ _NUMPY: dict[Any, Callable[..., Any]] = {
     p.and_p: np.logical_and,
     p.or_p: np.logical_or,
     p.not_p: np.logical_not,
-    p.convert_element_type_p: lambda x: x,
-    p.copy_p: lambda x: x,
-    p.name_p: lambda x: x,
-    p.broadcast_in_dim_p: lambda x: x,
-    p.reshape_p: lambda x: x,
-    p.squeeze_p: lambda x: x,
+    **dict.fromkeys(BROADCASTS - {p.reduce_precision_p}, lambda x: x),
 }
 """Piecewise linear functions of one element: enough to tell a ReLU however it is spelled."""

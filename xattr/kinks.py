@@ -2,7 +2,8 @@
 
 Along a straight line a network of dense and convolutional layers, ReLUs and maxima is piecewise
 linear. Between two points that no earlier kink separates, the two sides of the next kink are linear
-too, and where they cross is known from their values at the two points.
+too, and where they cross is known from their values there. At the two points themselves f may jump:
+the values on this side of them are extrapolated from within.
 """
 
 import functools
@@ -25,8 +26,13 @@ _SHORTEST = 2.0**-48
 _LARGEST = 1e300
 """Stands for infinity, of which no differences can be taken."""
 
+_REMEDY = (
+    "For such a function use xattr.integrate_to_tolerance, or integrated gradients with a fixed "
+    "quadrature"
+)
+
 _NUMBERS = 2**22
-"""Numbers taken to the host together; at most 256 points of the line are."""
+"""Numbers taken to the host together; at most 128 parts of the line are."""
 
 
 def exact_quadrature(
@@ -54,8 +60,9 @@ def exact_quadrature(
     their number depends on values: call it outside `jax.jit` and `jax.vmap`, and pass the result
     on. The quadrature holds for this f, x, baseline and args only.
     Raises `UncoveredPrimitiveError` for an operation that is not piecewise linear, or not known to
-    be (it names the operation and its source line), `ValueError` for more than `max_pieces` pieces
-    and for values that are not finite, `TypeError` inside a trace.
+    be, and for a function with a derivative of its own that is not the derivative of its values (it
+    names the operation and its source line), `ValueError` for more than `max_pieces` pieces and for
+    values that are not finite, `TypeError` inside a trace.
     Source: Montúfar et al. 2014, "On the Number of Linear Regions of Deep Neural Networks";
     Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", eq. 1.
 
@@ -86,7 +93,7 @@ def exact_quadrature(
     return Quadrature((ends[:-1] + ends[1:]) / 2, np.diff(ends))
 
 
-def _sides_of(problem: Callable[..., list[Array]], *operands: Any) -> list[Array]:
+def _sides_of(problem: Callable[..., Any], *operands: Any) -> Any:
     """Call a problem whose functions and arrays are bound to it, for `functions.compiled`."""
     return problem(*operands)
 
@@ -102,11 +109,11 @@ class _Pieces(NamedTuple):
     kink: np.ndarray
 
 
-def _ends(program: Callable[[Array], list[Array]], max_pieces: int) -> np.ndarray:
+def _ends(program: Callable[[Array, Array], Any], max_pieces: int) -> np.ndarray:
     """Return all points where a piece ends, from 0 to 1."""
-    shapes: list[Any] = jax.eval_shape(program, jnp.zeros(1))
+    shapes, _ = jax.eval_shape(program, jnp.zeros(1), jnp.ones(1))
     numbers = sum(shape.size for shape in shapes)
-    size = int(np.clip(_NUMBERS // max(numbers, 1), 2, 256))
+    size = int(np.clip(_NUMBERS // max(numbers, 1), 1, 128))
     todo = _Pieces(np.zeros(1), np.ones(1), np.zeros(1, int))
     done: list[np.ndarray] = [np.ones(1)]
     count = 0
@@ -116,40 +123,41 @@ def _ends(program: Callable[[Array], list[Array]], max_pieces: int) -> np.ndarra
                 f"the line from `baseline` to `x` has more than `max_pieces`={max_pieces} linear "
                 "pieces: raise it, or use xattr.integrate_to_tolerance"
             )
-        # As many parts as have no more ends than fit; neighbours share one.
-        new_ends = 1 + np.concatenate([[True], todo.start[1:] != todo.end[:-1]])
-        taken = int(np.searchsorted(np.cumsum(new_ends), size, side="right"))
-        now, todo = (_Pieces(*(a[part] for a in todo)) for part in (np.s_[:taken], np.s_[taken:]))
-        points = np.unique(np.concatenate([now.start, now.end]))
-        padded = np.pad(points, (0, size - len(points)), mode="edge")
-        values = [np.asarray(sides) for sides in program(jnp.asarray(padded))]
-        if not all(np.isfinite(sides).all() for sides in values):
+        now, todo = (_Pieces(*(a[part] for a in todo)) for part in (np.s_[:size], np.s_[size:]))
+        padding = (0, size - len(now.start))
+        padded = [jnp.asarray(np.pad(a, padding, mode="edge")) for a in (now.start, now.end)]
+        sides, differs = jax.device_get(program(*padded))
+        if not all(np.isfinite(values).all() for values in sides):
             raise ValueError(
                 "`f` is not finite on the line from `baseline` to `x`: look for NaN in x, in the "
                 "baseline and in `args`"
             )
-        whole, parts = _bent(now, points, values)
+        for call, wrong in differs.items():
+            if wrong.any():
+                raise UncoveredPrimitiveError(
+                    f"`f` has a derivative of its own that is not that of its values: {call}. "
+                    f"{_REMEDY}"
+                )
+        whole, parts = _bent(now, sides)
         done.append(whole)
         count += len(whole)
         todo = _Pieces(*map(np.concatenate, zip(parts, todo, strict=True)))
     return np.sort(np.concatenate(done))
 
 
-def _bent(now: _Pieces, points: np.ndarray, values: list[np.ndarray]) -> tuple[np.ndarray, _Pieces]:
+def _bent(now: _Pieces, values: list[np.ndarray]) -> tuple[np.ndarray, _Pieces]:
     """Return where the parts that nothing bends start, and the parts that the others fall into.
 
-    `values` are the sides of each kink at the points, the ends of the parts among them.
+    `values` are the sides of each kink at both ends of every part.
     """
-    first, last = np.searchsorted(points, now.start), np.searchsorted(points, now.end)
     straight = np.arange(len(now.start))
     new: list[tuple[float, float, int]] = []
     for kink, sides in enumerate(values):
         looked_at = straight[now.kink[straight] <= kink]
-        largest = sides.argmax(axis=-1)
-        changes = largest[first[looked_at]] != largest[last[looked_at]]
-        rows, groups = np.nonzero(changes)
+        largest = sides.argmax(axis=-1)[looked_at]
+        rows, groups = np.nonzero(largest[:, 0] != largest[:, 1])
         places = looked_at[rows]
-        found, fractions = crossings(sides[first[places], groups], sides[last[places], groups])
+        found, fractions = crossings(sides[places, 0, groups], sides[places, 1, groups])
         places = places[found]
         bent = set()
         for place in np.unique(places):
@@ -214,26 +222,53 @@ class _Term(NamedTuple):
     degree: int
 
 
+class _Found(NamedTuple):
+    """What a run of the program finds out, in program order."""
+
+    sides: list[Array]
+    differs: dict[str, Array]
+    """Call with a derivative of its own -> whether that is not the derivative of its values."""
+    x64: bool
+    """Whether the author of f runs it in float64."""
+
+
 def _sides(
-    f: Function, x64: bool, x: ArrayTree, baseline: ArrayTree, args: tuple[Any, ...], alphas: Array
-) -> list[Array]:
-    """Return for every kink of f its sides, of shape (points, kinks, sides), in program order."""
-    with jax.enable_x64(x64):  # f is traced as its author runs it
-        program, operands = _jaxpr.trace(functions.checked(f), x, args, whole=False)
-    ends = [(_wide(a), _wide(b)) for a, b in zip(*map(jax.tree.leaves, (baseline, x)), strict=True)]
+    f: Function,
+    x64: bool,
+    x: ArrayTree,
+    baseline: ArrayTree,
+    args: tuple[Any, ...],
+    start: Array,
+    end: Array,
+) -> tuple[list[Array], dict[str, Array]]:
+    """Return for every kink of f its sides at both ends of parts of the line, seen from within.
 
-    def at(alpha: Array) -> list[Array]:
-        terms = [_Term((1 - alpha) * start + alpha * end, 1) for start, end in ends]
-        terms += [_Term(value, 0) for value in operands[len(ends) :]]
-        found: list[Array] = []
+    They are of shape (parts, 2, kinks, sides) and hold up to where an earlier kink bends the part.
+    """
+    with jax.enable_x64(x64):
+        program, operands = _jaxpr.trace(functions.checked(f), x, args, whole="always")
+    line = [(_wide(a), _wide(b)) for a, b in zip(*map(jax.tree.leaves, (baseline, x)), strict=True)]
+
+    def at(alpha: Array) -> tuple[list[Array], dict[str, Array]]:
+        terms = [_Term((1 - alpha) * first + alpha * last, 1) for first, last in line]
+        terms += [_Term(value, 0) for value in operands[len(line) :]]
+        found = _Found([], {}, x64)
         _run(program, terms, found)
-        return [jnp.clip(sides, -_LARGEST, _LARGEST) for sides in found]
+        return [jnp.clip(sides, -_LARGEST, _LARGEST) for sides in found.sides], found.differs
 
-    return jax.vmap(at)(alphas)
+    quarter = (end - start) / 4
+    near, differs = jax.vmap(at)(jnp.concatenate([start + quarter, end - quarter]))
+    return [_extrapolated(*jnp.split(sides, 2)) for sides in near], differs
 
 
-def _run(program: Program, inputs: list[_Term], found: list[Array]) -> list[_Term]:
-    """Run a program; append the sides of its kinks."""
+def _extrapolated(first: jax.Array, last: jax.Array) -> jax.Array:
+    """Return the values at both ends of parts from those at a quarter and at three."""
+    step = (last - first) / 2
+    return jnp.stack([first - step, last + step], axis=1)
+
+
+def _run(program: Program, inputs: list[_Term], found: _Found) -> list[_Term]:
+    """Run a program; add what is found."""
     env = {value: _Term(constant, 0) for value, constant in program.constants.items()}
     env.update(zip(program.inputs, inputs, strict=True))
 
@@ -242,34 +277,85 @@ def _run(program: Program, inputs: list[_Term], found: list[Array]) -> list[_Ter
 
     for equation in program.equations:
         terms = [read(atom) for atom in equation.inputs]
-        if not equation.dependents:
-            values = _jaxpr.run(equation, [term.value for term in terms])
+        if not any(term.degree for term in terms):
+            values = _jaxpr.run(equation, _as_written(equation, terms))
             results = [_Term(value, 0) for value in values]
         elif equation.is_call or equation.primitive is p.remat_p:
             results = _run(equation.bodies[0], terms, found)
+            if equation.is_call:
+                call = f"{equation.name}, at {equation.source}"
+                wrong = _derivative_differs(equation, terms, found.x64)
+                found.differs[call] = found.differs.get(call, False) | wrong
         else:
-            results = _apply(equation, terms, found)
+            results = _apply(equation, terms, found.sides)
         env.update(zip(equation.outputs, results, strict=True))
     return [read(atom) for atom in program.outputs]
+
+
+def _as_written(equation: Equation, terms: list[_Term]) -> list[Any]:
+    """Return the operands in the dtypes of the program, for which bodies of branches are made."""
+    return [
+        term.value.astype(atom.dtype) if _is_real(getattr(atom, "dtype", None)) else term.value
+        for atom, term in zip(equation.inputs, terms, strict=True)
+    ]
+
+
+def _derivative_differs(equation: Equation, terms: list[_Term], x64: bool) -> jax.Array:
+    """Return whether a call's own derivative is not that of its body, near the operands.
+
+    Not at the operands: at its kinks, such as 0 for a ReLU, a function may choose.
+    """
+    near = [
+        _Term(_shaken(term.value, shift) if term.degree else term.value, term.degree)
+        for shift, term in enumerate(terms, 1)
+    ]
+    operands = _as_written(equation, near)
+    varied = [place for place, term in enumerate(terms) if term.degree]
+
+    def derivative(apply: Callable[[list[Any]], list[Any]]) -> list[jax.Array]:
+        def of_varied(*values: jax.Array) -> list[jax.Array]:
+            given = dict(zip(varied, values, strict=True))
+            results = apply([given.get(place, value) for place, value in enumerate(operands)])
+            return [result for result in results if _is_real(result.dtype)]
+
+        results, pull = jax.vjp(of_varied, *(operands[place] for place in varied))
+        weights = [_shaken(jnp.ones_like(r), shift) for shift, r in enumerate(results)]
+        return list(pull([w.astype(r.dtype) for w, r in zip(weights, results, strict=True)]))
+
+    with jax.enable_x64(x64):
+        own = derivative(functools.partial(_jaxpr.run, equation))
+        true = derivative(functools.partial(_jaxpr.evaluate, equation.bodies[0]))
+    wrong = jnp.array(False)
+    for a, b in zip(own, true, strict=True):
+        tolerance = float(jnp.finfo(b.dtype).eps) ** 0.5
+        a, b = _wide(a), _wide(b)
+        wrong |= ~(jnp.max(jnp.abs(a - b), initial=0) <= tolerance * jnp.max(jnp.abs(b), initial=0))
+    return wrong
+
+
+def _shaken(value: jax.Array, shift: int) -> jax.Array:
+    """Return numbers within a few hundredths of the given ones, no two of them the same way."""
+    counted = lax.iota(jnp.float32, value.size).reshape(value.shape) + shift
+    wave = jnp.sin(1000 * value.astype(jnp.float32) + counted).astype(value.dtype)
+    return value + wave * (0.01 + 0.03 * jnp.abs(value))
 
 
 def _apply(equation: Equation, terms: list[_Term], found: list[Array]) -> list[_Term]:
     """Apply one operation in float64; append its sides if it has a kink."""
     operands = [_wide(term.value) for term in terms]
     degree = _degree(equation, [term.degree for term in terms])
-    sides = _SIDES.get(equation.primitive)
-    if sides and any(term.degree for term in terms):
-        found += list(sides(equation, *operands))
-    results = _jaxpr.run_in(np.float64, equation, operands)
-    return [
-        _Term(result, degree if jnp.issubdtype(result.dtype, jnp.floating) else 0)
-        for result in results
-    ]
+    if equation.primitive in _SIDES:
+        found += list(_SIDES[equation.primitive](equation, *operands))
+    return [_Term(result, degree) for result in _jaxpr.run_in(np.float64, equation, operands)]
+
+
+def _is_real(dtype: Any) -> bool:
+    return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def _wide(value: Any) -> jax.Array:
     array: jax.Array = jnp.asarray(value)
-    return array.astype(jnp.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    return array.astype(jnp.float64) if _is_real(array.dtype) else array
 
 
 _LINEAR = (
@@ -285,21 +371,16 @@ _PRODUCTS = _jaxpr.WEIGHTED | {p.mul_p}
 
 def _degree(equation: Equation, degrees: list[int]) -> int:
     """Return the degree of what an operation makes of values of these degrees."""
-    primitive = equation.primitive
-    if not any(degrees):
-        return 0
+    primitive, real = equation.primitive, _is_real(equation.output.dtype)
     if primitive in _SIDES:
-        return int(equation.output.floating and primitive is not p.sign_p)
-    if primitive in _LINEAR and equation.output.floating:
-        return 1
-    if primitive in _PRODUCTS and sum(degrees) == 1:
-        return 1
-    if primitive is p.div_p and degrees == [1, 0]:
+        return int(real and primitive is not p.sign_p)
+    product = primitive in _PRODUCTS and sum(degrees) == 1
+    quotient = primitive is p.div_p and degrees == [1, 0]
+    if real and (primitive in _LINEAR or product or quotient):
         return 1
     raise UncoveredPrimitiveError(
         f"`f` is not piecewise linear in x, as far as is known: {equation.name} of values that "
-        f"depend on x, at {equation.source}. For such a function use "
-        "xattr.integrate_to_tolerance, or integrated gradients with a fixed quadrature"
+        f"depend on x, at {equation.source}. {_REMEDY}"
     )
 
 
