@@ -31,7 +31,6 @@ def assert_bends(f, x, baseline, expected, tolerance=1e-12):
 
 
 def test_hand_worked_networks():
-    relu = jax.nn.relu
     assert_bends(lambda x: 1 - relu(1 - x), 2.0, 0.0, [0.5])
     assert_bends(lambda x: 3 * x, 2.0, 0.0, [])
     # relu(x) bends at 1/2 of the way from -1 to 1; relu(x) - 1/4 at 5/8.
@@ -225,6 +224,128 @@ def test_one_program_for_all_values():
         found = {len(attribute(seed).nodes) for seed in range(1, 6)}
     assert not counts
     assert len(found) > 1
+
+
+relu = jax.nn.relu
+
+
+@pytest.mark.parametrize(
+    ("f", "bends", "expected"),
+    [
+        (lambda x: relu(jnp.where(x > 0.5, x - 0.75, 1.0)), [0.5, 0.75], 0.25),
+        (lambda x: relu(jnp.where(x < 0.5, 0.25 - x, 1.0)), [0.25, 0.5], -0.25),
+        (lambda x: relu(jnp.where(x > 1 / 3, x - 0.75, 1.0)), [1 / 3, 0.75], 0.25),
+        (lambda x: relu(jnp.where(x < 1 / 3, 0.25 - x, 1.0)), [0.25, 1 / 3], -0.25),
+        # 0 to ½, x − 0.7 from there; x + 0.8 to 0.3, x − 0.8 from there: slope 1 on 0.3, 0.3, 0.2.
+        (
+            lambda x: relu(0.5 * jnp.sign(x - 0.5) + x - 1.2) + relu(x - 0.8 * jnp.sign(x - 0.3)),
+            [0.3, 0.5, 0.7, 0.8],
+            0.3 + 0.3 + 0.2,
+        ),
+    ],
+)
+@pytest.mark.usefixtures("x64")
+def test_bends_behind_a_jump(f, bends, expected):
+    """What holds at a jump itself holds on one side of it only."""
+    assert_bends(f, 1.0, 0.0, bends)
+    rule = exact_quadrature(f, jnp.array(1.0))
+    found = xattr.integrated_gradients(f, jnp.array(1.0), quadrature=rule)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def with_rule(forward, derivative):
+    f = jax.custom_jvp(forward)
+    f.defjvp(lambda primals, tangents: (forward(*primals), derivative(*primals) * tangents[0]))
+    return f
+
+
+def with_pull(forward, derivative):
+    f = jax.custom_vjp(forward)
+    f.defvjp(lambda x: (forward(x), x), lambda x, g: (derivative(x) * g,))
+    return f
+
+
+def spike(x):
+    return jnp.where(x > 0, 1.0, 0.0).astype(x.dtype)
+
+
+def clipped(x):
+    return jnp.clip(x, -1, 1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        with_pull(spike, lambda x: 1 / (1 + jnp.abs(x)) ** 2),
+        with_rule(clipped, lambda x: x**2),
+        # The same up to 1, which x passes.
+        with_pull(clipped, jnp.ones_like),
+        jax.jit(with_rule(clipped, jnp.ones_like)),
+    ],
+)
+def test_a_derivative_that_is_not_that_of_the_values_is_named(call):
+    f = lambda x: 2 * call(x - 0.25)
+    match = (
+        r"derivative of its own that is not that of its values: custom_\w+, at test_kinks\.py:\d"
+    )
+    for _ in range(2):  # traced, and compiled already
+        with pytest.raises(xattr.UncoveredPrimitiveError, match=match):
+            exact_quadrature(f, jnp.array(3.0))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_derivative_that_is_that_of_the_values(dtype):
+    """Also where units are at their kinks all the way, and may have any derivative."""
+    own = with_pull(jax.nn.relu6, lambda x: ((x > 0) & (x <= 6)).astype(x.dtype))
+    limited = with_rule(clipped, lambda x: (jnp.abs(x) < 1).astype(x.dtype))
+    pair = jax.custom_jvp(lambda x, which, scale: jnp.maximum(x, 0)[which] * scale)
+    pair.defjvp(
+        lambda primals, tangents: (
+            pair(*primals),
+            jnp.where(primals[0] > 0, tangents[0], 0)[primals[1]] * primals[2],
+        )
+    )
+
+    def f(x, which, scale):
+        x = own(own(x))
+        x = jnp.stack([x - 1, 0 * x, 6 * jnp.ones_like(x), x - 7])
+        x = jax.nn.hard_tanh(jax.nn.leaky_relu(jax.nn.relu6(relu(x)) - 2))
+        return limited(pair(x, which, scale) - jnp.asarray(0.5, dtype)) + limited(x[3])
+
+    # relu6(x) − 1 − 2 is relued at 3, is ½ at 3½ and clipped at 4, from 0 to 8.
+    rule = exact_quadrature(f, jnp.array(8, dtype), args=(0, jnp.ones((), dtype)))
+    assert {1.0, 3.0, 4.0, 6.0} <= set(np.round(8 * ends_of(rule), 9))
+
+
+def test_a_rule_is_carried_out_as_its_author_runs_it():
+    """With x64 off `jnp.ones` is in float32, which the tangent is not promoted to."""
+    ones = lambda x: jnp.where(jnp.abs(x) < 1, jnp.ones(x.shape), jnp.zeros(x.shape))
+    assert_bends(with_rule(clipped, ones), 2.0, 0.0, [0.5])
+
+
+def test_branches_for_values_of_one_dtype():
+    def f(x):
+        by_sign = lax.cond(x > 0.4, lambda y: y * 2, lambda y: y * 3 + 1, jnp.sign(x - 0.7))
+        return x * by_sign
+
+    assert_bends(f, 1.0, 0.0, [0.4, 0.7], 1e-7)
+    count = lambda x: lax.while_loop(lambda y: y < 3, lambda y: y + 1, jnp.sign(x - 0.25))
+    assert_bends(lambda x: x * count(x), 1.0, 0.0, [0.25])
+
+
+@pytest.mark.parametrize(
+    ("operation", "f"),
+    [
+        ("convert_element_type", lambda x: jnp.abs(x.astype(complex) * (1 + 1j) + 1j - 0.5)[0]),
+        ("convert_element_type", lambda x: jnp.sum(jnp.abs(jnp.fft.fft(x)))),
+        ("complex", lambda x: jnp.abs(lax.complex(x, x)[0] + 1)),
+        ("fft", lambda x: jnp.sum(jnp.abs(jnp.fft.rfft(x)))),
+    ],
+)
+def test_complex_values_are_not_covered(operation, f):
+    with pytest.raises(xattr.UncoveredPrimitiveError, match=operation) as error:
+        exact_quadrature(f, jnp.arange(1.0, 4.0))
+    assert "test_kinks.py:" in str(error.value)
 
 
 @pytest.mark.parametrize(
