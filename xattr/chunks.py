@@ -1,10 +1,9 @@
 """Work in chunks: one reduction, driven from the host outside a trace and by a scan inside one.
 
 The scan is rolled, so that memory is that of one chunk. Measured on CPU (JAX 0.10.2, 2 cores),
-times to those of the same compiled chunk called from Python: rolled 1.2 to 1.4 for a CNN, whose
-input-gradient convolutions XLA compiles to a slower form inside a loop, 1.0 for an MLP, 0.9 for
-EfficientNet-Lite0. Fully unrolled 0.6 to 0.8, 0.9 and 1.0, but with the temporaries of *all* chunks
-alive at once (4.7 times for 6 chunks of the CNN); unrolled in part, no faster than rolled.
+times to those of the same compiled chunk called from Python: rolled 0.9 to 1.0 for a CNN (with the
+gradients of `convolutions`) and an MLP, 0.8 for EfficientNet-Lite0. Fully unrolled it would keep the
+temporaries of *all* chunks alive at once.
 """
 
 from collections.abc import Callable
@@ -21,8 +20,9 @@ from xattr.types import Array, ArrayTree, Progress
 DEFAULT_SIZE = 16
 """Nodes or samples taken together where the caller does not say.
 
-Measured on CPU, one image, times to those at 16 for chunks of 4, 8, 32 and 64 nodes: an MLP 2.2,
-1.4, 0.8, 0.6; a CNN 1.5, 1.1, 1.5, 1.3; EfficientNet-Lite0 (of 32 nodes) 1.1, 1.0, 1.1.
+Measured on CPU, one image, times to those at 16 for chunks of 1, 4, 64 and 256 nodes: an MLP 1.7,
+1.4, 0.8, 0.6; a CNN 1.3, 1.2, 0.9, 0.9 (`tests/benchmarks/scaling.py`). EfficientNet-Lite0 is 1.2
+times as fast with 4.
 """
 
 Part = Callable[[Any, int, Array], ArrayTree]

@@ -147,7 +147,7 @@ def concentrated(
 
     Shapes: `f(x, *args)` returns a scalar for one example, `path(alpha)` what f takes; nodes and
     weights are arrays of shape (n,). f is evaluated at `probes` + 1 points, without gradients: as
-    much work as a fifth to a third of so many gradients. A new label, input or path of the same
+    much work as a fifth to a half of so many gradients. A new label, input or path of the same
     shapes runs the same compiled programs; derivatives take the nodes as constants. Where f is
     constant, or not finite at a probe, all cells are equal. Raises `ValueError` for n < 1 or
     probes < 1, `TypeError` for a path that does not return floating arrays.
