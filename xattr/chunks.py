@@ -2,8 +2,8 @@
 
 The scan is rolled, so that memory is that of one chunk. Measured on CPU (JAX 0.10.2, 2 cores),
 times to those of the same compiled chunk called from Python: rolled 0.9 to 1.0 for a CNN (with the
-gradients of `convolutions`) and an MLP, 0.8 for EfficientNet-Lite0. Fully unrolled it would keep the
-temporaries of *all* chunks alive at once.
+gradients of `convolutions`) and an MLP, 0.8 for EfficientNet-Lite0. Fully unrolled it would
+hold the temporaries of *all* chunks at once.
 """
 
 from collections.abc import Callable
