@@ -279,6 +279,20 @@ def test_alone_in_a_batch_and_differentiated():
     table.close(jax.jacrev(run)(xs[0]), jax.jacrev(unhoisted)(xs[0]))
 
 
+def test_derivatives_where_the_prefix_does_not_change(x64):
+    """A value of L that is the same at both ends still moves with x."""
+    blocks = np.kron(np.eye(2), W[:3, :3])
+    f = lambda x: jnp.prod(jnp.tanh((blocks @ x).reshape(2, 3)).sum(1))
+    baseline, x = inputs(dense, jnp.float64)
+    x = x.at[:3].set(baseline[:3])
+    hoisted = lambda x: xattr.integrated_gradients(f, x, baseline, quadrature=RULE)
+    path = lambda x: xattr.paths.straight_line(baseline, x)
+    plain = lambda x: xattr.path_integral(f, path(x), quadrature=RULE)
+    expected = jax.jacrev(plain)(x)
+    np.testing.assert_allclose(jax.jacrev(hoisted)(x), expected, rtol=1e-10, atol=1e-12)
+    assert np.abs(expected[3:, :3]).max() > 1e-3
+
+
 def test_a_feature_at_its_baseline_gets_exactly_nothing():
     baseline, x = inputs(dense, jnp.float32)
     x = x.at[2].set(baseline[2])

@@ -6,7 +6,7 @@ cond, while and checkpoint keep their bodies.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from typing import Literal as OneOf
@@ -390,8 +390,12 @@ def _wider(dtype: Any, other: Any) -> np.dtype:
     return max(np.dtype(dtype), np.dtype(other), key=lambda d: d.itemsize)
 
 
-def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:
-    """Run a whole program."""
+def evaluate(
+    program: Program,
+    operands: Sequence[Any],
+    run: Callable[[Equation, Sequence[Any]], list[Any]] = run,
+) -> list[Any]:
+    """Run a whole program, each equation by `run`."""
     env: dict[Any, Any] = dict(program.constants)
     env.update(zip(program.inputs, operands, strict=True))
     for equation in program.equations:

@@ -10,6 +10,7 @@ it. It pays where L holds a matrix product or a convolution: none of its product
 node, forward or backward, and no gradient has the size of x.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,8 +83,8 @@ def path_kernel(
 
     def point(node: Array) -> ArrayTree:
         # Where a mask has put -inf the line stands still: -inf times a node of 0 would be NaN.
-        between = line(node)
-        return [jnp.where(a == b, a, c) for a, b, c in zip(start, end, between, strict=True)]
+        still = [jnp.isinf(a) & (a == b) for a, b in zip(start, end, strict=True)]
+        return jax.tree.map(jnp.where, still, list(start), line(node))
 
     gradients = jax.vmap(lambda node: gradient(point(node)))(nodes)
     return kernel.weighted_sum(weights, trees.widen(gradients))
@@ -124,16 +125,13 @@ class Split(NamedTuple):
 
     def prefix(self, x: ArrayTree) -> list[jax.Array]:
         """Return L(x), computed in float32 at least."""
-        env: dict[Any, Any] = dict(self.before.constants)
-        env.update(zip(self.before.inputs, [*jax.tree.leaves(x), *self.others], strict=True))
-        for equation in self.before.equations:
-            inputs = [_jaxpr.read(env, v) for v in equation.inputs]
-            if equation.dependents:
-                results = _jaxpr.run_in(np.float32, equation, inputs)
-            else:
-                results = _jaxpr.run(equation, inputs)
-            env.update(zip(equation.outputs, results, strict=True))
-        return [_jaxpr.read(env, v) for v in self.before.outputs]
+
+        def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+            if not equation.dependents:
+                return _jaxpr.run(equation, operands)
+            return _jaxpr.run_in(np.float32, equation, operands)
+
+        return _jaxpr.evaluate(self.before, [*jax.tree.leaves(x), *self.others], run)
 
     def rest(self, values: list[jax.Array]) -> jax.Array:
         """Return G of the values."""
