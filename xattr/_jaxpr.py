@@ -365,7 +365,7 @@ def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
 
 def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Apply the primitive of an equation in the dtype, or a wider one of its operands."""
-    operands = [_at_least(dtype, operand) for operand in operands]
+    operands = [at_least(dtype, operand) for operand in operands]
     primitive, params = equation.origin.primitive, dict(equation.params)
     if primitive is p.reduce_precision_p:
         return operands
@@ -380,7 +380,8 @@ def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]
     return list(result) if primitive.multiple_results else [result]
 
 
-def _at_least(dtype: Any, value: Any) -> jax.Array:
+def at_least(dtype: Any, value: Any) -> jax.Array:
+    """Return an array, a floating one in the dtype or a wider one of its own."""
     array = jnp.asarray(value)
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     return array.astype(_wider(dtype, array.dtype)) if floating else array

@@ -171,13 +171,8 @@ def integrate_to_tolerance(
         return _solve(f, path, max_evaluations, size, *operands)
     path = path if functions.is_pure(path) else _anew(path)
     problem = functools.partial(_solve, f, path, max_evaluations, size)
-    result: AdaptiveResult = functions.compiled(_integral, problem)(*operands)
+    result: AdaptiveResult = functions.compiled(functions.call, problem)(*operands)
     return result
-
-
-def _integral(problem: Callable[..., AdaptiveResult], *operands: Any) -> AdaptiveResult:
-    """Call a problem whose functions and arrays are bound to it, for `functions.compiled`."""
-    return problem(*operands)
 
 
 def _anew(path: Path) -> Path:

@@ -268,6 +268,11 @@ def value_of(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     return value
 
 
+def call(f: Callable[..., Any], *operands: Any) -> Any:
+    """Call f: what `compiled` compiles where all that is static is bound to f itself."""
+    return f(*operands)
+
+
 def staged(f: Function) -> Function:
     """Return the checked f as a function that is traced once for all programs it is part of."""
     return lambda x, *args: value_of(f, x, args)

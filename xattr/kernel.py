@@ -187,8 +187,16 @@ def path_integral(
 
 
 def rule_of(quadrature: Quadrature | None) -> Quadrature:
-    """Return the quadrature as arrays, or the default one."""
-    return rules.checked(rules.gauss_legendre(DEFAULT_NODES) if quadrature is None else quadrature)
+    """Return the quadrature as arrays in a dtype of JAX's, or the default one."""
+    rule = rules.gauss_legendre(DEFAULT_NODES) if quadrature is None else quadrature
+    return Quadrature(*map(_canonical, rules.checked(rule)))
+
+
+def _canonical(values: Array) -> Array:
+    """Cast values on the host: JAX 0.10.2 may not notice that jax_enable_x64 was switched."""
+    if not isinstance(values, np.ndarray):
+        return values
+    return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
 
 
 def nodes_of(rule: Quadrature, start: Any, size: int, valid: Array) -> tuple[Array, Array]:

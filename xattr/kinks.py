@@ -88,14 +88,9 @@ def exact_quadrature(
     problem = functools.partial(_sides, f, jax.dtypes.canonicalize_dtype(np.float64).itemsize == 8)
     args = jax.tree.map(jnp.asarray, args)  # as f sees them, before the switch to float64
     with jax.enable_x64(True):
-        program = functools.partial(functions.compiled(_sides_of, problem), x, baseline, args)
+        program = functools.partial(functions.compiled(functions.call, problem), x, baseline, args)
         ends = _ends(program, max_pieces)
     return Quadrature((ends[:-1] + ends[1:]) / 2, np.diff(ends))
-
-
-def _sides_of(problem: Callable[..., Any], *operands: Any) -> Any:
-    """Call a problem whose functions and arrays are bound to it, for `functions.compiled`."""
-    return problem(*operands)
 
 
 # The search, on the host.
@@ -352,9 +347,7 @@ def _is_real(dtype: Any) -> bool:
     return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-def _wide(value: Any) -> jax.Array:
-    array: jax.Array = jnp.asarray(value)
-    return array.astype(jnp.float64) if _is_real(array.dtype) else array
+_wide = functools.partial(_jaxpr.at_least, np.float64)
 
 
 _LINEAR = (

@@ -18,7 +18,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from xattr import chunks, functions, kernel, trees
-from xattr import quadrature as rules
 from xattr.types import ArrayTree, Function, Quadrature
 
 Method = Callable[..., ArrayTree]
@@ -88,10 +87,9 @@ def sharded(
     def attribute(
         *operands: Any, quadrature: Quadrature | None = None, **options: Any
     ) -> ArrayTree:
-        rule = None if quadrature is None else rules.checked(quadrature)
+        rule = None if quadrature is None else kernel.rule_of(quadrature)
         if plan.step_axis is not None:
             rule = _rule(method, rule)
-        rule = None if rule is None else Quadrature(*map(_default_float, rule))
         if plan.step_axis is None and rule is not None:
             options["quadrature"], rule = rule, None
         examples, axes = batched(operands, in_axes)
@@ -233,13 +231,8 @@ def _rule(method: Method, rule: Quadrature | None) -> Quadrature:
         raise ValueError(_NO_QUADRATURE)
     own = bound.get("quadrature")
     if rule is None and isinstance(own, tuple):  # not None, nor the absence of a default
-        return rules.checked(Quadrature(*own))
-    return rules.gauss_legendre(kernel.DEFAULT_NODES) if rule is None else rule
-
-
-def _default_float(values: Any) -> Any:
-    """Cast values on the host: JAX 0.10.2 may not notice that jax_enable_x64 was switched."""
-    return values.astype(jnp.result_type(float)) if isinstance(values, np.ndarray) else values
+        return kernel.rule_of(Quadrature(*own))
+    return kernel.rule_of(None) if rule is None else rule
 
 
 def _mapped(
