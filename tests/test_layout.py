@@ -34,9 +34,15 @@ LAYERS = [
     {"patterns", "layers"},
     {"report"},
     {"perturb", "shapley", "interactions"},
-    {"axioms", "plot", "testing", "sharding"}
-    | {"sanity", "metrics", "attacks", "competitive", "edges"},
-    {"dataset"},
+    {"gaps"},
+    {"invariances"},
+    {"axioms", "plot", "sharding"} | {"sanity", "metrics", "attacks", "competitive", "edges"},
+    {"dataset", "compilations", "toys"},
+    {"specimens"},
+    {"problems"},
+    {"strategies", "assertions"},
+    {"trials"},
+    {"testing"},
     {"__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -75,6 +81,10 @@ def test_only_allowed_packages_are_imported(module):
             assert module == "plot"
             assert not at_top, "matplotlib is imported when a picture is made"
             continue
+        if root == "hypothesis":
+            assert module in ("strategies", "trials")
+            assert not at_top, "hypothesis is imported when something is drawn"
+            continue
         assert root in {"xattr", "jax", "numpy", "chex"} or root in sys.stdlib_module_names, name
         assert not name.startswith(("jax._src", "jax.extend")) or module == "_jaxpr"
 
@@ -92,8 +102,9 @@ def test_this_xattr_is_ours():
     assert (PACKAGE / "py.typed").is_file()
 
 
-def test_matplotlib_is_not_imported_with_the_package():
+def test_nothing_optional_is_imported_with_the_package():
     import subprocess
 
-    code = "import sys, xattr; sys.exit('matplotlib' in sys.modules or 'flax' in sys.modules)"
+    code = "import sys, xattr; sys.exit(any(map(sys.modules.get, %r)))"
+    code %= (("matplotlib", "flax", "hypothesis"),)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 
 from xattr import (
     attacks,
+    axioms,
     composites,
     metrics,
     paths,
@@ -58,6 +59,7 @@ __all__ = [
     "attacks",
     "attribute_dataset",
     "aumann_shapley",
+    "axioms",
     "competitive_gradient_x_input",
     "completeness_gap",
     "composites",

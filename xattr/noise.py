@@ -1,6 +1,5 @@
 """SmoothGrad and its relatives: moments of any attribution method over noisy inputs."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +8,7 @@ import numpy as np
 
 from xattr import chunks, functions, trees
 from xattr.gradients import gradient
-from xattr.types import Array, ArrayTree, Function, PRNGKey, Progress
-
-Method = Callable[..., ArrayTree]
-"""An attribution method: `method(f, x, *, args) -> pytree`."""
+from xattr.types import Array, ArrayTree, Function, Method, PRNGKey, Progress
 
 
 class _Moments(NamedTuple):

@@ -1,53 +1,72 @@
-"""Help for tests of code that composes these functions: count what was compiled."""
+"""Help for tests: axioms as assertions on drawn functions, and a count of what was compiled.
 
-import contextlib
-from collections import Counter
-from collections.abc import Iterator
+`assert_axioms(method, claims={...})` tries each axiom that a method claims on functions drawn by
+hypothesis, and shows the smallest counterexample as lines to paste. The strategies draw for tests
+of your own. `hypothesis` comes with `pip install 'xattr-jax[test]'`.
+"""
 
-import jax
-
-KERNEL = "path_kernel"
-"""The name of the one compiled function that all path attributions share."""
-
-KERNELS = (
-    KERNEL,
-    "ruled_kernel",
-    "relevance_kernel",
-    "deep_lift_kernel",
-    "competitive_kernel",
+from xattr.assertions import (
+    assert_affine_scale_invariance,
+    assert_completeness,
+    assert_conservation,
+    assert_dummy,
+    assert_implementation_invariance,
+    assert_input_invariance,
+    assert_linearity,
+    assert_positivity,
+    assert_proportionality,
+    assert_sensitivity_a,
+    assert_sensitivity_b,
+    assert_symmetry,
+    assert_time_reparametrization,
+    assert_zero_at_baseline,
 )
-"""The names of the functions that the methods compile: paths, guided backpropagation and DeConvNet,
-LRP, DeepLIFT, competitive gradient × input."""
+from xattr.compilations import KERNEL, KERNELS, count_compilations
+from xattr.problems import AXIOMS, Problem, problem
+from xattr.strategies import (
+    dummy_functions,
+    equivalent_pairs,
+    inputs,
+    networks,
+    paths,
+    problems,
+    quadratures,
+    shifted_pairs,
+    symmetric_functions,
+)
+from xattr.trials import Verdict, assert_axioms, falsify
 
-_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-@contextlib.contextmanager
-def count_compilations() -> Iterator[Counter[str]]:
-    """Count the compilations inside a `with` block, by the name of the compiled function.
-
-    counts[name] = number of programs compiled by XLA under that name.
-
-    Shapes: a `Counter`, filled while the block runs.
-    Source: `jax.monitoring`, event "/jax/core/compile/backend_compile_duration".
-
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: jnp.sum(x**2)
-    >>> with count_compilations() as counts:
-    ...     for value in (1.0, 2.0):
-    ...         _ = xattr.integrated_gradients(f, jnp.full(3, value))
-    >>> counts[KERNEL]
-    1
-    """
-    counts: Counter[str] = Counter()
-
-    def listen(event: str, duration_secs: float, **labels: str | int) -> None:
-        if event == _COMPILE_EVENT:
-            name = str(labels.get("fun_name", ""))
-            counts[name.removeprefix("jit(").removesuffix(")")] += 1
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield counts
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+__all__ = [
+    "AXIOMS",
+    "KERNEL",
+    "KERNELS",
+    "Problem",
+    "Verdict",
+    "assert_affine_scale_invariance",
+    "assert_axioms",
+    "assert_completeness",
+    "assert_conservation",
+    "assert_dummy",
+    "assert_implementation_invariance",
+    "assert_input_invariance",
+    "assert_linearity",
+    "assert_positivity",
+    "assert_proportionality",
+    "assert_sensitivity_a",
+    "assert_sensitivity_b",
+    "assert_symmetry",
+    "assert_time_reparametrization",
+    "assert_zero_at_baseline",
+    "count_compilations",
+    "dummy_functions",
+    "equivalent_pairs",
+    "falsify",
+    "inputs",
+    "networks",
+    "paths",
+    "problem",
+    "problems",
+    "quadratures",
+    "shifted_pairs",
+    "symmetric_functions",
+]

@@ -19,6 +19,9 @@ PRNGKey: TypeAlias = chex.PRNGKey
 Function: TypeAlias = Callable[..., Any]
 """The function explained: `f(x, *args) -> scalar`, for one example `x`, any pytree of floats."""
 
+Method: TypeAlias = Callable[..., ArrayTree]
+"""An attribution method: `method(f, x, *, args)` or `method(f, x, baseline, *, args) -> pytree`."""
+
 Path: TypeAlias = Callable[[Any], ArrayTree]
 """A path γ: `alpha -> pytree like x` on [0, 1]; γ(0) is the baseline, γ(1) the input."""
 

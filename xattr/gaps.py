@@ -1,0 +1,173 @@
+"""By how much an axiom is missed, and by how much the numbers alone may miss it."""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xattr import functions, kernel, trees
+from xattr import quadrature as rules
+from xattr.types import ArrayTree, Function, Method
+
+ULPS = 1024
+"""Units in the last place of the largest term that rounding may cost a network's attributions."""
+
+SAFETY = 8
+"""Times the largest change under refinement that the error of a quadrature is taken for.
+
+A kink that falls between two nodes is missed by an error that may lie anywhere within bounds, with
+twice and three times the nodes within a half and a third of them: that both of these agree with the
+first to an eighth of it is rare, but no theorem excludes it.
+"""
+
+
+class Gap(NamedTuple):
+    """By how much an axiom is missed: 0 where it holds.
+
+    `value` is the miss, `tolerance` how much of it quadrature and rounding can account for; both
+    are scalars in units of the attributions. `holds` compares them; `float(gap)` is the value.
+    """
+
+    value: jax.Array
+    tolerance: jax.Array
+
+    @property
+    def holds(self) -> jax.Array:
+        """Tell whether the numbers can account for the miss; False for NaN."""
+        return self.value <= self.tolerance
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+class Attributed(NamedTuple):
+    """Attributions, and the sum of the errors of quadrature and rounding in them."""
+
+    maps: ArrayTree
+    error: jax.Array
+
+
+def attributed(
+    method: Method,
+    refined: Sequence[Method] | None,
+    f: Function,
+    x: ArrayTree,
+    *operands: ArrayTree,
+    args: tuple[Any, ...],
+) -> Attributed:
+    """Return the method's attributions with an estimate of their error."""
+    result = method(f, x, *operands, args=args)
+    maps, error = trees.widen(result), rounding(result)
+    finer = refinements(method) if refined is None else refined
+    others = [trees.widen(other(f, x, *operands, args=args)) for other in finer]
+    if others:
+        changes = jnp.stack([distance(maps, other) for other in others])
+        error += SAFETY * jnp.max(changes)
+    return Attributed(maps, error)
+
+
+def rounding(tree: ArrayTree) -> jax.Array:
+    """Return what rounding may cost numbers of this size and precision, in float32 at least."""
+
+    def cost(leaf: Any) -> jax.Array:
+        eps = float(jnp.finfo(jnp.result_type(leaf)).eps)  # type: ignore[no-untyped-call]
+        share = min(ULPS * eps, 1 / 16)
+        return share * jnp.abs(trees.widen(leaf))
+
+    return trees.total(jax.tree.map(cost, tree))
+
+
+def refinements(method: Method) -> tuple[Method, ...]:
+    """Return a method with an option `quadrature` with twice and three times the nodes."""
+    parameter = inspect.signature(method).parameters.get("quadrature")
+    if parameter is None:
+        return ()
+    rule = parameter.default
+    if rule is None or rule is parameter.empty:
+        rule = rules.gauss_legendre(kernel.DEFAULT_NODES)
+    return tuple(
+        functools.partial(method, quadrature=rules.composite(rule, pieces)) for pieces in (2, 3)
+    )
+
+
+def takes_baseline(method: Method) -> bool:
+    """Tell whether a method is one of `method(f, x, baseline, *, args)`.
+
+    It is if its third argument is called `baseline` or must be given.
+    """
+    functions.check_callable(method, "method")
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(method).parameters.values()
+    third = [parameter for parameter in parameters if parameter.kind in kinds][2:3]
+    return any(p.name == "baseline" or p.default is p.empty for p in third)
+
+
+def gap(value: Any, *errors: Any) -> Gap:
+    """Return a gap whose tolerance is the sum of the errors."""
+    terms = [jnp.asarray(term) for term in (value, *errors)]
+    wide = trees.widest(terms)
+    miss, *tolerances = (term.astype(wide) for term in terms)
+    return Gap(jnp.abs(miss), jnp.sum(jnp.stack(tolerances)))
+
+
+def total(tree: ArrayTree) -> jax.Array:
+    """Return Σ|tree| over all leaves."""
+    return trees.total(jax.tree.map(jnp.abs, tree))
+
+
+def distance(left: ArrayTree, right: ArrayTree) -> jax.Array:
+    """Return Σ|left − right| over all leaves."""
+    trees.same_structure(right, left, "attributions", "the attributions they are compared with")
+    return total(jax.tree.map(jnp.subtract, left, right))
+
+
+def like_x(maps: ArrayTree, x: ArrayTree) -> ArrayTree:
+    """Return the attributions, or raise where they are not one number for each feature of x."""
+    wide = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, trees.wide(leaf.dtype)), x)
+    return trees.like(maps, wide, "attributions")
+
+
+def is_feature(x: ArrayTree, index: Any, name: str) -> ArrayTree:
+    """Return a tree like x that is true at one feature, counted through the leaves of x."""
+    leaves, treedef = jax.tree.flatten(x)
+    count = sum(leaf.size for leaf in leaves)
+    known = trees.on_host(index)
+    if known is not None and (known.ndim or known.dtype.kind not in "iu" or not 0 <= known < count):
+        raise ValueError(
+            f"`{name}` must be one feature of x, 0 … {count - 1} counted through its leaves, "
+            f"not {index!r}"
+        )
+    starts = np.cumsum([0, *(leaf.size for leaf in leaves[:-1])])
+    masks = [
+        (int(start) + jnp.arange(leaf.size) == index).reshape(leaf.shape)
+        for start, leaf in zip(starts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, masks)
+
+
+def pick(mask: ArrayTree, tree: ArrayTree) -> jax.Array:
+    """Return the element of the tree at the one place where the mask is true."""
+    return trees.total(jax.tree.map(lambda at, leaf: jnp.where(at, leaf, 0), mask, tree))
+
+
+def put(mask: ArrayTree, values: ArrayTree, tree: ArrayTree) -> ArrayTree:
+    """Return the tree with its elements where the mask is true taken from another."""
+    return jax.tree.map(jnp.where, mask, values, tree)
+
+
+def put_one(mask: ArrayTree, value: jax.Array, tree: ArrayTree) -> ArrayTree:
+    """Return the tree with one number at the place where the mask is true."""
+    return jax.tree.map(lambda at, leaf: jnp.where(at, value.astype(leaf.dtype), leaf), mask, tree)
+
+
+def ends_of(
+    method: Method, x: ArrayTree, baseline: ArrayTree | None
+) -> tuple[ArrayTree, ArrayTree, tuple[ArrayTree, ...]]:
+    """Return input, baseline, and what a method is to be called with after x."""
+    x = trees.floating(x, "x")
+    baseline = trees.baseline_like(baseline, x)
+    return x, baseline, (baseline,) if takes_baseline(method) else ()

@@ -1,0 +1,161 @@
+"""Look for problems on which a method misses an axiom."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from xattr import gaps
+from xattr.gaps import Gap
+from xattr.problems import AXIOMS, Problem, axiom_of
+from xattr.strategies import problems
+from xattr.types import Method, UncoveredPrimitiveError
+
+
+class Verdict(NamedTuple):
+    """What came of trying an axiom on many problems; see `xattr.testing.falsify`.
+
+    `holds` is None where there was nothing to try: the method has no baseline to be at, or no rule
+    for any of the functions. `examples` is how many problems were measured until one failed,
+    `uncovered` how many the method has no rule for, `gap` the largest among those that hold, or
+    that of the `counterexample`.
+    """
+
+    axiom: str
+    holds: bool | None
+    examples: int
+    uncovered: int
+    gap: Gap | None
+    counterexample: Problem | None
+
+
+def falsify(
+    axiom: str,
+    method: Method,
+    *,
+    max_examples: int = 100,
+    refined: Sequence[Method] | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Look for a problem on which a method misses an axiom, and make it as small as can be.
+
+    holds = gap.value ≤ gap.tolerance on all problems drawn, and finite.
+
+    Shapes: `method` is one as for `xattr.axioms`, `refined` as there; the same `seed` draws the
+    same problems. Raises `ValueError` for an axiom that is not there, `ImportError` without
+    hypothesis.
+    Source: MacIver et al. 2019, "Hypothesis: a new approach to property-based testing".
+
+    >>> import xattr
+    >>> verdict = falsify("sensitivity_a", xattr.gradient)
+    >>> verdict.holds, verdict.counterexample.name
+    (False, 'saturated')
+    """
+    function = axiom_of(axiom)
+    if axiom == "zero_at_baseline" and not gaps.takes_baseline(method):
+        return Verdict(axiom, None, 0, 0, None, None)
+    measured: list[Gap] = []
+    failed: list[int] = []
+    uncovered = 0
+
+    def fails(candidate: Problem) -> bool:
+        nonlocal uncovered
+        try:
+            gap = candidate.gap(function, method, refined=refined)
+        except UncoveredPrimitiveError:
+            uncovered += 1
+            return False
+        except Exception as error:
+            error.add_note(f"on {candidate!r}")
+            raise
+        if bool(gap.holds):
+            measured.append(gap)
+        else:
+            failed.append(len(measured) + 1)
+        return not gap.holds
+
+    found = _find(problems(axiom), fails, max_examples, seed)
+    if found is not None:
+        gap = found.gap(function, method, refined=refined)
+        return Verdict(axiom, False, failed[0], uncovered, gap, found)
+    worst = max(measured, key=float, default=None)
+    return Verdict(axiom, True if measured else None, len(measured), uncovered, worst, None)
+
+
+def _find(strategy: Any, fails: Callable[[Problem], bool], examples: int, seed: int) -> Any:
+    """Return the smallest thing that fails, or None."""
+    import hypothesis
+    from hypothesis.errors import NoSuchExample
+
+    settings = hypothesis.settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    )
+    try:
+        return hypothesis.find(strategy, fails, settings=settings, random=random.Random(seed))
+    except NoSuchExample:
+        return None
+
+
+def assert_axioms(
+    method: Method,
+    claims: Iterable[str],
+    *,
+    max_examples: int = 100,
+    refined: Sequence[Method] | None = None,
+    seed: int = 0,
+) -> dict[str, Verdict]:
+    """Raise `AssertionError` unless a method keeps every axiom that it claims.
+
+    gap(axiom, P) ≤ tolerance for every claim and every problem P drawn; the error shows, for each
+    axiom that is missed, the smallest problem found, as lines to paste.
+
+    Shapes: `claims` are names of `xattr.testing.AXIOMS`; the result is a verdict for each. Options
+    as for `xattr.testing.falsify`. Raises `ValueError` for an axiom that is not there or that has
+    nothing to say of the method.
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks".
+
+    >>> import xattr
+    >>> verdicts = assert_axioms(xattr.gradient, {"linearity"}, max_examples=10)
+    >>> verdicts["linearity"].examples
+    10
+    """
+    if isinstance(claims, str):
+        raise ValueError(f"`claims` must be names of axioms: pass {{{claims!r}}}")
+    names = sorted(set(claims), key=lambda name: list(AXIOMS).index(axiom_of(name).__name__))
+    verdicts = {
+        name: falsify(name, method, max_examples=max_examples, refined=refined, seed=seed)
+        for name in names
+    }
+    silent = [name for name, verdict in verdicts.items() if verdict.holds is None]
+    if silent:
+        raise ValueError(
+            f"`claims` has {', '.join(silent)}, which could not be tried: the method takes no "
+            "baseline, or has a rule for none of the functions"
+        )
+    missed = [_told(method, verdict) for verdict in verdicts.values() if not verdict.holds]
+    if missed:
+        raise AssertionError("\n\n".join(missed))
+    return verdicts
+
+
+def _told(method: Method, verdict: Verdict) -> str:
+    """Tell of a counterexample, so that it can be pasted."""
+    name = getattr(method, "__name__", "")
+    name = name if name.isidentifier() else "method"
+    value, tolerance = (float(part) for part in verdict.gap or (np.nan, np.nan))
+    lines = [
+        f"{name} does not keep {verdict.axiom}: gap {value:.3g}, tolerance {tolerance:.1g} "
+        f"(example {verdict.examples}, then made as small as can be). To see it:",
+        "",
+        "    import jax, xattr",
+        f"    jax.config.update('jax_enable_x64', {jax.config.read('jax_enable_x64')})",
+        f"    p = {verdict.counterexample!r}",
+        f"    print(p.gap({verdict.axiom!r}, {name}))",
+    ]
+    return "\n".join(lines)
