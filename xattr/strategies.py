@@ -221,13 +221,20 @@ def _drawn(names: tuple[str, ...], axiom: str) -> SearchStrategy[Problem]:
 
 
 def _inputs(draw: DrawFn, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    st, size = _hypothesis(), math.prod(shape)
-    steps = st.lists(st.integers(-STEPS, STEPS), min_size=size, max_size=size)
-    places = np.arange(size) % 4 + 1
-    x = np.array(draw(steps)) / 2 + places / 10
-    baseline = np.array(draw(steps)) / 2
-    tied = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    size = math.prod(shape)
+    x = _steps(draw, size) / 2 + (np.arange(size) % 4 + 1) / 10
+    baseline = _steps(draw, size) / 2
+    tied = _steps(draw, size) > STEPS / 2
     return x.reshape(shape), np.where(tied, x, baseline).reshape(shape)
+
+
+def _steps(draw: DrawFn, size: int) -> np.ndarray:
+    """Draw whole numbers, by seed for their variety or one by one for simple counterexamples."""
+    st = _hypothesis()
+    if draw(st.booleans()):
+        random = np.random.default_rng(draw(st.integers(0, SEEDS)))
+        return random.integers(-STEPS, STEPS + 1, size)
+    return np.array(draw(st.lists(st.integers(-STEPS, STEPS), min_size=size, max_size=size)))
 
 
 def _problem(draw: DrawFn, names: tuple[str, ...], axiom: str) -> Problem:
@@ -237,15 +244,12 @@ def _problem(draw: DrawFn, names: tuple[str, ...], axiom: str) -> Problem:
     name = draw(st.one_of([st.sampled_from(part) for part in (papers, drawn) if part]))
     specimen = SPECIMENS[name]
     size = math.prod(specimen.shape)
+    is_of_paper = bool(specimen.witness) and draw(st.booleans())
     x, baseline = _inputs(draw, specimen.shape)
-    if specimen.witness and draw(st.booleans()):
+    if is_of_paper:
         x = np.array(specimen.witness)
     if specimen.rises:
         x, baseline = np.maximum(x, baseline), np.minimum(x, baseline)
-
-    def array(values: SearchStrategy[Any]) -> list[Any]:
-        several = draw(st.lists(values, min_size=size, max_size=size))
-        return np.reshape(several, specimen.shape).tolist()  # type: ignore[no-any-return]
 
     half = st.integers(-STEPS, STEPS).map(lambda k: k / 2)
     options: dict[str, Any] = {}
@@ -254,9 +258,10 @@ def _problem(draw: DrawFn, names: tuple[str, ...], axiom: str) -> Problem:
     if axiom == "linearity":
         options |= {"a": draw(half), "b": draw(half)}
     if axiom in ("input_invariance", "affine_scale_invariance"):
-        options["shift"] = array(half)
+        options["shift"] = (_steps(draw, size) / 2).reshape(specimen.shape)
     if axiom == "affine_scale_invariance":
-        options["scale"] = array(st.sampled_from(SCALES))
+        scales = draw(st.lists(st.sampled_from(SCALES), min_size=size, max_size=size))
+        options["scale"] = np.reshape(scales, specimen.shape)
     if axiom == "time_reparametrization":
         options["path"] = draw(st.sampled_from(list(PATHS)))
         options["warp"] = draw(st.sampled_from(list(WARPS)))

@@ -1,15 +1,18 @@
 """Look for problems on which a method misses an axiom."""
 
+import dataclasses
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from xattr import gaps
 from xattr.gaps import Gap
-from xattr.problems import AXIOMS, Problem, axiom_of
+from xattr.problems import AXIOMS, Problem, axiom_of, floats
+from xattr.specimens import SPECIMENS
 from xattr.strategies import problems
 from xattr.types import Method, UncoveredPrimitiveError
 
@@ -78,10 +81,22 @@ def falsify(
 
     found = _find(problems(axiom), fails, max_examples, seed)
     if found is not None:
+        for part in _simpler(found):
+            candidate = dataclasses.replace(found, **part)
+            found = candidate if fails(candidate) else found
         gap = found.gap(function, method, refined=refined)
         return Verdict(axiom, False, failed[0], uncovered, gap, found)
     worst = max(measured, key=float, default=None)
     return Verdict(axiom, True if measured else None, len(measured), uncovered, worst, None)
+
+
+def _simpler(problem: Problem) -> Iterator[dict[str, Any]]:
+    """Yield what to put for parts of a problem that hypothesis drew by seed."""
+    zeros, specimen = jnp.zeros_like(problem.x), SPECIMENS[problem.name]
+    x = {"x": floats(specimen.witness)} if specimen.witness else {}
+    yield from ({**x, "baseline": zeros}, {"baseline": zeros}, x)
+    if "shift" in problem.options:
+        yield {"options": {**problem.options, "shift": zeros}}
 
 
 def _find(strategy: Any, fails: Callable[[Problem], bool], examples: int, seed: int) -> Any:
