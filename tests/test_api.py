@@ -10,7 +10,7 @@ import pytest
 import xattr
 
 MODULES = ["paths", "quadrature", "targets", "plot", "testing", "rules", "composites"]
-MODULES += ["sanity", "metrics", "attacks"]
+MODULES += ["sanity", "metrics", "attacks", "axioms"]
 EXPECTED = {
     "xattr": (
         "sample integrate path_integral gradient gradient_x_input integrated_gradients "
@@ -40,6 +40,20 @@ EXPECTED = {
     ),
     "targets": "logit probability log_probability log_odds",
     "plot": "heatmap overlay signed_channels panel",
+    "axioms": (
+        "completeness sensitivity_a sensitivity_b dummy implementation_invariance linearity "
+        "symmetry input_invariance affine_scale_invariance zero_at_baseline conservation "
+        "positivity proportionality time_reparametrization completeness_gap"
+    ),
+    "testing": (
+        "networks symmetric_functions dummy_functions equivalent_pairs shifted_pairs paths "
+        "quadratures inputs problems problem falsify assert_axioms count_compilations "
+        "assert_completeness assert_sensitivity_a assert_sensitivity_b assert_dummy "
+        "assert_implementation_invariance assert_linearity assert_symmetry "
+        "assert_input_invariance assert_affine_scale_invariance assert_zero_at_baseline "
+        "assert_conservation assert_positivity assert_proportionality "
+        "assert_time_reparametrization"
+    ),
 }
 WORK = {"chunk_size", "progress", "on_uncovered", "upsample"}
 SIGNATURES = {
@@ -113,6 +127,22 @@ OTHERS = {
     "metrics.pearson": "a b where",
     "metrics.top_k_intersection": "a b k absolute",
     "attacks.mean_shift": "params m layer strides padding",
+    "axioms.completeness": "method f x baseline args refined",
+    "axioms.sensitivity_a": "method f x baseline feature args refined",
+    "axioms.sensitivity_b": "method f x baseline feature args refined",
+    "axioms.implementation_invariance": "method f g x baseline args refined",
+    "axioms.linearity": "method f g x baseline a b args refined",
+    "axioms.symmetry": "method f x baseline i j args refined",
+    "axioms.input_invariance": ("method f shifted x baseline shift shifted_baseline args refined"),
+    "axioms.affine_scale_invariance": "method f x baseline scale shift args refined",
+    "axioms.zero_at_baseline": "method f x args refined",
+    "axioms.conservation": "method f x layers args refined",
+    "axioms.positivity": "method f x baseline args refined",
+    "axioms.proportionality": "method f x baseline args refined",
+    "axioms.time_reparametrization": "method f path warp args refined",
+    "testing.assert_linearity": "method f g x baseline a b args refined",
+    "testing.assert_axioms": "method claims max_examples refined seed",
+    "testing.falsify": "axiom method max_examples refined seed",
     "paths.straight_line": "baseline x",
     "paths.aumann_shapley": "x",
     "paths.monotone": "baseline x exponents",

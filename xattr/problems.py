@@ -94,8 +94,11 @@ class Problem:
     def args(self) -> tuple[ArrayTree, ...]:
         """The parameters: f(x, *args)."""
         random = np.random.default_rng(self.seed)
-        drawn: tuple[ArrayTree, ...] = jax.tree.map(floats, SPECIMENS[self.name].draw(random))
+        drawn: tuple[ArrayTree, ...] = jax.tree.map(self._like_x, SPECIMENS[self.name].draw(random))
         return drawn
+
+    def _like_x(self, values: Any) -> jax.Array:
+        return floats(values).astype(self.x.dtype)
 
     @property
     def path(self) -> Path:
@@ -141,8 +144,9 @@ def problem(
     Problem = (f or f and g, x, baseline, args, options): f(x, *args) is a scalar.
 
     Shapes: `x` and `baseline` are arrays or nested lists of the specimen's shape; without, x is
-    that of the paper or ones, the baseline zeros. All are in the default precision. `seed` draws
-    the parameters; `options` are what an axiom asks for (feature, a, b, shift, scale, path, warp).
+    that of the paper or ones, the baseline zeros. All are in the precision of x, the default one if
+    x is no array of JAX. `seed` draws the parameters; `options` are what an axiom asks for
+    (feature, a, b, shift, scale, path, warp).
     Raises `ValueError` for a name that is not there or another shape.
     Source: `xattr.testing.AXIOMS` has the names of the specimens for each axiom.
 
@@ -155,7 +159,7 @@ def problem(
         raise ValueError(f"`name` is {name!r}; the specimens are {', '.join(SPECIMENS)}")
     shape, witness = SPECIMENS[name].shape, SPECIMENS[name].witness
     x = floats((witness or np.ones(shape)) if x is None else x)
-    baseline = floats(np.zeros(shape) if baseline is None else baseline)
+    baseline = floats(np.zeros(shape) if baseline is None else baseline).astype(x.dtype)
     for label, array in (("x", x), ("baseline", baseline)):
         if array.shape != shape:
             raise ValueError(
@@ -163,7 +167,7 @@ def problem(
             )
     for option in ("shift", "scale"):
         if option in options:
-            options[option] = jnp.broadcast_to(floats(options[option]), shape)
+            options[option] = jnp.broadcast_to(floats(options[option]).astype(x.dtype), shape)
     return Problem(name, int(seed), x, baseline, {**SPECIMENS[name].options, **options})
 
 

@@ -31,7 +31,7 @@ SCALES = (2.0, 0.5, -3.0, 10.0)
 RULES: dict[str, Callable[[int], Quadrature]] = {
     "gauss_legendre": rules.gauss_legendre,
     "midpoint": rules.midpoint,
-    "trapezoid": lambda n: rules.trapezoid(n + 1),
+    "trapezoid": rules.trapezoid,
     "riemann_left": rules.riemann_left,
     "riemann_right": rules.riemann_right,
 }

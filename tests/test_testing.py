@@ -1,0 +1,360 @@
+"""The strategies draw what they promise; what is broken is caught, and shown so that it pastes."""
+
+import functools
+import re
+import subprocess
+import sys
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import xattr
+from tests import networks
+from xattr import axioms, testing
+from xattr.specimens import SPECIMENS
+
+pytestmark = pytest.mark.usefixtures("x64")
+IG = xattr.integrated_gradients
+
+
+# --- premises: what an axiom presupposes holds for all that is drawn -----------------------------
+
+
+@functools.cache
+def value_of(name, which):
+    function = SPECIMENS[name].functions[which]
+    return jax.jit(lambda *operands: function(*operands))
+
+
+def value(p, x, which=0):
+    return float(value_of(p.name, which)(x, *p.args))
+
+
+PREMISES = settings(max_examples=150)
+
+
+@PREMISES
+@given(testing.dummy_functions(), st.floats(-3, 3))
+def test_dummies_do_not_matter(p, other):
+    feature = p.options["feature"]
+    assert abs(value(p, p.x) - value(p, p.x.at[feature].set(other))) < 1e-12
+
+
+@PREMISES
+@given(testing.symmetric_functions())
+def test_symmetric_features_change_places(p):
+    i, j = p.options["i"], p.options["j"]
+    swapped = p.x.at[i].set(p.x[j]).at[j].set(p.x[i])
+    assert abs(value(p, p.x) - value(p, swapped)) < 1e-12
+
+
+@PREMISES
+@given(testing.equivalent_pairs())
+def test_pairs_are_equal(p):
+    assert abs(value(p, p.x) - value(p, p.x, -1)) < 1e-12
+    assert abs(value(p, p.baseline) - value(p, p.baseline, -1)) < 1e-12
+
+
+def test_pairs_are_not_the_same_program():
+    for name in testing.AXIOMS["implementation_invariance"]:
+        p = testing.problem(name)
+        one, other = (str(jax.make_jaxpr(f)(p.x, *p.args)) for f in (p.f, p.g))
+        assert one != other
+
+
+@PREMISES
+@given(testing.shifted_pairs())
+def test_shifts_are_undone(p):
+    m = p.options["shift"]
+    shifted = value_of(p.name, -1)(p.x + m, m, *p.args)
+    assert abs(value(p, p.x) - float(shifted)) < 1e-12
+
+
+@PREMISES
+@given(testing.problems("positivity"), st.floats(0, 1), st.integers(0, 3))
+def test_rising_functions_rise(p, part, feature):
+    assert (p.x >= p.baseline).all()
+    between = p.baseline + part * (p.x - p.baseline)
+    further = between.at[feature % p.x.size].add(0.5)
+    assert value(p, further) >= value(p, between) - 1e-12
+
+
+@PREMISES
+@given(testing.problems("proportionality"))
+def test_functions_of_the_sum_depend_on_nothing_else(p):
+    moved = jnp.zeros_like(p.x).at[0].set(p.x.sum())
+    assert abs(value(p, p.x) - value(p, moved)) < 1e-11
+
+
+def test_two_functions_of_linearity_differ():
+    for name in testing.AXIOMS["linearity"]:
+        p = testing.problem(name, x=1.5 + np.arange(SPECIMENS[name].shape[0]))
+        assert abs(value(p, p.x) - value(p, p.x, 1)) > 1e-3
+
+
+@PREMISES
+@given(testing.networks())
+def test_networks_have_a_hidden_layer(p):
+    assert p.name in {f"{k}-{a}" for k in KINDS for a in ACTIVATIONS}
+    assert p.options["layers"] == ("hidden",)
+    assert np.isfinite(value(p, p.x))
+
+
+KINDS = ("dense", "conv", "residual", "attention")
+ACTIVATIONS = ("relu", "gelu", "softplus", "tanh")
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_every_specimen_is_of_its_parameters_and_differentiable(name):
+    one, other = (testing.problem(name, seed=seed) for seed in (0, 1))
+    assert any(name in names for names in testing.AXIOMS.values())
+    assert one.x.shape == SPECIMENS[name].shape
+    if one.args:
+        assert value(one, one.x) != value(other, other.x)
+    gradient = jax.jit(jax.grad(lambda x: one.f(x, *one.args)))(one.x * 1.3 + 0.05)
+    assert jnp.isfinite(gradient).all()
+    if "layers" in one.options:
+        to_layer, from_layer = xattr.at_layer(one.f, "hidden")
+        h = jax.jit(to_layer)(one.x, *one.args)
+        np.testing.assert_allclose(
+            float(jax.jit(from_layer)(h, one.x, *one.args)), value(one, one.x), rtol=1e-12
+        )
+
+
+@settings(max_examples=200)
+@given(st.data(), st.sampled_from([(), (3,), (2, 2)]))
+def test_inputs(data, shape):
+    x, baseline = data.draw(testing.inputs(shape))
+    assert x.shape == baseline.shape == shape
+    assert x.dtype == baseline.dtype == jnp.float64
+    assert (jnp.abs(x) <= 3.5).all()
+    assert (jnp.abs(2 * x - jnp.round(2 * x)) > 0.1).all()  # off the kinks of the papers
+
+
+def test_inputs_have_ties_and_no_ties():
+    tied = lambda drawn: bool((drawn[0] == drawn[1]).all())
+    mixed = lambda drawn: 0 < int((drawn[0] == drawn[1]).sum()) < 4
+    find = functools.partial(hypothesis.find, testing.inputs((4,)))
+    x, baseline = find(tied)
+    assert (x == baseline).all()
+    find(mixed)
+
+
+@given(st.data())
+def test_paths_go_from_the_baseline_to_the_input(data):
+    baseline, x = jnp.array([1.0, -2.0, 0.0]), jnp.array([0.5, 3.0, 0.0])
+    path = data.draw(testing.paths(baseline, x))
+    np.testing.assert_allclose(path(0.0), baseline, atol=1e-12)
+    np.testing.assert_allclose(path(1.0), x, atol=1e-12)
+
+
+@given(testing.quadratures(8))
+def test_quadratures_integrate_constants_and_compile_once(rule):
+    assert rule.nodes.shape == rule.weights.shape == (8,)
+    np.testing.assert_allclose(rule.weights.sum(), 1)
+
+
+def test_nothing_is_compiled_for_another_example():
+    run = lambda seed: testing.problem("dense-tanh", seed=seed).gap("completeness", IG)
+    run(0)
+    with testing.count_compilations() as counts:
+        for seed in range(1, 5):
+            run(seed)
+    assert not counts
+
+
+# --- problems are what they are printed as -------------------------------------------------------
+
+
+@settings(max_examples=100)
+@given(st.data(), st.sampled_from(list(testing.AXIOMS)))
+def test_a_problem_is_what_it_is_printed_as(data, axiom):
+    p = data.draw(testing.problems(axiom))
+    again = eval(repr(p), {"xattr": xattr})
+    assert repr(again) == repr(p)
+    assert (again.x == p.x).all()
+    assert (again.baseline == p.baseline).all()
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again.args, p.args))
+    assert set(again.options) == set(p.options)
+
+
+# --- what is broken is found ---------------------------------------------------------------------
+
+
+def half(f, x, baseline, *, args):
+    return IG(f, x, baseline, args=args) / 2
+
+
+def no_difference(f, x, baseline, *, args):
+    """Integrated gradients without the factor (x − x')."""
+    return IG(f, x, baseline, args=args) / jnp.where(x == baseline, 1, x - baseline)
+
+
+def first_only(f, x, *, args):
+    grads = xattr.gradient(f, x, args=args)
+    return grads.ravel().at[1:].add(0.1 * grads.ravel()[:-1]).reshape(grads.shape)
+
+
+def squared(f, x, *, args):
+    return xattr.gradient(f, x, args=args) ** 2
+
+
+def sees_program(f, x, *, args):
+    return x * len(jax.make_jaxpr(f)(x, *args).eqns)
+
+
+def no_velocity(f, path, *, args):
+    nodes, weights = xattr.quadrature.gauss_legendre(8)
+    points = jax.vmap(path)(jnp.asarray(nodes))
+    grads = jax.vmap(lambda x: jax.grad(f)(x, *args))(points)
+    return jnp.tensordot(jnp.asarray(weights), grads, 1)
+
+
+def shows_input(f, x, *, args):
+    return x
+
+
+BROKEN = {
+    "completeness": half,
+    "sensitivity_a": xattr.gradient,
+    "sensitivity_b": shows_input,
+    "implementation_invariance": sees_program,
+    "linearity": squared,
+    "symmetry": first_only,
+    "input_invariance": xattr.gradient_x_input,
+    "affine_scale_invariance": no_difference,
+    "zero_at_baseline": lambda f, x, baseline, *, args: xattr.gradient(f, x, args=args),
+    "conservation": half,
+    "positivity": lambda f, x, *, args: -xattr.gradient(f, x, args=args),
+    "proportionality": no_difference,
+    "time_reparametrization": no_velocity,
+}
+
+
+@pytest.mark.parametrize("axiom", testing.AXIOMS)
+def test_what_is_broken_is_found(axiom):
+    verdict = testing.falsify(axiom, BROKEN[axiom], max_examples=60)
+    assert verdict.holds is False
+    assert not verdict.gap.holds
+    assert 1 <= verdict.examples <= 60
+    pasted = eval(repr(verdict.counterexample), {"xattr": xattr})
+    assert float(pasted.gap(axiom, BROKEN[axiom])) == float(verdict.gap)
+    assertion = getattr(testing, f"assert_{axiom}")
+    with pytest.raises(AssertionError, match=axiom):
+        assertion(BROKEN[axiom], verdict.counterexample)
+
+
+@pytest.mark.parametrize(
+    ("axiom", "method", "name", "x"),
+    [
+        ("sensitivity_a", xattr.gradient, "saturated", [2.0]),
+        ("implementation_invariance", xattr.deep_lift, "figure-7", [3.0, 1.0]),
+        ("sensitivity_b", xattr.deep_lift, "nothing", [3.0, 1.0, 1.0]),
+    ],
+)
+def test_counterexamples_are_those_of_the_papers(axiom, method, name, x):
+    verdict = testing.falsify(axiom, method, max_examples=100)
+    p = verdict.counterexample
+    assert (p.name, p.x.tolist(), p.baseline.tolist()) == (name, x, [0.0] * len(x))
+
+
+def test_assertion_takes_what_the_axiom_takes():
+    f, x = networks.figure_7f, jnp.array([3.0, 1.0])
+    testing.assert_completeness(IG, f, x, refined=[IG, functools.partial(IG, quadrature=None)][:1])
+    with pytest.raises(AssertionError, match=r"completeness is missed by 1, of which"):
+        testing.assert_completeness(xattr.gradient_x_input, f, x)
+
+
+def test_all_claims_are_tried_and_the_missed_ones_told(capsys):
+    claims = {"completeness", "linearity", "sensitivity_b"}
+    verdicts = testing.assert_axioms(IG, claims, max_examples=20)
+    assert list(verdicts) == ["completeness", "sensitivity_b", "linearity"]
+    assert all(verdict.holds and verdict.examples == 20 for verdict in verdicts.values())
+    with pytest.raises(AssertionError) as caught:
+        testing.assert_axioms(half, claims, max_examples=20)
+    text = str(caught.value)
+    assert text.startswith("half does not keep completeness: gap ")
+    assert "linearity" not in text
+    (paste,) = (line for line in text.splitlines() if line.strip().startswith("p = "))
+    p = eval(paste.split("= ", 1)[1], {"xattr": xattr})
+    assert not p.gap("completeness", half).holds
+
+
+def test_the_lines_of_a_counterexample_run_when_pasted():
+    with pytest.raises(AssertionError) as caught:
+        testing.assert_axioms(xattr.gradient, {"completeness"}, max_examples=5)
+    lines = [line[4:] for line in str(caught.value).splitlines() if line.startswith("    ")]
+    code = "\n".join(lines).replace("print(", "from xattr import gradient\nprint(")
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Gap(value=Array(1., dtype=float64)" in shown.stdout
+
+
+def test_same_seed_same_problems():
+    run = lambda seed: testing.falsify("linearity", squared, max_examples=30, seed=seed)
+    assert repr(run(1).counterexample) == repr(run(1).counterexample)
+    assert run(1).examples == run(1).examples
+
+
+def test_what_has_no_rule_is_counted_and_what_has_no_baseline_is_not_tried():
+    verdict = testing.falsify("symmetry", xattr.guided_backprop, max_examples=30)
+    assert verdict.holds
+    assert verdict.uncovered + verdict.examples == 30
+    assert verdict.uncovered
+    assert testing.falsify("zero_at_baseline", xattr.gradient).holds is None
+    with pytest.raises(ValueError, match="`claims` has zero_at_baseline, which could not be tried"):
+        testing.assert_axioms(xattr.gradient, {"zero_at_baseline"})
+
+
+def test_an_error_of_the_method_names_the_problem():
+    def method(f, x, *, args):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        testing.falsify("completeness", method)
+    assert any("xattr.testing.problem(" in note for note in caught.value.__notes__)
+
+
+BAD = {
+    "axiom": (lambda: testing.falsify("completness", IG), "there is no axiom 'completness'"),
+    "claim": (lambda: testing.assert_axioms(IG, {"fast"}), "there is no axiom 'fast'"),
+    "claims": (lambda: testing.assert_axioms(IG, "linearity"), "pass {'linearity'}"),
+    "name": (lambda: testing.problem("cat"), "`name` is 'cat'; the specimens are"),
+    "shape": (lambda: testing.problem("gated", x=[1.0]), "`x` has shape (1,)"),
+    "nodes": (lambda: testing.quadratures(3), "`n` must be an even number"),
+    "strategy": (lambda: testing.problems("cat"), "there is no axiom"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    call, words = BAD[case]
+    with pytest.raises(ValueError, match=re.escape(words)):
+        call()
+
+
+def test_without_hypothesis_the_message_says_what_to_install():
+    code = (
+        "import sys; sys.modules['hypothesis'] = None\n"
+        "import xattr\n"
+        "print(float(xattr.testing.problem('gated').gap('completeness', xattr.gradient)))\n"
+        "try: xattr.testing.networks()\n"
+        "except ImportError as error: print(error)\n"
+        "try: xattr.testing.assert_axioms(xattr.gradient, {'linearity'})\n"
+        "except ImportError as error: print(error)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *rest = shown.stdout.splitlines()
+    assert first == "1.0"  # (1, −1) against ReLU(3 − 1 − 1) − 0
+    assert [line.endswith("pip install 'xattr-jax[test]'") for line in rest] == [True, True]
+
+
+def test_every_axiom_has_its_assertion():
+    for name in testing.AXIOMS:
+        assertion = getattr(testing, f"assert_{name}")
+        assert assertion.__name__ in testing.__all__
+        assert getattr(axioms, name).__name__ == name
