@@ -191,7 +191,7 @@ def paths(baseline: jax.Array, x: jax.Array) -> SearchStrategy[Path]:
     return drawn
 
 
-def quadratures(n: int = 64) -> SearchStrategy[Quadrature]:
+def quadratures(n: int) -> SearchStrategy[Quadrature]:
     """Draw quadratures of a fixed number of nodes, so that nothing is compiled twice.
 
     ∫₀¹ g(α) dα ≈ Σₖ wₖ g(αₖ): Gauss–Legendre, midpoint, trapezoid and Riemann rules, whole and on
