@@ -127,8 +127,8 @@ def assert_axioms(
 ) -> dict[str, Verdict]:
     """Raise `AssertionError` unless a method keeps every axiom that it claims.
 
-    verdict.holds = gap.value ≤ gap.tolerance on all problems drawn, for every claim; the error shows,
-    for each axiom that is missed, the smallest problem found, as lines to paste.
+    verdict.holds = gap.value ≤ gap.tolerance on all problems drawn, for every claim; the error
+    shows, for each axiom that is missed, the smallest problem found, as lines to paste.
 
     Shapes: `claims` are names of `xattr.testing.AXIOMS`; the result is a verdict for each. Options
     as for `xattr.testing.falsify`. Raises `ValueError` for an axiom that is not there or that has
