@@ -141,7 +141,7 @@ OTHERS = {
     "axioms.proportionality": "method f x baseline args refined",
     "axioms.time_reparametrization": "method f path warp args refined",
     "testing.assert_linearity": "method f g x baseline a b args refined",
-    "testing.assert_axioms": "method claims max_examples refined seed",
+    "testing.assert_axioms": "method claims max_examples refined seed progress",
     "testing.falsify": "axiom method max_examples refined seed",
     "paths.straight_line": "baseline x",
     "paths.aumann_shapley": "x",

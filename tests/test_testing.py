@@ -263,6 +263,14 @@ def test_counterexamples_are_those_of_the_papers(axiom, method, name, x):
     assert (p.name, p.x.tolist(), p.baseline.tolist()) == (name, x, [0.0] * len(x))
 
 
+def test_counterexamples_keep_the_premise():
+    """Of functions that rise from the baseline to x: also after x or baseline were simplified."""
+    lrp = functools.partial(xattr.lrp, composite=xattr.composites.every_layer(xattr.rules.zero()))
+    for seed in range(3):
+        p = testing.falsify("positivity", lrp, max_examples=60, seed=seed).counterexample
+        assert (p.x >= p.baseline).all()
+
+
 def test_assertion_takes_what_the_axiom_takes():
     f, x = networks.figure_7f, jnp.array([3.0, 1.0])
     testing.assert_completeness(IG, f, x, refined=[IG, functools.partial(IG, quadrature=None)][:1])
@@ -272,7 +280,10 @@ def test_assertion_takes_what_the_axiom_takes():
 
 def test_all_claims_are_tried_and_the_missed_ones_told(capsys):
     claims = {"completeness", "linearity", "sensitivity_b"}
-    verdicts = testing.assert_axioms(IG, claims, max_examples=20)
+    steps = []
+    progress = lambda loop: (steps.append(step) or step for step in loop)
+    verdicts = testing.assert_axioms(IG, claims, max_examples=20, progress=progress)
+    assert steps == [0, 1, 2]
     assert list(verdicts) == ["completeness", "sensitivity_b", "linearity"]
     assert all(verdict.holds and verdict.examples == 20 for verdict in verdicts.values())
     with pytest.raises(AssertionError) as caught:
