@@ -75,7 +75,13 @@ def attended(x):
     return jnp.sum(jax.nn.softmax(h @ h.T) @ h)
 
 
-PROGRAMS = {f.__name__: f for f in (dense, deep, branches, moved, affine, stopped, attended)}
+def divided(x):
+    """A quotient is affine in its numerator alone."""
+    return jnp.sum(jnp.tanh(array(W, x) @ x / (x[::-1] + 5)))
+
+
+_FUNCTIONS = (dense, deep, branches, moved, affine, stopped, attended, divided)
+PROGRAMS = {f.__name__: f for f in _FUNCTIONS}
 
 
 def inputs(f, dtype, seed=3):

@@ -245,6 +245,35 @@ def test_smooth_integrated_gradients_is_the_mean_of_integrated_gradients():
     exactly(result, (x**2 + sigma**2) / 2, 5 * 2 * sigma / n**0.5)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 2, None])
+def test_moments_of_few_samples_are_those_of_their_maps(chunk_size):
+    """Map k is k times the mean of the first k less k − 1 times that of the first k − 1."""
+    x, f, key = jnp.array([1.0, 3.0, -1.0]), lambda x: jnp.sum(x**2) / 2, jax.random.key(3)
+    sums = [n * xattr.smooth_grad(f, x, key, num_samples=n) for n in range(1, 6)]
+    maps = np.diff([np.zeros(3), *sums], axis=0)
+    assert maps.std(0).min() > 0.1
+    options = {"num_samples": 5, "chunk_size": chunk_size}
+    exactly(xattr.var_grad(f, x, key, **options), maps.var(0))
+    exactly(xattr.smooth_grad_squared(f, x, key, **options), (maps**2).mean(0))
+
+
+def test_leaves_have_noise_of_their_own():
+    x = {"a": jnp.arange(3.0), "b": jnp.arange(3.0)}
+    f = lambda x: jnp.sum(x["a"] ** 2 + x["b"] ** 2) / 2  # whose gradient is the noisy x
+    noisy = xattr.smooth_grad(f, x, jax.random.key(0), num_samples=1)
+    assert (noisy["a"] != noisy["b"]).all()
+
+
+def test_expected_gradients_draws_alpha_from_all_of_its_part():
+    """∂f = cos 2πnα: the middles of the n parts give −1, their ends 1, the mean over them 0."""
+    n, x = 8, jnp.array([1.0])
+    f = lambda x: jnp.sum(jnp.sin(2 * jnp.pi * n * x)) / (2 * jnp.pi * n)
+    run = lambda key: xattr.expected_gradients(f, x, jnp.zeros((1, 1)), key, num_samples=n)
+    means = jax.vmap(run)(jax.random.split(jax.random.key(0), 400))[:, 0]
+    assert abs(means.mean()) < 4 * means.std() / 20
+    assert abs(means.std() * (2 * n) ** 0.5 - 1) < 0.2  # of n independent α: cos² has mean ½
+
+
 # --- scores -------------------------------------------------------------------------------------
 
 

@@ -66,3 +66,9 @@ def test_rules_are_the_callers_to_change():
     first = quadrature.gauss_legendre(4)
     first.weights[0] = 9
     assert quadrature.gauss_legendre(4).weights[0] < 1
+
+
+def test_riemann_sums_take_the_ends_of_their_names():
+    for n in (1, 4):
+        np.testing.assert_array_equal(quadrature.riemann_left(n).nodes, np.arange(n) / n)
+        np.testing.assert_array_equal(quadrature.riemann_right(n).nodes, (np.arange(n) + 1) / n)

@@ -78,6 +78,7 @@ KNOWN = {  # f, x, LRP-0, guided backpropagation, DeConvNet
     "figure 7 g": (networks.figure_7g, [3, 1], [2, -1], [1, 0], [1, 0]),
     "saturated": (lambda x: networks.saturated(x[0]), [2], [0], [0], [0]),
     "gated": (networks.gated, [3, 1], [1.5, -0.5], [1, 0], [1, 0]),
+    "product": (lambda x: x[0] * x[1] + x[2], [2, 3, 4], [3, 3, 4], [3, 2, 1], [3, 2, 1]),
     "gated off": (networks.gated, [3, 2], [0, 0], [0, 0], [1, 0]),
     "linear": (lambda x: x @ jnp.array([1.0, -1.0]), [2, 0.5], [2, -0.5], [1, -1], [1, -1]),
     "shifted": (
