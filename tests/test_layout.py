@@ -34,6 +34,7 @@ LAYERS = [
     {"patterns", "layers"},
     {"report"},
     {"perturb", "shapley", "interactions"},
+    {"signatures"},
     {"gaps"},
     {"invariances"},
     {"axioms", "plot", "sharding"} | {"sanity", "metrics", "attacks", "competitive", "edges"},

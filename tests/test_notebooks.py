@@ -63,3 +63,27 @@ def test_scaling_carries_no_output():
     notebook = read("scaling_tpu.ipynb")
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_verify_your_method_runs(monkeypatch):
+    monkeypatch.setenv("XATTR_EXAMPLES", "10")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the time
+    printed = printed_by("verify_your_method.ipynb")
+    assert len(re.findall(r"^\w+ +10 hold", printed, re.MULTILINE)) == 8
+    missed = re.findall(r"^forgets_the_baseline does not keep (\w+)", printed, re.MULTILINE)
+    assert missed[0] == "completeness"
+    assert "zero_at_baseline" in missed
+    assert "sum 1.00, change 0.90" in printed  # of the counterexample, pasted
+    two, straight = re.findall(r"^(?:two orders|straight) +\[(\S+) +(\S+)\]", printed, re.MULTILINE)
+    assert two[0] != two[1]
+    assert straight[0] == straight[1]
+    assert "the sign changes" in printed
+    assert "two orders           misses symmetry, proportionality\n" in printed
+    assert "integrated gradients misses none\n" in printed
+
+
+def test_verify_your_method_carries_no_output():
+    notebook = read("verify_your_method.ipynb")
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)

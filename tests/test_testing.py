@@ -300,8 +300,9 @@ def test_the_lines_of_a_counterexample_run_when_pasted():
     with pytest.raises(AssertionError) as caught:
         testing.assert_axioms(xattr.gradient, {"completeness"}, max_examples=5)
     lines = [line[4:] for line in str(caught.value).splitlines() if line.startswith("    ")]
-    code = "\n".join(lines).replace("print(", "from xattr import gradient\nprint(")
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
     assert "Gap(value=Array(1., dtype=float64)" in shown.stdout
 
 
@@ -317,7 +318,7 @@ def test_what_has_no_rule_is_counted_and_what_has_no_baseline_is_not_tried():
     assert verdict.uncovered + verdict.examples == 30
     assert verdict.uncovered
     assert testing.falsify("zero_at_baseline", xattr.gradient).holds is None
-    with pytest.raises(ValueError, match="`claims` has zero_at_baseline, which could not be tried"):
+    with pytest.raises(ValueError, match="`claims` has zero_at_baseline, which cannot be tried"):
         testing.assert_axioms(xattr.gradient, {"zero_at_baseline"})
 
 
@@ -333,7 +334,7 @@ def test_an_error_of_the_method_names_the_problem():
 BAD = {
     "axiom": (lambda: testing.falsify("completness", IG), "there is no axiom 'completness'"),
     "claim": (lambda: testing.assert_axioms(IG, {"fast"}), "there is no axiom 'fast'"),
-    "claims": (lambda: testing.assert_axioms(IG, "linearity"), "pass {'linearity'}"),
+    "claims": (lambda: testing.assert_axioms(IG, "linearity"), "names of axioms"),
     "name": (lambda: testing.problem("cat"), "`name` is 'cat'; the specimens are"),
     "shape": (lambda: testing.problem("gated", x=[1.0]), "`x` has shape (1,)"),
     "nodes": (lambda: testing.quadratures(3), "`n` must be an even number"),
@@ -369,3 +370,118 @@ def test_every_axiom_has_its_assertion():
         assertion = getattr(testing, f"assert_{name}")
         assert assertion.__name__ in testing.__all__
         assert getattr(axioms, name).__name__ == name
+
+
+# --- traps for a first user ----------------------------------------------------------------------
+
+
+def test_a_gap_is_no_truth_value():
+    with pytest.raises(TypeError, match=r"write gap\.holds"):
+        assert axioms.completeness(IG, networks.figure_7f, jnp.array([3.0, 1.0]))
+
+
+def test_parameters_made_inside_a_trace_are_no_tracers():
+    p = testing.problem("dense-relu")
+    inside = jax.jit(lambda x: p.f(x, *p.args))(p.x)
+    np.testing.assert_allclose(float(inside), float(p.f(p.x, *p.args)))
+
+
+def test_hypothesis_prints_what_can_be_pasted():
+    @settings(database=None)
+    @given(testing.networks())
+    def fails(p):
+        raise AssertionError
+
+    with pytest.raises(AssertionError) as caught:
+        fails()
+    assert any("xattr.testing.problem('dense-relu'" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("axiom", ["linearity", "input_invariance", "affine_scale_invariance"])
+def test_a_compiled_method_of_ones_own_is_not_compiled_again(axiom):
+    traced = []
+
+    @functools.partial(jax.jit, static_argnames="f")
+    def own(f, x, *, args):
+        traced.append(f)
+        return jax.grad(f)(x, *args)
+
+    name = {"linearity": "relu-tanh", "input_invariance": "shifted-tanh"}.get(axiom, "dense-tanh")
+    options = {"a": 2.0, "b": 3.0} if axiom == "linearity" else {"shift": 1.0}
+    options |= {"scale": 2.0} if axiom == "affine_scale_invariance" else {}
+    for seed in range(4):
+        testing.problem(name, seed=seed, **options).gap(axiom, own)
+    assert len(traced) == (3 if axiom == "linearity" else 2)
+
+
+def test_problem_checks_what_it_is_given():
+    p = testing.problem
+    for wrong in ({"featur": 0}, {"path": "foo"}, {"warp": "foo"}):
+        with pytest.raises(ValueError, match="the options are feature, i, j"):
+            p("gated", **wrong)
+    with pytest.raises(
+        ValueError, match="does not keep what implementation_invariance presupposes"
+    ):
+        p("product").gap("implementation_invariance", IG)
+    assert repr(p("first-square", feature=0)).endswith("feature=0)")
+    assert "feature" not in repr(p("first-square"))
+    assert p("gated", x=jnp.arange(2)).x.dtype == jnp.float64
+
+
+def test_options_of_a_gap_come_before_those_of_the_problem():
+    p = testing.problem("shifted-linear", shift=[1.0, 2.0], baseline=[0.5, 0.5])
+    moved = p.gap("input_invariance", IG, shifted_baseline=p.baseline + p.options["shift"])
+    assert moved.holds
+    assert not p.gap("input_invariance", IG).holds
+    testing.assert_sensitivity_a(IG, testing.problem("dense-tanh"), feature=2)
+
+
+def test_a_traced_feature_that_is_not_there_is_no_feature():
+    measure = lambda i: axioms.sensitivity_b(shows_input, networks.gated, jnp.ones(2), feature=i)
+    values = jax.vmap(measure)(jnp.arange(3)).value
+    np.testing.assert_array_equal(values, [1, 1, np.nan])
+
+
+def test_the_papers_failures_are_found_with_any_seed():
+    for seed in range(3):
+        verdict = testing.falsify(
+            "sensitivity_a", xattr.gradient_x_input, max_examples=10, seed=seed
+        )
+        assert verdict.counterexample.name == "saturated"
+
+
+UNFIT = {
+    "nothing": (lambda f, x, *, args: None, TypeError, "returned []"),
+    "whole numbers": (lambda f, x, *, args: jnp.ones(3, int), TypeError, "floating attributions"),
+    "no args": (lambda f, x: x, TypeError, "write def method(f, x, *, args=())"),
+    "no function": ("IG", TypeError, "`method` must be a function"),
+    "for paths": (xattr.path_integral, ValueError, "which cannot be tried"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_unfit_methods_are_told_why(kind):
+    method, error, words = UNFIT[kind]
+    with pytest.raises(error, match=re.escape(words)):
+        testing.assert_axioms(method, {"completeness"}, max_examples=30)
+
+
+def test_a_method_with_hidden_randomness_is_told_to_bind_its_key():
+    calls = []
+
+    def method(f, x, *, args):
+        calls.append(x)
+        return xattr.gradient(f, x, args=args) * (0 if len(calls) == 40 else 1)
+
+    with pytest.raises(ValueError, match="bind its random key"):
+        testing.falsify("input_invariance", method, max_examples=60)
+
+
+def test_claims_and_refinements_of_the_wrong_kind():
+    for claims in (set(), IG):
+        with pytest.raises(ValueError, match="`claims` must be names of axioms"):
+            testing.assert_axioms(IG, claims)
+    with pytest.raises(TypeError, match=r"pass \[refined\]"):
+        testing.falsify("completeness", IG, refined=IG)
+    with pytest.raises(ValueError, match="time_reparametrization, which cannot be tried"):
+        testing.assert_axioms(IG, testing.AXIOMS, max_examples=1)

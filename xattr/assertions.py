@@ -20,7 +20,7 @@ def _assertion(axiom: Callable[..., Gap], keeper: str) -> Callable[..., None]:
             gap = operands[0].gap(axiom, method, **options)
         else:
             gap = axiom(method, *operands, **options)
-        if not gap.holds:
+        if not bool(gap.holds):
             shown = f" on {operands[0]!r}" if isinstance(operands[0], Problem) else ""
             raise AssertionError(
                 f"{axiom.__name__} is missed by {float(gap):.3g}, of which "

@@ -8,7 +8,9 @@ A gap has a `value`, 0 where the axiom holds, and a `tolerance`: as much of it a
 quadrature can account for. The error of a quadrature is estimated by refining it, 8 times the
 largest change with twice and three times the nodes. A method with an option `quadrature` is refined
 by itself; for another pass versions with more steps or samples as `refined`, or () for exact ones.
-Rounding is taken for 1024 units in the last place: check axioms in float64 where you can.
+Rounding is taken for 1024 units in the last place: check axioms in float64 where you can. Along a
+kink the estimate is large; `refined=()` holds a fixed rule to rounding alone, which it keeps in all
+but completeness. Where no feature is asked for attributions may be of any shape.
 
 What an axiom presupposes of f (that it does not depend on a feature, that two functions are equal)
 is the caller's promise; `xattr.testing` draws functions that keep it.
@@ -26,7 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from xattr import functions, gaps, trees
+from xattr import functions, gaps, signatures, trees
 from xattr.gaps import Gap
 from xattr.invariances import (
     affine_scale_invariance,
@@ -157,7 +159,7 @@ def sensitivity_a(
     x, baseline, _ = gaps.ends_of(method, x, baseline)
     at = gaps.is_feature(x, feature, "feature")
     baseline = gaps.put(at, baseline, x)
-    ends = (baseline,) if gaps.takes_baseline(method) else ()
+    ends = (baseline,) if signatures.takes_baseline(method) else ()
     maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
     own = gaps.pick(at, gaps.like_x(maps, x))
     end, start = (functions.value_of(f, point, args) for point in (x, baseline))
@@ -265,7 +267,7 @@ def zero_at_baseline(
     >>> float(zero_at_baseline(xattr.integrated_gradients, f, x))
     0.0
     """
-    if not gaps.takes_baseline(method):
+    if not signatures.takes_baseline(method):
         raise ValueError("`method` takes no baseline: pass one of method(f, x, baseline, *, args)")
     x = trees.floating(x, "x")
     maps, error = gaps.attributed(method, refined, f, x, x, args=args)

@@ -75,6 +75,20 @@ class _Plain:
         return isinstance(other, _Plain) and self.key == other.key
 
 
+class Bound(functools.partial[Any]):
+    """A partial that equals another of the same function and arguments: as good as a function.
+
+    `jax.jit` takes an `f` that is static for a new one if it does not equal the last: a caller's
+    compiled method would be compiled again for every `functools.partial`.
+    """
+
+    def __hash__(self) -> int:
+        return hash((self.func, self.args))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bound) and (self.func, self.args) == (other.func, other.args)
+
+
 class _Unflatten:
     """The function from leaves to a pytree of one structure."""
 
@@ -118,7 +132,7 @@ def split(part: Any, arrays: list[Any]) -> Any:
         return _Slot(len(arrays) - 1)
     if isinstance(part, _PLAIN):
         return _Plain(part)
-    if type(part) in (functools.partial, jax.tree_util.Partial):
+    if type(part) in (functools.partial, jax.tree_util.Partial, Bound):
         children = (part.func, tuple(part.keywords), *part.args, *part.keywords.values())
         return _Node(_bind, tuple(split(child, arrays) for child in children))
     if isinstance(part, types.MethodType):

@@ -1,7 +1,5 @@
 """By how much an axiom is missed, and by how much the numbers alone may miss it."""
 
-import functools
-import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import functions, kernel, trees
-from xattr import quadrature as rules
+from xattr import signatures, trees
 from xattr.types import ArrayTree, Function, Method
 
 ULPS = 1024
@@ -43,6 +40,9 @@ class Gap(NamedTuple):
     def __float__(self) -> float:
         return float(self.value)
 
+    def __bool__(self) -> bool:
+        raise TypeError("a gap is no truth value: write gap.holds")
+
 
 class Attributed(NamedTuple):
     """Attributions, and the sum of the errors of quadrature and rounding in them."""
@@ -60,14 +60,27 @@ def attributed(
     args: tuple[Any, ...],
 ) -> Attributed:
     """Return the method's attributions with an estimate of their error."""
-    result = method(f, x, *operands, args=args)
+    result = _checked(method(f, x, *operands, args=args))
     maps, error = trees.widen(result), rounding(result)
-    finer = refinements(method) if refined is None else refined
+    if callable(refined):
+        raise TypeError("`refined` must be a sequence of methods: pass [refined]")
+    finer = signatures.refinements(method) if refined is None else refined
     others = [trees.widen(other(f, x, *operands, args=args)) for other in finer]
     if others:
         changes = jnp.stack([distance(maps, other) for other in others])
         error += SAFETY * jnp.max(changes)
     return Attributed(maps, error)
+
+
+def _checked(attributions: ArrayTree) -> ArrayTree:
+    """Return what a method returned, or raise unless it is a tree of floats."""
+    leaves = jax.tree.leaves(attributions)
+    dtypes = [jnp.result_type(leaf) for leaf in leaves if hasattr(leaf, "dtype")]
+    if not dtypes or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise TypeError(
+            f"`method` must return a pytree of floating attributions, but returned {leaves!r:.80}"
+        )
+    return attributions
 
 
 def rounding(tree: ArrayTree) -> jax.Array:
@@ -79,31 +92,6 @@ def rounding(tree: ArrayTree) -> jax.Array:
         return share * jnp.abs(trees.widen(leaf))
 
     return trees.total(jax.tree.map(cost, tree))
-
-
-def refinements(method: Method) -> tuple[Method, ...]:
-    """Return a method with an option `quadrature` with twice and three times the nodes."""
-    parameter = inspect.signature(method).parameters.get("quadrature")
-    if parameter is None:
-        return ()
-    rule = parameter.default
-    if rule is None or rule is parameter.empty:
-        rule = rules.gauss_legendre(kernel.DEFAULT_NODES)
-    return tuple(
-        functools.partial(method, quadrature=rules.composite(rule, pieces)) for pieces in (2, 3)
-    )
-
-
-def takes_baseline(method: Method) -> bool:
-    """Tell whether a method is one of `method(f, x, baseline, *, args)`.
-
-    It is if its third argument is called `baseline` or must be given.
-    """
-    functions.check_callable(method, "method")
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(method).parameters.values()
-    third = [parameter for parameter in parameters if parameter.kind in kinds][2:3]
-    return any(p.name == "baseline" or p.default is p.empty for p in third)
 
 
 def gap(value: Any, *errors: Any) -> Gap:
@@ -150,8 +138,10 @@ def is_feature(x: ArrayTree, index: Any, name: str) -> ArrayTree:
 
 
 def pick(mask: ArrayTree, tree: ArrayTree) -> jax.Array:
-    """Return the element of the tree at the one place where the mask is true."""
-    return trees.total(jax.tree.map(lambda at, leaf: jnp.where(at, leaf, 0), mask, tree))
+    """Return the element of the tree at the one place where the mask is true; NaN if it is none."""
+    found = jnp.any(jnp.stack([jnp.any(at) for at in jax.tree.leaves(mask)]))
+    value = trees.total(jax.tree.map(lambda at, leaf: jnp.where(at, leaf, 0), mask, tree))
+    return jnp.where(found, value, jnp.nan)
 
 
 def put(mask: ArrayTree, values: ArrayTree, tree: ArrayTree) -> ArrayTree:
@@ -170,4 +160,4 @@ def ends_of(
     """Return input, baseline, and what a method is to be called with after x."""
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
-    return x, baseline, (baseline,) if takes_baseline(method) else ()
+    return x, baseline, (baseline,) if signatures.takes_baseline(method) else ()

@@ -1,6 +1,5 @@
 """Axioms that compare attributions of two functions, layers or curves: see `xattr.axioms`."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,10 +76,9 @@ def linearity(
     16.0
     """
     x, _, ends = gaps.ends_of(method, x, baseline)
-    mixed = functools.partial(_mixture, f, g, a, b)
-    whole, one, other = (
-        gaps.attributed(method, refined, h, x, *ends, args=args) for h in (mixed, f, g)
-    )
+    mixed = functions.Bound(_mixture, f, g)
+    whole = gaps.attributed(method, refined, mixed, x, *ends, args=(a, b, *args))
+    one, other = (gaps.attributed(method, refined, h, x, *ends, args=args) for h in (f, g))
     expected = jax.tree.map(lambda p, q: _mixed(a, p, b, q), one.maps, other.maps)
     errors = [whole.error, jnp.abs(a) * one.error, jnp.abs(b) * other.error]
     return gaps.gap(gaps.distance(whole.maps, expected), *errors)
@@ -124,9 +122,8 @@ def input_invariance(
     moved_ends = ends
     if ends and shifted_baseline is not None:
         moved_ends = (trees.like(shifted_baseline, x, "shifted_baseline"),)
-    other = functools.partial(_moved, shifted, shift)
     before = gaps.attributed(method, refined, f, x, *ends, args=args)
-    after = gaps.attributed(method, refined, other, moved, *moved_ends, args=args)
+    after = gaps.attributed(method, refined, shifted, moved, *moved_ends, args=(shift, *args))
     return gaps.gap(gaps.distance(before.maps, after.maps), before.error, after.error)
 
 
@@ -165,10 +162,10 @@ def affine_scale_invariance(
     known = [trees.on_host(leaf) for leaf in jax.tree.leaves(scale)]
     if any(leaf is not None and not leaf.all() for leaf in known):
         raise ValueError("`scale` must not be 0: divide by the size of each feature's unit")
-    units = functools.partial(_in_other_units, f, scale, shift)
+    units = functions.Bound(_in_other_units, f)
     moved = [jax.tree.map(lambda v, s, m: v * s + m, end, scale, shift) for end in (x, *ends)]
     before = gaps.attributed(method, refined, f, x, *ends, args=args)
-    after = gaps.attributed(method, refined, units, *moved, args=args)
+    after = gaps.attributed(method, refined, units, *moved, args=(scale, shift, *args))
     return gaps.gap(gaps.distance(before.maps, after.maps), before.error, after.error)
 
 
@@ -255,15 +252,11 @@ def _mixed(a: Any, left: jax.Array, b: Any, right: jax.Array) -> jax.Array:
     return jnp.asarray(a, left.dtype) * left + jnp.asarray(b, right.dtype) * right
 
 
-def _mixture(f: Function, g: Function, a: Any, b: Any, x: ArrayTree, *args: Any) -> jax.Array:
+def _mixture(f: Function, g: Function, x: ArrayTree, a: Any, b: Any, *args: Any) -> jax.Array:
     return _mixed(a, jnp.asarray(f(x, *args)), b, jnp.asarray(g(x, *args)))
 
 
-def _moved(shifted: Function, shift: ArrayTree, x: ArrayTree, *args: Any) -> Any:
-    return shifted(x, shift, *args)
-
-
 def _in_other_units(
-    f: Function, scale: ArrayTree, shift: ArrayTree, x: ArrayTree, *args: Any
+    f: Function, x: ArrayTree, scale: ArrayTree, shift: ArrayTree, *args: Any
 ) -> Any:
     return f(jax.tree.map(lambda z, s, m: (z - m) / s, x, scale, shift), *args)

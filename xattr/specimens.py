@@ -289,3 +289,20 @@ SPECIMENS: dict[str, Specimen] = {
     **UNBIASED,
     **NETWORK_SPECIMENS,
 }
+FUNCTIONS = {**TOYS, **SYMMETRIC, **NETWORK_SPECIMENS}
+AXIOMS: dict[str, tuple[str, ...]] = {
+    "completeness": tuple(FUNCTIONS),
+    "sensitivity_a": (*TOYS, *NETWORK_SPECIMENS),
+    "sensitivity_b": tuple(DUMMIES),
+    "implementation_invariance": tuple(EQUIVALENT),
+    "linearity": tuple(PAIRS),
+    "symmetry": tuple(SYMMETRIC),
+    "input_invariance": tuple(SHIFTED),
+    "affine_scale_invariance": tuple(FUNCTIONS),
+    "zero_at_baseline": tuple(FUNCTIONS),
+    "conservation": (*TOYS, *UNBIASED, *NETWORK_SPECIMENS),
+    "positivity": tuple(RISING),
+    "proportionality": tuple(OF_SUMS),
+    "time_reparametrization": tuple(FUNCTIONS),
+}
+"""Axiom -> the specimens that keep what it presupposes, the simplest first."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xattr import quadrature as rules
-from xattr.problems import AXIOMS, PATHS, WARPS, Problem, axiom_of, floats, problem
-from xattr.specimens import NETWORK_SPECIMENS, SPECIMENS
+from xattr.problems import PATHS, WARPS, Problem, axiom_of, floats, problem
+from xattr.specimens import AXIOMS, NETWORK_SPECIMENS, SPECIMENS
 from xattr.types import Path, Quadrature
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from xattr.assertions import (
     assert_zero_at_baseline,
 )
 from xattr.compilations import KERNEL, KERNELS, count_compilations
-from xattr.problems import AXIOMS, Problem, problem
+from xattr.problems import Problem, problem
+from xattr.specimens import AXIOMS
 from xattr.strategies import (
     dummy_functions,
     equivalent_pairs,
