@@ -1,62 +1,73 @@
 """Every method over eight devices: shard_map, pmap, sharded arrays under jit."""
 
 import jax
-import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import xattr
 from tests import table
 
-
-def batch(method, model="plain"):
-    attribute, make, args = table.case(method, model)
-    examples = jnp.stack([make(seed) for seed in range(8)])
-    batched = jax.vmap(lambda x: attribute(x, jax.random.key(4), *args))
-    return batched, examples, batched(examples)
+KINDS = (AxisType.Auto, AxisType.Explicit)
+AUTO = {"fit_patterns", "relevance_report"}
+"""Methods that reshape or sum over axes of different shardings: not with Explicit axes."""
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("method", table.METHODS)
-def test_shard_map_over_examples(method, axis_type):
-    batched, examples, expected = batch(method)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
-    examples = jax.device_put(examples, NamedSharding(mesh, P("batch")))
+def cases(first):
+    """Return every method with a model, and the two kinds of mesh axes in turn."""
+    numbered = enumerate(table.in_turn(1), first)
+    return [(*case, KINDS[number % 2]) for number, case in numbered]
+
+
+def batch(method, name):
+    """Return the attribution of a batch, eight examples with keys, and what must come out."""
+    xs, keys, args = table.batch(name, 8)
+    attribute = table.case(method, name)
+    batched = jax.vmap(lambda x, key: attribute(x, key, *args))
+    return batched, (xs, keys), table.singles(method, name, xs, keys, args)
+
+
+def close(result, expected):
+    """Compare arrays: a report's labels count the marks that a mesh puts into the program."""
+    table.close(jax.tree.leaves(result), jax.tree.leaves(expected))
+
+
+def spread(examples, kind):
+    """Return a mesh of all devices, and the examples on it."""
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
+    return mesh, jax.device_put(examples, NamedSharding(mesh, P("batch")))
+
+
+@pytest.mark.parametrize(("method", "name", "kind"), cases(0))
+def test_shard_map_over_examples(method, name, kind):
+    batched, examples, expected = batch(method, name)
+    mesh, examples = spread(examples, kind)
     mapped = jax.shard_map(batched, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
-    table.close(jax.jit(mapped)(examples), expected)
+    result = jax.jit(mapped)(*examples)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(result))
+    close(result, expected)
 
 
-@pytest.mark.parametrize("model", ["linen", "nnx"])
-def test_shard_map_of_flax_models(model):
-    batched, examples, expected = batch("integrated_gradients", model)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
-    mapped = jax.shard_map(batched, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
-    table.close(jax.jit(mapped)(examples), expected)
-
-
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("method", table.METHODS)
-def test_jit_with_sharded_examples(method, axis_type):
-    batched, examples, expected = batch(method)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
+@pytest.mark.parametrize(("method", "name", "kind"), cases(1))
+def test_jit_with_sharded_examples(method, name, kind):
+    batched, examples, expected = batch(method, name)
+    mesh, examples = spread(examples, AxisType.Auto if method in AUTO else kind)
     with jax.set_mesh(mesh):
-        sharded = jax.device_put(examples, NamedSharding(mesh, P("batch")))
-        result = jax.jit(batched)(sharded)
-    assert len(result.sharding.device_set) == 8
-    table.close(result, expected)
+        result = jax.jit(batched)(*examples)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(result))
+    close(result, expected)
 
 
-@pytest.mark.parametrize("method", table.METHODS)
-def test_pmap(method):
-    batched, examples, expected = batch(method)
-    result = jax.pmap(batched)(examples[:, None])
-    table.close(result[:, 0], expected)
+@pytest.mark.parametrize(("method", "name"), table.in_turn(1)[::4])
+def test_pmap(method, name):
+    batched, examples, expected = batch(method, name)
+    add = lambda leaf: leaf[:, None]
+    result = jax.pmap(batched)(*jax.tree.map(add, examples))
+    table.close(result, jax.tree.map(add, expected))
 
 
 def test_nodes_over_devices_with_a_visible_sum():
     """Steps sharded by hand: each device takes some of the nodes, psum adds."""
-    import xattr
-
     f, make, args = table.models()["plain"]
     x, rule = make(), xattr.quadrature.midpoint(16)
     samples = xattr.sample(xattr.paths.aumann_shapley(x), rule)

@@ -7,37 +7,31 @@ import pytest
 import xattr
 from tests import table
 
-F = xattr.targets.logit(table.mlp)
+
+@pytest.mark.parametrize(("method", "name"), table.CASES)
+def test_batch_equals_single(method, name):
+    xs, keys, args = table.batch(name, 3)
+    batched = jax.vmap(table.case(method, name), (0, 0, *[None] * len(args)))
+    expected = table.singles(method, name, xs, keys, args)
+    table.close(jax.jit(batched)(xs, keys, *args), expected)
 
 
-def stack(trees):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-@pytest.mark.parametrize("jitted", [False, True])
-@pytest.mark.parametrize(("method", "model"), table.CASES)
-def test_batch_equals_single(method, model, jitted):
-    attribute, make, args = table.case(method, model)
-    examples, keys = [make(seed) for seed in range(3)], jax.random.split(jax.random.key(5), 3)
-    batched = jax.vmap(lambda x, key: attribute(x, key, *args))
-    result = (jax.jit(batched) if jitted else batched)(stack(examples), keys)
-    single = [attribute(x, key, *args) for x, key in zip(examples, keys, strict=True)]
-    table.close(result, stack(single))
-
-
-@pytest.mark.parametrize("method", table.METHODS)
-def test_batch_of_labels_and_parameters(method):
-    x, key = table.inputs(), jax.random.key(1)
-    labels, params = jnp.arange(4), [table.parameters(seed) for seed in range(4)]
-    attribute = lambda label, params: table.METHODS[method](F, x, key, (label, params))
-    single = [attribute(label, p) for label, p in zip(labels, params, strict=True)]
-    table.close(jax.vmap(attribute)(labels, stack(params)), stack(single))
+@pytest.mark.parametrize("method", table.ROWS)
+def test_batch_of_everything_outside_jit(method):
+    """Inputs, keys, labels and parameters, one operation after the other."""
+    name = table.first(method)
+    xs, keys, _ = table.batch(name, 3)
+    args = [table.model(name).args(seed) for seed in range(3)]
+    take = lambda seed: jax.tree.map(lambda leaf: leaf[seed], (xs, keys))
+    expected = [table.program(method, name)(*take(seed), *args[seed]) for seed in range(3)]
+    found = jax.vmap(table.case(method, name))(xs, keys, *table.stack(args))
+    table.close(found, table.stack(expected))
 
 
 def test_batch_of_baselines():
-    x, args = table.inputs(), (1, table.parameters())
+    f, x, args = xattr.targets.logit(table.mlp), table.inputs(), (1, table.parameters())
     baselines = jnp.stack([table.inputs(seed) for seed in range(5)])
-    attribute = lambda baseline: xattr.integrated_gradients(F, x, baseline, args=args)
+    attribute = lambda baseline: xattr.integrated_gradients(f, x, baseline, args=args)
     table.close(jax.vmap(attribute)(baselines), jnp.stack([attribute(b) for b in baselines]))
 
 

@@ -109,7 +109,7 @@ def completed(
     def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
         return given[equation] if equation in given else beside(equation, states, operands)
 
-    zeros = [jnp.zeros(v.shape, v.dtype) for v in site.inputs]
+    zeros = [value.full(0) for value in site.inputs]
     return read(site, zeros, constants, step)
 
 

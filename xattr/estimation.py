@@ -146,12 +146,19 @@ def empty(
     return [[sums(place, layer.dtype) for place in layer.places] for layer in layers]
 
 
+def example_of(batch: ArrayTree) -> ArrayTree:
+    """Return an example to trace f with: under shard_map one of the data's own type."""
+    if trees.is_traced(batch):
+        return jax.tree.map(lambda leaf: leaf[0], batch)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), batch)
+
+
 def pattern_step(
     fitted: Any, state: list[list[_Sums]], batch: ArrayTree, args: tuple[Any, ...]
 ) -> list[list[_Sums]]:
     """Add a batch to the sums."""
     f, estimator = fitted()
-    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
+    example = jax.tree.map(lambda leaf: leaf[0], batch)
     recognised = traced(f, example, args)
     layers = places.layers_of(recognised)
 
@@ -245,7 +252,9 @@ def _added(sums: _Sums, place: Place, seen: _Seen) -> _Sums:
 def _sum_of_products(place: Place, data: jax.Array, dtype: Any) -> Callable[[jax.Array], jax.Array]:
     """Return the function from t to Σ x t, shaped as the weights: the gradient of Σ t wᵀx."""
     product = jax.vmap(functools.partial(_product, place), (0, None))
-    _, back = jax.vjp(functools.partial(product, data), jnp.zeros(place.shape, dtype))
+    # Marked as the data are, or under shard_map what comes back is summed over the mesh.
+    zeros = _jaxpr.marked(jnp.zeros(place.shape, dtype), jax.typeof(data))
+    _, back = jax.vjp(functools.partial(product, data), zeros)
 
     def total(values: jax.Array) -> jax.Array:
         (found,) = back(values)

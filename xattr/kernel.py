@@ -44,7 +44,7 @@ def sample(path: Path, quadrature: Quadrature) -> PathSamples:
     PathSamples(points=Array([[0.75]], dtype=float32), velocities=Array([[3.]], dtype=float32),
                 weights=Array([1.], dtype=float32))
     """
-    return _sampler(path)(*map(jnp.asarray, rules.checked(quadrature)))
+    return _sampler(path)(*map(jnp.asarray, rule_of(quadrature)))
 
 
 def _sampler(path: Path) -> Callable[[Array, Array], PathSamples]:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from xattr import chunks, cutting, functions, guided, kernel, paths, trees
-from xattr import quadrature as rules
 from xattr.rewrite import OnUncovered
 from xattr.types import Array, ArrayTree, Function, PathSamples, Progress, Quadrature
 
@@ -356,8 +355,7 @@ def _along_path(
     functions.check_args(args)
     x = trees.floating(x, "x")
     ends = (trees.baseline_like(baseline, x), x)
-    default = rules.gauss_legendre(kernel.DEFAULT_NODES)
-    rule = rules.checked(default if quadrature is None else quadrature)
+    rule = kernel.rule_of(quadrature)
     program = functions.compiled(function, at_layer(f, layer)[1])
 
     def part(start: Any, size: int, valid: Array) -> tuple[Array, Array]:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from xattr import affine, estimation, functions, places, rewrite, rules, trees
 from xattr.composites import SOFTMAX, Composite, kind
@@ -86,7 +85,7 @@ def fit_patterns(
     for number, batch in enumerate(estimation.batches(data, progress)):
         batch = estimation.checked_batch(batch, example, number)
         if state is None:
-            example = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), batch)
+            example = estimation.example_of(batch)
             state = estimation.empty(f, example, args, estimator)
         jax.block_until_ready(state)  # or the host would run ahead and fill the memory
         state = functions.compiled(estimation.pattern_step, fitted)(state, batch, args)

@@ -107,7 +107,7 @@ class Layer(NamedTuple):
 
     def factor(self, constants: Sequence[Any]) -> jax.Array:
         """Return the factor that the tail multiplies by."""
-        ones = jnp.ones(self.core.output.shape, self.core.output.dtype)
+        ones = self.core.output.full(1)
         if not self.tail:
             return ones.ravel()[0]
         rest = Site("move", self.tail, [self.core.output], self.site.constants, self.site.outputs)
@@ -133,7 +133,7 @@ def _back(
 ) -> Callable[[Any], list[jax.Array]]:
     """Return the transpose of what comes after the products of a site."""
     equations = [place.equation for place in places]
-    zeros = [jnp.zeros(e.output.shape, e.output.dtype) for e in equations]
+    zeros = [equation.output.full(0) for equation in equations]
 
     def completed(products: list[Any]) -> Any:
         return affine.completed(site, products, constants, scale, equations)
@@ -151,8 +151,8 @@ def factors_of(site: Site, places: Sequence[Place], constants: Sequence[Any]) ->
     """Return the factors beside the weights, shaped as the results."""
     equations = [place.equation for place in places]
     if not any(e.primitive in _SCALING for e in site.equations if e not in equations):
-        return [jnp.ones(e.output.shape, e.output.dtype) for e in equations]
-    ones = jnp.ones(site.output.shape, site.output.dtype)
+        return [equation.output.full(1) for equation in equations]
+    ones = site.output.full(1)
     scaled, plain = (_back(site, places, constants, scale)(ones) for scale in (True, False))
     return [affine.ratio(top, bottom) for top, bottom in zip(scaled, plain, strict=True)]
 

@@ -230,8 +230,8 @@ def report_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> Re
 
 
 def _taps(site: Site) -> Taps:
-    zeros = tuple(jnp.zeros(v.shape, v.dtype) for v in site.inputs)
-    zero = jnp.zeros(site.output.shape, site.output.dtype)
+    zeros = tuple(value.full(0) for value in site.inputs)
+    zero = site.output.full(0)
     return Taps(zeros, zeros, zero, zero)
 
 
