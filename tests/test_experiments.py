@@ -140,3 +140,21 @@ def test_attacks_keep_the_label_and_move_the_map(folder):
         assert max(kind["largest_change"] for kind in kinds.values()) <= float(size) + 1e-6
         assert top["top_k"]["mean"] < noise["top_k"]["mean"]
         assert centre["shift"]["mean"] > noise["shift"]["mean"]
+
+
+def test_table_of_axioms(folder):
+    """Few examples: what fails has been seen to fail, what holds may still have an exception."""
+    found = numbers_of(folder, "axioms")
+    grid = {
+        name: dict(zip(found["axioms"], symbols, strict=True))
+        for name, symbols in found["grid"].items()
+    }
+    assert grid["gradient"]["completeness"] == "-"
+    assert grid["gradient"]["input_invariance"] == "+"
+    assert grid["integrated_gradients"]["completeness"] == "+"
+    assert grid["integrated_gradients"]["input_invariance"] == "-"
+    assert grid["integrated_gradients, moving baseline"]["input_invariance"] == "+"
+    assert grid["path_integral, bent"]["symmetry"] == "-"
+    assert grid["path_integral, depends on its ends"]["symmetry"] == "+"
+    assert set(found["grid"]["competitive_gradient_x_input"]) == {"."}
+    assert max(found["kinks"]["ReLU(x − c)"]["fixed"]) > 0.01

@@ -181,4 +181,9 @@ def floats(values: Any) -> jax.Array:
 
 
 def _text(value: Any) -> str:
-    return str(np.asarray(value).tolist()) if isinstance(value, Array) else repr(value)
+    if not isinstance(value, Array):
+        return repr(value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return str(np.asarray(value).tolist())
+    shortest = [float(str(number)) for number in np.asarray(value).ravel()]  # 0.1 in float32, too
+    return str(np.reshape(shortest, value.shape).tolist())
