@@ -50,9 +50,6 @@ class Entry(NamedTuple):
     why: str = ""
 
 
-WITNESSES: dict[str, tuple[str, dict[str, Any]]] = {"sensitivity_b": ("nothing", {"feature": 0})}
-"""Axiom -> a problem beside those drawn: x₃ + f − g of figure 7 depends on neither x₁ nor x₂."""
-
 Grid = Mapping[str, Mapping[str, Entry]]
 
 
@@ -122,24 +119,9 @@ def _tried(row: Row, axiom: str, examples: int, seed: int) -> Entry:
         return Entry(SILENT, empty, NO_PATH)
     else:
         verdict = falsify(axiom, row.method, max_examples=examples, refined=row.refined, seed=seed)
-    if axiom in WITNESSES and verdict.holds:
-        verdict = _witnessed(row, verdict)
     if verdict.holds is None:
         return Entry(SILENT, verdict, NO_RULE if verdict.uncovered else NO_BASELINE)
     return Entry(HOLDS if verdict.holds else FAILS, verdict)
-
-
-def _witnessed(row: Row, verdict: Verdict) -> Verdict:
-    """Try what theory says is a counterexample, where none was drawn."""
-    name, options = WITNESSES[verdict.axiom]
-    witness = problem(name, **options)
-    with contextlib.suppress(UncoveredPrimitiveError):
-        gap = axiom_rows.gap_of(row, verdict.axiom, witness)
-        if not gap.holds:
-            return Verdict(
-                verdict.axiom, False, verdict.examples + 1, verdict.uncovered, gap, witness
-            )
-    return verdict
 
 
 def _measured(axiom: str, measure: Measure, examples: int, seed: int) -> Verdict:

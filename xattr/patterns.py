@@ -57,10 +57,10 @@ def fit_patterns(
     iterable of such batches, gone through once; `progress` wraps the loop as `tqdm.tqdm` does. The
     result is a dict of arrays, at least float32, one for each array of weights and shaped as it is
     ("00 dense", "01 conv"; two for "two_point"). It fits any f with the same layers: another class,
-    another size of image. The linear estimator does not depend on a shift of the data that the bias
-    undoes; "relu" and "two_point" do if they are fitted anew. Raises `ValueError` for data that are
-    empty or unlike each other, an unknown estimator and an f without layers, `NotImplementedError`
-    for a layer inside a loop.
+    another size of image. In dense layers the linear estimator does not depend on a shift of the
+    data that the bias undoes; "relu" and "two_point" do if they are fitted anew. Raises
+    `ValueError` for data that are empty or unlike each other, an unknown estimator and an f without
+    layers, `NotImplementedError` for a layer inside a loop.
     Source: Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
     PatternAttribution"; conventions of github.com/pikinder/nn-patterns.
 

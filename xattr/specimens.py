@@ -173,7 +173,9 @@ def _dense_shifted(activation: str, x: jax.Array, m: jax.Array, p: Params) -> ja
 
 def _conv_shifted(activation: str, x: jax.Array, m: jax.Array, p: Params) -> jax.Array:
     bias = p["b1"][None, None] - _convolved(m, p)
-    return ACTIVATIONS[activation](_convolved(x, p) + bias).ravel() @ p["w3"]
+    with jax.named_scope("hidden"):
+        h = ACTIVATIONS[activation](_convolved(x, p) + bias)
+    return h.ravel() @ p["w3"]
 
 
 def _unbiased(activation: str, x: jax.Array, p: Params) -> jax.Array:
@@ -227,7 +229,7 @@ DUMMIES = {
     "first-square": Specimen(
         (toys.first_square,), (2,), witness=(1.0, 2.0), options={"feature": 1}
     ),
-    "nothing": Specimen((toys.nothing,), (3,), witness=(3.0, 1.0, 1.0), options={"feature": 1}),
+    "nothing": Specimen((toys.nothing,), (3,), witness=(3.0, 1.0, 1.0), options={"feature": 0}),
     **{f"unseen-{a}": _changed(_without_feature, a, feature=1) for a in ("relu", "tanh")},
     **{f"masked-{a}": _changed(_masked, a, feature=1) for a in ("relu", "gelu")},
 }
@@ -236,6 +238,7 @@ SYMMETRIC = {
     "clipped-product": Specimen(
         (toys.clipped_product,), (2,), witness=(1.0, 1.0), options={"i": 0, "j": 1}
     ),
+    "figure-14a": Specimen((toys.figure_14a,), (2,), witness=(1.0, 1.0), options={"i": 0, "j": 1}),
     **{f"tied-{a}": _changed(_tied, a, i=0, j=1) for a in ("relu", "tanh")},
     **{f"exchanged-{a}": _changed(_exchanged, a, i=0, j=1) for a in ("relu", "softplus")},
 }
@@ -254,6 +257,7 @@ SHIFTED = {
 }
 RISING = {
     "rising": Specimen((toys.rising,), (2,), witness=(1.0, 2.0), rises=True),
+    "rising-difference": Specimen((toys.rising_difference,), (2,), rises=True),
     **{
         f"rising-{a}": _changed(_monotone, a)._replace(rises=True)
         for a in ("relu", "softplus", "tanh")

@@ -68,6 +68,11 @@ def rising(x: jax.Array) -> jax.Array:
     return relu(x[0] + x[1] - 1)
 
 
+def rising_difference(x: jax.Array) -> jax.Array:
+    """Return ReLU(x₁ − x₂) + ReLU(x₂) − ReLU(−x₂), which does not fall for all its minus signs."""
+    return relu(x[0] - x[1]) + relu(x[1]) - relu(-x[1])
+
+
 def square_of_sum(x: jax.Array) -> jax.Array:
     """Return (Σ xᵢ)²."""
     return jnp.sum(x) ** 2
