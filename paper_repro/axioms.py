@@ -50,6 +50,11 @@ class Entry(NamedTuple):
     why: str = ""
 
 
+WITNESSES: dict[str, dict[str, Any]] = {
+    "positivity": {"name": "rising", "x": [1.5, -0.3], "baseline": [0.1, -1.5]},
+}
+"""Axiom -> a problem beside those drawn, where these seldom tell: a sum of both signs."""
+
 Grid = Mapping[str, Mapping[str, Entry]]
 
 
@@ -119,9 +124,23 @@ def _tried(row: Row, axiom: str, examples: int, seed: int) -> Entry:
         return Entry(SILENT, empty, NO_PATH)
     else:
         verdict = falsify(axiom, row.method, max_examples=examples, refined=row.refined, seed=seed)
+    if axiom in WITNESSES and axiom not in row.measured and verdict.holds:
+        verdict = _witnessed(row, verdict)
     if verdict.holds is None:
         return Entry(SILENT, verdict, NO_RULE if verdict.uncovered else NO_BASELINE)
     return Entry(HOLDS if verdict.holds else FAILS, verdict)
+
+
+def _witnessed(row: Row, verdict: Verdict) -> Verdict:
+    """Try one more problem on a method that kept its axiom on those drawn."""
+    witness = problem(**WITNESSES[verdict.axiom])
+    with contextlib.suppress(UncoveredPrimitiveError):
+        gap = axiom_rows.gap_of(row, verdict.axiom, witness)
+        if not bool(gap.holds):
+            return verdict._replace(
+                holds=False, examples=verdict.examples + 1, gap=gap, counterexample=witness
+            )
+    return verdict
 
 
 def _measured(axiom: str, measure: Measure, examples: int, seed: int) -> Verdict:
@@ -134,7 +153,7 @@ def _measured(axiom: str, measure: Measure, examples: int, seed: int) -> Verdict
         except UncoveredPrimitiveError:
             uncovered += 1
             continue
-        if not gap.holds:
+        if not bool(gap.holds):
             return Verdict(axiom, False, len(gaps) + 1, uncovered, gap, drawn)
         gaps.append(gap)
     worst = max(gaps, key=float, default=None)

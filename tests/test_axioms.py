@@ -515,3 +515,23 @@ def test_chunks_do_not_change_the_noise(seed, method):
         p.f, p.x, jax.random.key(seed % 1000), num_samples=7, args=p.args, chunk_size=size
     )
     np.testing.assert_allclose(run(3), run(7), rtol=1e-9, atol=1e-12)
+
+
+def test_differences_of_f_cancel_to_its_rounding():
+    """What is left of f(y) − f(x) where y is x but for rounding is no attribution."""
+
+    def differences(f, x, baseline, *, args=()):
+        def score(k):
+            y = jnp.where(jnp.arange(x.size) < k, x, baseline)
+            return f(jnp.where(k % 2 == 0, y, y * (1 + 2**-51)), *args)
+
+        return jnp.diff(jax.vmap(score)(jnp.arange(x.size + 1)))
+
+    f, x = lambda x: x[0] ** 2, jnp.array([2.9, 1.2])
+    rounding = differences(f, x, x.at[1].set(0.0))
+    assert 0 < abs(float(rounding[1])) < 1e-14
+    assert axioms.sensitivity_b(differences, f, x, x.at[1].set(0.0), feature=1).holds
+    assert axioms.zero_at_baseline(differences, f, x).holds
+    x32 = x.astype(jnp.float32)
+    gap = axioms.zero_at_baseline(lambda f, x, b, *, args: (x - b) + 1, f, x32)
+    assert gap.value.dtype == gap.tolerance.dtype == jnp.float32

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import signatures, trees
+from xattr import functions, signatures, trees
 from xattr.types import ArrayTree, Function, Method
 
 ULPS = 1024
@@ -61,14 +61,17 @@ def attributed(
 ) -> Attributed:
     """Return the method's attributions with an estimate of their error."""
     result = _checked(method(f, x, *operands, args=args))
-    maps, error = trees.widen(result), rounding(result)
+    # Where differences of f cancel, attributions are smaller than the rounding of f.
+    points = () if callable(x) else (x, *operands)
+    values = [functions.value_of(f, point, args) for point in points]
+    maps, error = trees.widen(result), rounding((result, values))
     if callable(refined):
         raise TypeError("`refined` must be a sequence of methods: pass [refined]")
     finer = signatures.refinements(method) if refined is None else refined
     others = [trees.widen(other(f, x, *operands, args=args)) for other in finer]
     if others:
         changes = jnp.stack([distance(maps, other) for other in others])
-        error += SAFETY * jnp.max(changes)
+        error += SAFETY * jnp.max(changes).astype(error.dtype)
     return Attributed(maps, error)
 
 
