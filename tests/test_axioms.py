@@ -299,11 +299,12 @@ def test_tolerance_does_not_cover_a_mistake(seed):
 
 
 def test_coarse_rule_has_a_tolerance_as_large_as_its_error():
-    """∫₀¹ of (4α³) with one midpoint: ½ for 1; with 2 and 3 pieces .875 and .944."""
+    """∫₀¹ 4α³ dα by one midpoint: ½ for 1; on pieces a midpoint each."""
     one = functools.partial(IG, quadrature=quadrature.midpoint(1))
     gap = axioms.completeness(one, lambda x: x[0] ** 4, jnp.ones(1))
     np.testing.assert_allclose(float(gap), 0.5)
-    by_hand = np.mean(4 * np.array([1 / 6, 1 / 2, 5 / 6]) ** 3)
+    three = [0.2828 / 2, (0.2828 + 0.6928) / 2, (0.6928 + 1) / 2]
+    by_hand = np.dot([0.2828, 0.41, 0.3072], 4 * np.array(three) ** 3)
     np.testing.assert_allclose(float(gap.tolerance), 8 * (by_hand - 0.5), rtol=1e-9)
     assert gap.holds
     # A caller who says that the method is exact gets no benefit of the doubt.
@@ -327,6 +328,35 @@ def test_a_kink_missed_in_float32_and_not_by_the_adaptive_rule():
         return xattr.integrate_to_tolerance(f, path, rtol=1e-4, args=args).attributions
 
     assert float(axioms.completeness(adaptive, f, x)) < 5e-5
+
+
+@pytest.mark.parametrize("rule", [quadrature.midpoint, quadrature.riemann_right])
+def test_tolerance_sees_kinks_that_rules_of_equal_steps_miss_alike(rule):
+    """ReLU(x − c): of 2n and 3n equal steps a third of all c have the same error as of n."""
+    f = lambda x, c: relu(x[0] - c)
+    measure = lambda c: axioms.completeness(
+        functools.partial(IG, quadrature=rule(64)), f, jnp.ones(1), args=(c,)
+    )
+    gaps = jax.jit(jax.vmap(measure))(jnp.asarray(np.random.default_rng(0).uniform(size=4000)))
+    assert float(gaps.value.max()) > 1e-3
+    assert float(gaps.holds.mean()) > 0.985  # measured: .994
+
+
+def test_infinity_never_holds():
+    infinite = lambda f, x, *, args: jnp.full_like(x, jnp.inf).at[0].set(5)
+    assert not axioms.sensitivity_b(infinite, product, jnp.ones(2), feature=0).holds
+    assert not axioms.completeness(infinite, product, jnp.ones(2)).holds
+    assert not axioms.positivity(infinite, product, jnp.ones(2)).holds
+
+
+def test_features_and_factors_of_any_dtype():
+    x = jnp.array([1.0, 2.0], jnp.float32)
+    for feature in (np.int32(1), np.uint8(1), jnp.int32(1)):
+        assert float(axioms.sensitivity_b(shows_input, product, x, feature=feature)) == 2
+    gap = axioms.linearity(IG, product, product, x, a=np.float64(2), b=jnp.array(3.0))
+    assert gap.holds
+    wide = lambda f, x, *, args: IG(f, x, args=args).astype(jnp.float64)
+    assert axioms.linearity(wide, product, lambda x: jnp.sum(jnp.sin(x)), x, a=0.3, b=0.7).holds
 
 
 def test_nan_never_holds():

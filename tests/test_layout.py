@@ -12,7 +12,7 @@ import xattr
 PACKAGE = Path(xattr.__file__).parent
 LAYERS = [
     {"types"},
-    {"trees"},
+    {"trees", "marks"},
     {"functions", "chunks", "targets"},
     {"quadrature", "_jaxpr"},
     {"paths", "sites", "graph"},

@@ -1,6 +1,7 @@
 """Every method over eight devices: shard_map, pmap, sharded arrays under jit."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -79,3 +80,38 @@ def test_nodes_over_devices_with_a_visible_sum():
         out_specs=P(),
     )
     table.close(jax.jit(summed)(samples), xattr.integrate(f, samples, args=args))
+
+
+SHARED = {
+    "gradient": {},
+    "lrp": {},
+    "integrated_gradients": {"quadrature": table.RULE},
+    "deep_lift": {},
+    "conductance": {"quadrature": table.RULE, "layer": "hidden"},
+}
+DIFFERENT = [(method, what) for method in SHARED for what in ("label", "parameters", "baseline")]
+
+
+@pytest.mark.parametrize(("method", "different"), DIFFERENT[:2] + DIFFERENT[3:5] + DIFFERENT[6:])
+def test_a_shared_input_and_what_differs_between_devices(method, different):
+    """The gradient of an x that all devices share is not summed over them."""
+    model = table.model("tanh")
+    x, (label, params) = model.inputs(), model.args()
+    own = {
+        "label": jnp.arange(8) % 3,
+        "parameters": table.stack([model.args(seed)[1] for seed in range(8)]),
+        "baseline": jnp.stack([model.inputs(seed) for seed in range(8)]),
+    }[different]
+
+    def attribute(one):
+        ends = (x, one) if different == "baseline" else (x,)
+        args = (
+            one if different == "label" else label,
+            one if different == "parameters" else params,
+        )
+        return getattr(xattr, method)(model.f, *ends, args=args, **SHARED[method])
+
+    batched = jax.vmap(attribute)
+    mesh, spread_out = spread(own, AxisType.Auto)
+    mapped = jax.shard_map(batched, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+    table.close(jax.jit(mapped)(spread_out), batched(own))

@@ -1,6 +1,7 @@
 """The strategies draw what they promise; what is broken is caught, and shown so that it pastes."""
 
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -313,7 +314,7 @@ def test_same_seed_same_problems():
 
 
 def test_what_has_no_rule_is_counted_and_what_has_no_baseline_is_not_tried():
-    verdict = testing.falsify("symmetry", xattr.guided_backprop, max_examples=30)
+    verdict = testing.falsify("input_invariance", xattr.guided_backprop, max_examples=30)
     assert verdict.holds
     assert verdict.uncovered + verdict.examples == 30
     assert verdict.uncovered
@@ -475,6 +476,59 @@ def test_a_method_with_hidden_randomness_is_told_to_bind_its_key():
 
     with pytest.raises(ValueError, match="bind its random key"):
         testing.falsify("input_invariance", method, max_examples=60)
+
+
+def test_the_callers_modules_change_nothing(tmp_path):
+    """Hypothesis mixes constants of local modules into whole numbers and texts: not into ours."""
+    code = (
+        "import sys, xattr\n"
+        "sys.path.insert(0, '.')\n"
+        "if len(sys.argv) > 1: import constants\n"
+        "seen = []\n"
+        "keep = lambda f, x, *, args: seen.append((str(x), str(args))) or x * 0\n"
+        "xattr.testing.falsify('sensitivity_b', keep, max_examples=15)\n"
+        "print(len(seen), hash(str(seen)))\n"
+    )
+    (tmp_path / "constants.py").write_text("N = [12345, 77, 451, 3, 2, 999, -5, 6]\n")
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code, *extra],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        ).stdout
+        for extra in ([], ["with"])
+    ]
+    assert runs[0] == runs[1]
+    assert int(runs[0].split()[0]) >= 15
+
+
+def test_assertions_take_operands_by_name():
+    with pytest.raises(AssertionError, match="completeness is missed by 1"):
+        testing.assert_completeness(xattr.gradient_x_input, f=lambda x: x[0] * x[1], x=jnp.ones(2))
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5])
+def test_number_of_examples(count):
+    with pytest.raises(ValueError, match="`max_examples` must be a whole number"):
+        testing.falsify("completeness", IG, max_examples=count)
+
+
+@pytest.mark.parametrize("axiom", ["completeness", "implementation_invariance", "positivity"])
+def test_rules_of_equal_steps_of_ones_own_raise_no_alarm(axiom):
+    """Their nodes lie on kinks of the papers' functions for baselines of whole and half steps."""
+
+    def own(f, x, baseline, *, args=(), n=50):
+        alphas = jnp.linspace(0, 1, n + 1)
+        gradients = jax.vmap(lambda a: jax.grad(f)(baseline + a * (x - baseline), *args))(alphas)
+        return (x - baseline) * gradients.mean(0)
+
+    finer = [functools.partial(own, n=n) for n in (83, 120, 171)]
+    refined = finer if axiom == "completeness" else None
+    for seed in range(2):
+        assert testing.falsify(axiom, own, max_examples=60, refined=refined, seed=seed).holds
 
 
 def test_claims_and_refinements_of_the_wrong_kind():

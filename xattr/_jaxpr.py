@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import primitives
 
+from xattr import marks
 from xattr.types import ArrayTree, Function
 
 p = primitives
@@ -39,7 +40,7 @@ class Value:
 
     def full(self, number: float) -> jax.Array:
         """Return an array of this type that is one number everywhere."""
-        return jnp.asarray(marked(jnp.full(self.shape, number, self.dtype), self.aval))
+        return jnp.asarray(marks.marked(jnp.full(self.shape, number, self.dtype), self.aval))
 
     @property
     def floating(self) -> bool:
@@ -358,24 +359,11 @@ def is_activation(body: Program, inputs: list[Any], outputs: list[Value]) -> boo
     return nonlinear and all(e.primitive in elementwise for e in equations)
 
 
-def _axes(aval: Any) -> frozenset[Any]:
-    """Return the axes of a mesh that an array varies over inside `jax.shard_map`."""
-    kind = getattr(aval, "manual_axis_type", aval)  # `vma` of the type itself before JAX 0.10
-    axes: frozenset[Any] = getattr(kind, "varying", getattr(kind, "vma", frozenset()))
-    return axes
-
-
-def marked(operand: Any, aval: Any) -> Any:
-    """Return an array of ours as varying over the axes of the mesh that a traced one does."""
-    missing = _axes(aval) - _axes(jax.typeof(operand)) if _axes(aval) else None
-    return lax.pcast(operand, tuple(missing), to="varying") if missing else operand
-
-
 def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Apply an equation to arrays; its own derivative rules stay."""
     primitive = equation.origin.primitive
     traced = equation.origin.invars
-    operands = [marked(value, var.aval) for value, var in zip(operands, traced, strict=True)]
+    operands = [marks.marked(value, var.aval) for value, var in zip(operands, traced, strict=True)]
     bound = primitive.get_bind_params(equation.params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)  # as before JAX 0.10
     with jax.named_scope(equation.scope) if equation.scope else contextlib.nullcontext():

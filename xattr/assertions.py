@@ -16,12 +16,13 @@ def _assertion(axiom: Callable[..., Gap], keeper: str) -> Callable[..., None]:
 
     @functools.wraps(axiom)
     def check(method: Method, *operands: Any, **options: Any) -> None:
-        if len(operands) == 1 and isinstance(operands[0], Problem):
-            gap = operands[0].gap(axiom, method, **options)
-        else:
+        problem = operands[0] if len(operands) == 1 and isinstance(operands[0], Problem) else None
+        if problem is None:
             gap = axiom(method, *operands, **options)
+        else:
+            gap = problem.gap(axiom, method, **options)
         if not bool(gap.holds):
-            shown = f" on {operands[0]!r}" if isinstance(operands[0], Problem) else ""
+            shown = f" on {problem!r}" if problem is not None else ""
             raise AssertionError(
                 f"{axiom.__name__} is missed by {float(gap):.3g}, of which "
                 f"{float(gap.tolerance):.1g} may be the arithmetic's{shown}"

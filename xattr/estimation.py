@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr import _jaxpr, affine, functions, places, rewrite, trees
+from xattr import _jaxpr, affine, functions, marks, places, rewrite, trees
 from xattr.places import Layer, Place
 from xattr.sites import Recognised
 from xattr.types import Array, ArrayTree, Function, Progress
@@ -253,7 +253,7 @@ def _sum_of_products(place: Place, data: jax.Array, dtype: Any) -> Callable[[jax
     """Return the function from t to Σ x t, shaped as the weights: the gradient of Σ t wᵀx."""
     product = jax.vmap(functools.partial(_product, place), (0, None))
     # Marked as the data are, or under shard_map what comes back is summed over the mesh.
-    zeros = _jaxpr.marked(jnp.zeros(place.shape, dtype), jax.typeof(data))
+    zeros = marks.marked(jnp.zeros(place.shape, dtype), jax.typeof(data))
     _, back = jax.vjp(functools.partial(product, data), zeros)
 
     def total(values: jax.Array) -> jax.Array:

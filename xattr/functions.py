@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xattr import marks
 from xattr.types import ArrayTree, Function
 
 _MAX_PROGRAMS = 1024
@@ -219,6 +220,7 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
 
     @functools.wraps(function)  # the name under which compilations are counted
     def joined(arrays: list[Any], *operands: Any) -> Any:
+        arrays, operands = marks.alike((arrays, operands))
         return function(join(watched, arrays), *operands)
 
     del joined.__wrapped__  # jit would read the other signature

@@ -80,7 +80,8 @@ def linearity(
     whole = gaps.attributed(method, refined, mixed, x, *ends, args=(a, b, *args))
     one, other = (gaps.attributed(method, refined, h, x, *ends, args=args) for h in (f, g))
     expected = jax.tree.map(lambda p, q: _mixed(a, p, b, q), one.maps, other.maps)
-    errors = [whole.error, jnp.abs(a) * one.error, jnp.abs(b) * other.error]
+    sizes = [jnp.abs(jnp.asarray(factor).astype(one.error.dtype)) for factor in (a, b)]
+    errors = [whole.error, sizes[0] * one.error, sizes[1] * other.error.astype(one.error.dtype)]
     return gaps.gap(gaps.distance(whole.maps, expected), *errors)
 
 
@@ -249,7 +250,7 @@ def conservation(
 
 
 def _mixed(a: Any, left: jax.Array, b: Any, right: jax.Array) -> jax.Array:
-    return jnp.asarray(a, left.dtype) * left + jnp.asarray(b, right.dtype) * right
+    return jnp.asarray(a).astype(left.dtype) * left + jnp.asarray(b).astype(right.dtype) * right
 
 
 def _mixture(f: Function, g: Function, x: ArrayTree, a: Any, b: Any, *args: Any) -> jax.Array:

@@ -3,13 +3,21 @@
 import functools
 import inspect
 
+import numpy as np
+
 from xattr import functions, kernel
 from xattr import quadrature as rules
-from xattr.types import Method
+from xattr.types import Method, Quadrature
+
+REFINEMENTS = ((0.382,), (0.2828, 0.6928), (0.4488,))
+"""Where pieces end on which a quadrature is repeated."""
 
 
 def refinements(method: Method) -> tuple[Method, ...]:
-    """Return a method with an option `quadrature` with twice and three times the nodes."""
+    """Return a method with an option `quadrature` with the rule repeated on unequal pieces.
+
+    On equal ones the nodes of a midpoint or Riemann rule are nested: all would miss a kink alike.
+    """
     parameter = inspect.signature(method).parameters.get("quadrature")
     if parameter is None:
         return ()
@@ -17,8 +25,17 @@ def refinements(method: Method) -> tuple[Method, ...]:
     if rule is None or rule is parameter.empty:
         rule = rules.gauss_legendre(kernel.DEFAULT_NODES)
     return tuple(
-        functools.partial(method, quadrature=rules.composite(rule, pieces)) for pieces in (2, 3)
+        functools.partial(method, quadrature=_on_pieces(rule, ends)) for ends in REFINEMENTS
     )
+
+
+def _on_pieces(rule: Quadrature, ends: tuple[float, ...]) -> Quadrature:
+    """Return a quadrature repeated on the pieces of [0, 1] that end there."""
+    nodes, weights = rules.checked(rule)
+    starts = np.array([0.0, *ends])
+    sizes = np.diff([*starts, 1.0])
+    placed = starts[:, None] + sizes[:, None] * nodes
+    return Quadrature(placed.ravel(), (sizes[:, None] * weights).ravel())
 
 
 def takes_baseline(method: Method) -> bool:

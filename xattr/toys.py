@@ -69,8 +69,9 @@ def rising(x: jax.Array) -> jax.Array:
 
 
 def rising_difference(x: jax.Array) -> jax.Array:
-    """Return ReLU(x₁ − x₂) + ReLU(x₂) − ReLU(−x₂), which does not fall for all its minus signs."""
-    return relu(x[0] - x[1]) + relu(x[1]) - relu(-x[1])
+    """Return ReLU(x₁ − x₂) + ReLU(x₂ + π/9) − ReLU(−x₂ − π/9), which does not fall."""
+    shifted = x[1] + 0.349065850398866
+    return relu(x[0] - x[1]) + relu(shifted) - relu(-shifted)
 
 
 def square_of_sum(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from xattr import functions, signatures
+from xattr import functions, signatures, trees
 from xattr.gaps import Gap
 from xattr.problems import Problem, axiom_of, floats, problem
 from xattr.specimens import AXIOMS, SPECIMENS
@@ -50,7 +50,8 @@ def falsify(
 ) -> Verdict:
     """Look for a problem on which a method misses an axiom, and make it as small as can be.
 
-    holds = gap.value ≤ gap.tolerance on all problems drawn, and finite.
+    holds = gap.value ≤ gap.tolerance on all problems drawn, and finite. Inside a test with `@given`
+    hypothesis allows no second search: draw from `xattr.testing.problems` and assert one axiom.
 
     Shapes: `method` is one as for `xattr.axioms`, `refined` as there; the same `seed` draws the
     same problems. Raises `ValueError` for an axiom that is not there, `ImportError` without
@@ -63,6 +64,7 @@ def falsify(
     (False, 'saturated')
     """
     function = axiom_of(axiom)
+    trees.check_count(max_examples, "max_examples")
     if callable(refined):
         raise TypeError("`refined` must be a sequence of methods: pass [refined]")
     is_for_paths = axiom == "time_reparametrization"
