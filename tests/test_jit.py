@@ -9,7 +9,7 @@ import pytest
 import xattr
 from tests import table
 
-CASES = sorted({*table.in_turn(0), *table.in_turn(1)[::2]})
+CASES = table.in_turn(0)  # every pair of the grid is under jit in test_vmap
 
 
 @pytest.mark.parametrize(("method", "name"), CASES)

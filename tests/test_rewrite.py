@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import xattr
 from tests.table import close
@@ -214,42 +212,6 @@ def test_the_form_of_the_program_does_not_matter(form):
             continue
         found = METHODS[name](FORMS[form], x, args=(w,))
         close(found, METHODS[name](_mlp, x, args=(w,)), 1e-5)
-
-
-@pytest.mark.parametrize("method", ["guided_backprop", "lrp composite", "deep_lift"])
-@pytest.mark.parametrize("axis", [AxisType.Auto, AxisType.Explicit])
-def test_shard_map(method, axis):
-    f, args = networks()["residual"]
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis,))
-    xs = jax.device_put(images(8), NamedSharding(mesh, P("batch")))
-    batch = lambda xs: jax.vmap(lambda x: METHODS[method](f, x, args=args))(xs)
-    sharded = jax.shard_map(batch, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
-    close(jax.jit(sharded)(xs), jax.jit(batch)(images(8)), 1e-4)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_dtypes(method, dtype):
-    random = np.random.default_rng(0)
-    x = jnp.asarray(random.standard_normal(4), dtype)
-    w = jnp.asarray(random.standard_normal((2, 4, 4)), dtype)
-    f = lambda x, w: jnp.sum(jax.nn.relu(x @ w[0] + jnp.asarray(0.5, x.dtype)) @ w[1])
-    found = METHODS[method](f, x, args=(w,))
-    assert found.dtype == dtype
-    wide = METHODS[method](f, x.astype(jnp.float32), args=(w.astype(jnp.float32),))
-    if dtype == jnp.bfloat16:
-        close(found.astype(jnp.float32), wide, 0.05)
-
-
-def test_pytrees():
-    w = jnp.array([[1.0, -2.0], [0.5, 1.0], [1.0, 1.0]])
-    f = lambda x: jnp.sum(jax.nn.relu(jnp.concatenate([x["a"], x["b"][0][None]]) @ w + 0.1))
-    x = {"a": jnp.array([1.0, 2.0]), "b": (jnp.array(-0.5),)}
-    joined = lambda x: jnp.sum(jax.nn.relu(x @ w + 0.1))
-    for method in METHODS.values():
-        found = method(f, x, args=())
-        expected = method(joined, jnp.array([1.0, 2.0, -0.5]), args=())
-        close(jnp.concatenate([found["a"], found["b"][0][None]]), expected)
 
 
 def test_gradients_of_attributions_and_methods_on_top(x64):

@@ -16,7 +16,7 @@ def test_batch_equals_single(method, name):
     table.close(jax.jit(batched)(xs, keys, *args), expected)
 
 
-@pytest.mark.parametrize("method", table.ROWS)
+@pytest.mark.parametrize("method", list(table.ROWS)[::2])  # the most expensive way to run
 def test_batch_of_everything_outside_jit(method):
     """Inputs, keys, labels and parameters, one operation after the other."""
     name = table.first(method)
