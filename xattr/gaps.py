@@ -62,7 +62,7 @@ def attributed(
     """Return the method's attributions with an estimate of their error."""
     result = _checked(method(f, x, *operands, args=args))
     # Where differences of f cancel, attributions are smaller than the rounding of f.
-    points = () if callable(x) else (x, *operands)
+    points = (x(0.0), x(1.0)) if callable(x) else (x, *operands)
     values = [functions.value_of(f, point, args) for point in points]
     maps, error = trees.widen(result), rounding((result, values), points)
     if callable(refined):

@@ -225,7 +225,8 @@ def _inputs(draw: DrawFn, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarra
     places = np.arange(size) % 4 + 1
     x = _steps(draw, size) / 2 + places / 10
     # Off the half steps: from there nodes of equal distance would lie on kinks of the papers.
-    baseline = (_steps(draw, size) / 2 + 0.0371 * places) * draw(st.sampled_from((0, 1)))
+    baseline = _steps(draw, size) / 2 + 0.0371 * places
+    baseline = baseline if draw(st.booleans()) else np.zeros(size)
     tied = _steps(draw, size) > STEPS / 2
     return x.reshape(shape), np.where(tied, x, baseline).reshape(shape)
 
