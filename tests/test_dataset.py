@@ -55,7 +55,10 @@ MESHES = [None, {"batch": 4, "step": 2}, {"batch": 2, **EXPLICIT}, {"step": 2, *
 @pytest.mark.parametrize("axes", MESHES, ids=str)
 def test_files_hold_the_attributions_of_the_batches(tmp_path, axes):
     mesh = None if axes is None else mesh_of(**axes)
-    own = lambda *operands, **options: method(*operands, **options)  # compiled by no other test
+
+    def own(x, label, params, *, quadrature=RULE):  # compiled by no other test
+        return method(x, label, params, quadrature=quadrature)
+
     with count_compilations() as counts:
         files = attribute_dataset(own, batches(), out=tmp_path / "new", mesh=mesh, in_axes=AXES)
     assert counts == {

@@ -9,7 +9,7 @@ import pytest
 import xattr
 from tests import table
 
-CASES = table.in_turn(0)  # every pair of the grid is under jit in test_vmap
+CASES = table.in_turn(0)  # other pairs of the grid are under jit in test_vmap
 
 
 @pytest.mark.parametrize(("method", "name"), CASES)

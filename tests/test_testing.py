@@ -36,7 +36,7 @@ def value(p, x, which=0):
     return float(value_of(p.name, which)(x, *p.args))
 
 
-PREMISES = settings(max_examples=150)
+PREMISES = settings(max_examples=60)
 
 
 @PREMISES
@@ -395,7 +395,7 @@ def test_hypothesis_prints_what_can_be_pasted():
 
     with pytest.raises(AssertionError) as caught:
         fails()
-    assert any("xattr.testing.problem('dense-relu'" in note for note in caught.value.__notes__)
+    assert any("=xattr.testing.problem('" in note for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize("axiom", ["linearity", "input_invariance", "affine_scale_invariance"])
@@ -527,8 +527,8 @@ def test_rules_of_equal_steps_of_ones_own_raise_no_alarm(axiom):
 
     finer = [functools.partial(own, n=n) for n in (83, 120, 171)]
     refined = finer if axiom == "completeness" else None
-    for seed in range(2):
-        assert testing.falsify(axiom, own, max_examples=60, refined=refined, seed=seed).holds
+    examples = 12 if refined else 60  # three times as many nodes, one operation after the other
+    assert testing.falsify(axiom, own, max_examples=examples, refined=refined).holds
 
 
 def test_claims_and_refinements_of_the_wrong_kind():

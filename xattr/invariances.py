@@ -146,7 +146,7 @@ def affine_scale_invariance(
     Shapes: `x`, `baseline` (zeros if None), `scale` s (nonzero) and `shift` m are pytrees of one
     form. Value and tolerance are scalars in units of the attributions. Raises `ValueError` for
     trees unlike x and a scale of 0.
-    Source: Friedman 2004, "Paths and consistency in additive cost sharing", §4; Lundstrom &
+    Source: Friedman 2004, "Paths and consistency in additive cost sharing"; Lundstrom &
     Razaviyayn 2025, "Four axiomatic characterizations of the integrated gradients attribution
     method", where with others it characterizes integrated gradients.
 

@@ -61,9 +61,9 @@ def problems(axiom: str) -> SearchStrategy[Problem]:
     Source: MacIver et al. 2019, "Hypothesis: a new approach to property-based testing".
 
     >>> import hypothesis, xattr
-    >>> found = hypothesis.find(problems("symmetry"), lambda p: bool(p.x[0] > 1))
-    >>> found.name, round(float(found.x[0]), 3)
-    ('product', 1.1)
+    >>> p = hypothesis.find(problems("symmetry"), lambda p: p.name == "product")
+    >>> p.options
+    {'i': 0, 'j': 1}
     """
     axiom_of(axiom)
     return _drawn(AXIOMS[axiom], axiom)
@@ -79,8 +79,8 @@ def networks() -> SearchStrategy[Problem]:
     Source: `xattr.testing.AXIOMS["completeness"]`, beside functions of papers.
 
     >>> import hypothesis
-    >>> hypothesis.find(networks(), lambda p: True).name
-    'dense-relu'
+    >>> hypothesis.find(networks(), lambda p: p.name == "dense-relu").x.shape
+    (4,)
     """
     return _drawn(tuple(NETWORK_SPECIMENS), "")
 
@@ -161,8 +161,8 @@ def inputs(shape: Sequence[int]) -> SearchStrategy[tuple[jax.Array, jax.Array]]:
 
     >>> import hypothesis
     >>> x, baseline = hypothesis.find(inputs((3,)), lambda drawn: True)
-    >>> x.tolist(), baseline.tolist() == [0, 0, 0]
-    ([0.1..., 0.2..., 0.3...], True)
+    >>> x.shape, baseline.shape
+    ((3,), (3,))
     """
     pair: SearchStrategy[tuple[jax.Array, jax.Array]]
     pair = _hypothesis().composite(_inputs)(tuple(shape))
