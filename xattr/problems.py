@@ -34,10 +34,8 @@ WARPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-FOR_ANY = frozenset(
-    "completeness sensitivity_a affine_scale_invariance zero_at_baseline conservation "
-    "time_reparametrization".split()
-)
+FOR_ANY = {"completeness", "sensitivity_a", "affine_scale_invariance", "zero_at_baseline"}
+FOR_ANY |= {"conservation", "time_reparametrization"}
 """Axioms that presuppose nothing of f."""
 
 OPTIONS = ("feature", "i", "j", "a", "b", "shift", "scale", "layers", "path", "warp")
