@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from paper_repro import axiom_rows
 from paper_repro.axiom_rows import ROWS, Measure, Row
 from paper_repro.results import Claim, Result, Setting, Table
 from paper_repro.saliency import shown
-from xattr import composites, paths, quadrature, rules, toys
+from xattr import composites, paths, quadrature, rules, toys, trials
 from xattr.axioms import Gap
 from xattr.testing import AXIOMS, Problem, Verdict, falsify, problem, problems
 from xattr.types import UncoveredPrimitiveError
@@ -167,23 +166,13 @@ def _measured(axiom: str, measure: Measure, examples: int, seed: int) -> Verdict
 
 def drawn_problems(axiom: str, count: int, seed: int) -> list[Problem]:
     """Return problems of an axiom."""
-    import hypothesis
-    from hypothesis.errors import NoSuchExample
-
     drawn: list[Problem] = []
 
     def keep(each: Problem) -> bool:
         drawn.append(each)
         return False
 
-    settings = hypothesis.settings(
-        max_examples=count,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    with contextlib.suppress(NoSuchExample):
-        hypothesis.find(problems(axiom), keep, settings=settings, random=random.Random(seed))
+    trials.find(problems(axiom), keep, count, seed)
     return drawn
 
 

@@ -96,7 +96,7 @@ def falsify(
     papers = list(_of_papers(axiom))[:max_examples]
     found = next(filter(fails, papers), None)
     if found is None and max_examples > len(papers):
-        found = _find(problems(axiom), fails, max_examples - len(papers), seed)
+        found = find(problems(axiom), fails, max_examples - len(papers), seed)
     if found is not None:
         for part in _simpler(found):
             candidate = dataclasses.replace(found, **part)
@@ -130,7 +130,7 @@ def _keeps_premise(problem: Problem) -> bool:
     return not SPECIMENS[problem.name].rises or bool((problem.x >= problem.baseline).all())
 
 
-def _find(strategy: Any, fails: Callable[[Problem], bool], examples: int, seed: int) -> Any:
+def find(strategy: Any, fails: Callable[[Problem], bool], examples: int, seed: int) -> Any:
     """Return the smallest thing that fails, or None."""
     import hypothesis
     from hypothesis.errors import Flaky, NoSuchExample
