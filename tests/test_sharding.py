@@ -401,7 +401,11 @@ def test_bfloat16_is_summed_in_float32():
 
 
 def test_completeness_of_a_bfloat16_model():
-    """With x in float32 and the cast inside f the devices' parts are not rounded."""
+    """With x in float32 and the cast inside f the devices' parts are not rounded.
+
+    Sums are compared with the float32 network's f(x) − f(baseline). That of the bfloat16 network is
+    off by up to .0088 itself, on any JAX: its scores lie .0156 apart near −2.25.
+    """
     params = table.parameters(dtype=jnp.bfloat16)
     full = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     x = examples().astype(jnp.bfloat16)
@@ -415,17 +419,18 @@ def test_completeness_of_a_bfloat16_model():
             return xattr.path_integral(f, line, args=(label, params), **options)
 
         many = sharded(method, mesh_of(step=8), in_axes=AXES)(x, LABELS, params)
-        gap = lambda a, x, label: xattr.completeness_gap(f, a, x, args=(label, params))
-        worst = float(jnp.abs(jax.jit(jax.vmap(gap))(many, x, LABELS)).max())
-        return many, functools.partial(on_one_device, method, x, LABELS, params), worst
+        gap = lambda a, x, label: xattr.completeness_gap(SCORE, a, x, args=(label, full))
+        gaps = jax.jit(jax.vmap(gap))(many.astype(jnp.float32), wide, LABELS)
+        return many, functools.partial(on_one_device, method, x, LABELS, params), gaps
 
-    many, _, gap_in_full = attributed(SCORE, wide, full)
-    assert gap_in_full < 1e-6
-    recipe, recipe_on_one, gap_of_recipe = attributed(casting, wide, params)
+    worst = lambda gaps: float(jnp.abs(gaps).max())
+    many, _, gaps_in_full = attributed(SCORE, wide, full)
+    assert worst(gaps_in_full) < 1e-6
+    recipe, recipe_on_one, gaps_of_recipe = attributed(casting, wide, params)
     table.close(recipe, recipe_on_one(), 1e-6)
-    half, _, gap_in_half = attributed(in_half, x, params)
+    half, _, gaps_in_half = attributed(in_half, x, params)
     assert half.dtype == jnp.bfloat16
-    assert gap_of_recipe < gap_in_half / 2 < 0.02  # what is left is the network's own rounding
+    assert worst(gaps_of_recipe) < worst(gaps_in_half) / 2 < 0.01
     distance = lambda result: float(jnp.abs(result.astype(jnp.float32) - many).max())
     assert distance(recipe) < distance(half) / 2
 

@@ -46,7 +46,12 @@ from xattr.relevance import deep_taylor, lrp
 from xattr.report import explain, relevance_report
 from xattr.rewrite import with_rules
 from xattr.sharding import sharded
-from xattr.types import PathSamples, Quadrature, UncoveredPrimitiveError
+from xattr.types import (
+    PathSamples,
+    Quadrature,
+    UncoveredPrimitiveError,
+    UnreadableProgramError,
+)
 
 __version__ = _version("xattr-jax")
 
@@ -55,6 +60,7 @@ __all__ = [
     "PathSamples",
     "Quadrature",
     "UncoveredPrimitiveError",
+    "UnreadableProgramError",
     "at_layer",
     "attacks",
     "attribute_dataset",

@@ -1,12 +1,11 @@
-"""The traced program of a function: equations in one list, what depends on x, and how to run them.
+"""The traced program of a function: equations in one list, and what depends on x.
 
 The only module that touches `jax.extend`. Calls that only group (jit, closed calls) are opened; a
 call with a derivative of its own stays whole where it is an activation or needs no rule; scan,
 cond, while and checkpoint keep their bodies.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from typing import Literal as OneOf
@@ -15,14 +14,32 @@ import jax
 import jax.extend.core as core
 import jax.extend.source_info_util as source_info
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.extend.core import primitives
 
-from xattr import marks
+from xattr import _versions, marks
 from xattr.types import ArrayTree, Function
 
-p = primitives
+
+class _Primitives:
+    """JAX's primitives by name. What this JAX lacks is in `missing`, and equals no primitive."""
+
+    def __init__(self) -> None:
+        self.found: set[Any] = set()
+        self.missing: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        primitive = getattr(primitives, name, None) or getattr(lax, name, None)
+        if primitive is None:
+            self.missing.append(name)
+            primitive = object()
+        else:
+            self.found.add(primitive)
+        setattr(self, name, primitive)
+        return primitive
+
+
+p = _Primitives()
 
 source_info.register_exclusion(str(Path(__file__).parent))  # the line named is the user's
 
@@ -70,7 +87,8 @@ class Equation:
     """One operation: a primitive, its operands and results, and where it comes from."""
 
     __slots__ = (
-        *("activation", "bodies", "caller", "inputs", "origin", "outputs", "primitive", "scope"),
+        *("activation", "bodies", "caller", "inputs", "origin", "outputs", "params", "primitive"),
+        "scope",
     )
 
     def __init__(
@@ -89,15 +107,10 @@ class Equation:
         self.inputs = inputs
         self.outputs = outputs
         self.scope = scope
+        self.params: dict[str, Any] = _versions.Params(origin.params)
         self.bodies: list[Program] = bodies
         self.activation = self.is_call and is_activation(bodies[0], inputs, outputs)
         """Whether it is a call of a function of each element."""
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameters of the primitive."""
-        params: dict[str, Any] = self.origin.params
-        return params
 
     @property
     def output(self) -> Value:
@@ -168,17 +181,18 @@ MOVES = frozenset(
     {
         *(p.reshape_p, p.transpose_p, p.squeeze_p, p.broadcast_in_dim_p, p.slice_p, p.rev_p),
         *(p.dynamic_slice_p, p.gather_p, p.concatenate_p, p.device_put_p),
-        *(p.sharding_constraint_p, lax.tile_p, lax.stack_p),
+        *(p.sharding_constraint_p, p.tile_p, p.stack_p),
         *COPIES,
     }
 )
-SPLITS = frozenset({lax.split_p, lax.unstack_p})
+SPLITS = frozenset({p.split_p, p.unstack_p})
 SUMS = frozenset({p.reduce_sum_p, p.reduce_window_sum_p, p.cumsum_p})
 COLLECTIVES = frozenset({p.psum_p, p.all_gather_p, p.all_to_all_p, p.ppermute_p})
 UPDATES = frozenset({p.dynamic_update_slice_p, p.scatter_p, p.scatter_add_p})
 LARGEST = frozenset({p.reduce_max_p, p.reduce_window_max_p})
 SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p})
 ORDERINGS = frozenset({p.sort_p, p.top_k_p, p.cummax_p, p.cummin_p})
+OTHERS = frozenset({p.argmax_p, p.argmin_p, p.pad_p, p.stop_gradient_p, p.while_p})
 
 
 Whole: TypeAlias = bool | OneOf["always"]
@@ -202,24 +216,27 @@ def trace(
 
     closed = jax.make_jaxpr(flat)(leaves, others)
     mask = [True] * len(leaves) + [False] * len(others)
-    return open_program(closed, mask, whole), [*leaves, *others]
+    with _versions.reading():
+        return open_program(closed, mask, whole), [*leaves, *others]
 
 
-def open_program(closed: Any, mask: Sequence[bool], whole: Whole, scope: str = "") -> Program:
-    """Return the equations of a closed jaxpr in one list, calls opened."""
-    jaxpr = closed.jaxpr
+def open_program(body: Any, mask: Sequence[bool], whole: Whole, scope: str = "") -> Program:
+    """Return the equations of a jaxpr in one list, calls opened."""
+    jaxpr, known = _parts(body)
     equations: list[Equation] = []
     env: dict[Any, Any] = {}
     inputs = [Value(v.aval, bool(m)) for v, m in zip(jaxpr.invars, mask, strict=True)]
     env.update(zip(jaxpr.invars, inputs, strict=True))
     constants: dict[Value, Any] = {}
-    _open_constants(closed, env, constants)
+    _open_constants(jaxpr, known, env, constants)
     _open(jaxpr, env, equations, constants, scope, whole)
     return Program(inputs, [_read(env, v) for v in jaxpr.outvars], equations, constants)
 
 
-def _open_constants(closed: Any, env: dict[Any, Any], constants: dict[Value, Any]) -> None:
-    for var, constant in zip(closed.jaxpr.constvars, closed.consts, strict=True):
+def _open_constants(
+    jaxpr: Any, known: Sequence[Any], env: dict[Any, Any], constants: dict[Value, Any]
+) -> None:
+    for var, constant in zip(jaxpr.constvars, known, strict=True):
         env[var] = Value(var.aval, False)
         constants[env[var]] = constant
 
@@ -240,18 +257,20 @@ def _open(
 ) -> None:
     """Append the equations of a jaxpr, with its variables renamed by `env`."""
     for eqn in jaxpr.eqns:
+        if p.missing and eqn.primitive not in p.found:  # it may be one of them, renamed
+            raise _versions.unreadable(f"no primitive {p.missing[0]!r}, but {eqn.primitive}")
         inputs = [_read(env, v) for v in eqn.invars]
         mask = [isinstance(v, Value) and v.dependent for v in inputs]
         inner_scope = _joined(scope, str(eqn.source_info.name_stack))
         bodies = _bodies(eqn, mask, inner_scope, whole)
         if bodies and eqn.primitive in CALLS and not _stays_whole(eqn, bodies[0], inputs, whole):
-            inner = _closed(_body_of(eqn))
-            inner_env = dict(zip(inner.jaxpr.invars, inputs, strict=True))
-            _open_constants(inner, inner_env, constants)
-            _open(inner.jaxpr, inner_env, into, constants, inner_scope, whole, _named(eqn, caller))
+            inner, known = _parts(_body_of(eqn))
+            inner_env = dict(zip(inner.invars, inputs, strict=True))
+            _open_constants(inner, known, inner_env, constants)
+            _open(inner, inner_env, into, constants, inner_scope, whole, _named(eqn, caller))
             env.update(
                 (var, _read(inner_env, out))
-                for var, out in zip(eqn.outvars, inner.jaxpr.outvars, strict=True)
+                for var, out in zip(eqn.outvars, inner.outvars, strict=True)
             )
             continue
         reached = _dependent_outputs(eqn, bodies, mask)
@@ -269,9 +288,9 @@ def _joined(outer: str, inner: str) -> str:
     return "/".join(part for part in (outer, inner) if part)
 
 
-def _closed(body: Any) -> Any:
-    """Return a jaxpr in closed form, whichever it is (JAX 0.11 has one form only)."""
-    return body if hasattr(body, "consts") else core.ClosedJaxpr(body, ())
+def _parts(body: Any) -> tuple[Any, Sequence[Any]]:
+    """Return a jaxpr and its constants. Before JAX 0.11 a `ClosedJaxpr` holds the two."""
+    return getattr(body, "jaxpr", body), getattr(body, "consts", ())
 
 
 def _body_of(eqn: Any) -> Any:
@@ -282,14 +301,14 @@ def _body_of(eqn: Any) -> Any:
 def _bodies(eqn: Any, mask: list[bool], scope: str, whole: Whole) -> list[Program]:
     """Return the bodies of a call or of control flow, opened."""
     if eqn.primitive in CALLS or eqn.primitive is p.remat_p:
-        return [open_program(_closed(_body_of(eqn)), mask, whole, scope)]
+        return [open_program(_body_of(eqn), mask, whole, scope)]
     if eqn.primitive is p.cond_p:
-        return [open_program(_closed(b), mask[1:], whole, scope) for b in eqn.params["branches"]]
+        return [open_program(b, mask[1:], whole, scope) for b in eqn.params["branches"]]
     if eqn.primitive is p.scan_p:
-        constants, carried = scan_counts(eqn.params)
+        constants, carried = scan_counts(eqn)
         mask = list(mask)
         while True:  # until what depends on x stays the same from one step to the next
-            body = open_program(_closed(eqn.params["jaxpr"]), mask, whole, scope)
+            body = open_program(eqn.params["jaxpr"], mask, whole, scope)
             after = [_depends(v) for v in body.outputs[:carried]]
             before = mask[constants : constants + carried]
             if all(b or not a for a, b in zip(after, before, strict=True)):
@@ -300,9 +319,20 @@ def _bodies(eqn: Any, mask: list[bool], scope: str, whole: Whole) -> list[Progra
     return []
 
 
-def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+def scan_counts(scan: Any) -> tuple[int, int]:
     """Return how many operands of a scan are constants, and how many are carried."""
-    return params["num_consts"], params["num_carry"]
+    params = scan.params
+    if "num_consts" in params:  # before JAX 0.11
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()
+    return len(constants), len(carried)
+
+
+def while_body(equation: Equation) -> Program:
+    """Return the body of a while loop, opened; what depends on x in it is not told."""
+    with _versions.reading():
+        body = equation.params["body_jaxpr"]
+        return open_program(body, [False] * len(body.in_avals), "always", equation.scope)
 
 
 def _depends(atom: Any) -> bool:
@@ -357,60 +387,6 @@ def is_activation(body: Program, inputs: list[Any], outputs: list[Value]) -> boo
     elementwise = ELEMENTWISE | CALLS
     nonlinear = any(e.primitive not in AFFINE_ELEMENTWISE | COPIES | CALLS for e in equations)
     return nonlinear and all(e.primitive in elementwise for e in equations)
-
-
-def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    """Apply an equation to arrays; its own derivative rules stay."""
-    primitive = equation.origin.primitive
-    traced = equation.origin.invars
-    operands = [marks.marked(value, var.aval) for value, var in zip(operands, traced, strict=True)]
-    bound = primitive.get_bind_params(equation.params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # as before JAX 0.10
-    with jax.named_scope(equation.scope) if equation.scope else contextlib.nullcontext():
-        result = primitive.bind(*functions, *operands, **params)
-    return list(result) if primitive.multiple_results else [result]
-
-
-def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    """Apply the primitive of an equation in the dtype, or a wider one of its operands."""
-    operands = [at_least(dtype, operand) for operand in operands]
-    primitive, params = equation.origin.primitive, dict(equation.params)
-    if primitive is p.reduce_precision_p:
-        return operands
-    if primitive in (p.scatter_p, p.scatter_add_p):  # whose own body is written for one dtype
-        scatter: Any = lax.scatter if primitive is p.scatter_p else lax.scatter_add
-        keep = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
-        return [scatter(*operands, **{name: params[name] for name in keep})]
-    for name in ("preferred_element_type", "new_dtype"):
-        if params.get(name) is not None and jnp.issubdtype(params[name], jnp.floating):
-            params[name] = _wider(dtype, params[name])
-    result = primitive.bind(*operands, **params)
-    return list(result) if primitive.multiple_results else [result]
-
-
-def at_least(dtype: Any, value: Any) -> jax.Array:
-    """Return an array, a floating one in the dtype or a wider one of its own."""
-    array = jnp.asarray(value)
-    floating = jnp.issubdtype(array.dtype, jnp.floating)
-    return array.astype(_wider(dtype, array.dtype)) if floating else array
-
-
-def _wider(dtype: Any, other: Any) -> np.dtype:
-    return max(np.dtype(dtype), np.dtype(other), key=lambda d: d.itemsize)
-
-
-def evaluate(
-    program: Program,
-    operands: Sequence[Any],
-    run: Callable[[Equation, Sequence[Any]], list[Any]] = run,
-) -> list[Any]:
-    """Run a whole program, each equation by `run`."""
-    env: dict[Any, Any] = dict(program.constants)
-    env.update(zip(program.inputs, operands, strict=True))
-    for equation in program.equations:
-        results = run(equation, [read(env, v) for v in equation.inputs])
-        env.update(zip(equation.outputs, results, strict=True))
-    return [read(env, v) for v in program.outputs]
 
 
 def pruned(program: Program, *, effects: bool = True) -> Program:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from xattr import _jaxpr
+from xattr import _jaxpr, running
 from xattr._jaxpr import Equation, p
 from xattr.sites import Site
 
@@ -25,7 +25,7 @@ def apply(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
     env = dict(zip(site.inputs, inputs, strict=True))
     env.update(zip(site.constants, constants, strict=True))
     for equation in site.equations:
-        results = _jaxpr.run(equation, [_jaxpr.read(env, v) for v in equation.inputs])
+        results = running.run(equation, [_jaxpr.read(env, v) for v in equation.inputs])
         env.update(zip(equation.outputs, results, strict=True))
     return env[site.output] if len(site.outputs) == 1 else [env[v] for v in site.outputs]
 
@@ -154,7 +154,7 @@ def _is_sum(equation: Equation) -> bool:
 
 def _bind(equation: Equation, states: list[State], operands: list[Any]) -> Any:
     merged = [s if s is not None else o for s, o in zip(states, operands, strict=True)]
-    return _jaxpr.run(equation, merged)[0]
+    return running.run(equation, merged)[0]
 
 
 def _weight(equation: Equation, operands: list[Any]) -> Any:
@@ -278,7 +278,7 @@ def _offset(equation: Equation, found: dict[Any, Any], env: dict[Any, Any]) -> A
         for v, mine in zip(equation.inputs, inside, strict=True)
     ]
     if not _is_sum(equation):
-        return None if any(v is None for v in values) else _jaxpr.run(equation, values)[0]
+        return None if any(v is None for v in values) else running.run(equation, values)[0]
     left, right = values
     if left is None and right is None:
         return None

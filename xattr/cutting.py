@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from xattr import _jaxpr, functions, trees
+from xattr import _jaxpr, functions, running, trees
 from xattr._jaxpr import Equation, Program, Value, p
 from xattr.types import ArrayTree, Function
 
@@ -31,12 +31,12 @@ class Cut(NamedTuple):
 
     def value(self, x: ArrayTree) -> jax.Array:
         """Return h(x)."""
-        (value,) = _jaxpr.evaluate(self.before, [*jax.tree.leaves(x), *self.others])
+        (value,) = running.evaluate(self.before, [*jax.tree.leaves(x), *self.others])
         return jnp.asarray(value)
 
     def score(self, h: Any, x: ArrayTree) -> jax.Array:
         """Return f with h in place of the layer."""
-        (score,) = _jaxpr.evaluate(self.after, [*jax.tree.leaves(x), *self.others, h])
+        (score,) = running.evaluate(self.after, [*jax.tree.leaves(x), *self.others, h])
         return jnp.asarray(score)
 
 
@@ -233,9 +233,7 @@ def _inner(equation: Equation) -> Iterator[Equation]:
     """Yield the equations of the bodies of an equation, at any depth."""
     bodies = equation.bodies
     if equation.primitive is p.while_p:
-        body = equation.params["body_jaxpr"]
-        unknown = [False] * len(body.jaxpr.invars)
-        bodies = [_jaxpr.open_program(body, unknown, "always", equation.scope)]
+        bodies = [_jaxpr.while_body(equation)]
     for each in bodies:
         yield from _everywhere(each.equations)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr import _jaxpr, affine, functions, marks, places, rewrite, trees
+from xattr import _jaxpr, affine, functions, marks, places, rewrite, running, trees
 from xattr.places import Layer, Place
 from xattr.sites import Recognised
 from xattr.types import Array, ArrayTree, Function, Progress
@@ -196,7 +196,7 @@ def _see(
     env = dict(zip(layer.site.inputs, inputs, strict=True))
     env.update(zip(layer.site.constants, constants, strict=True))
     for equation in layer.core.equations:
-        results = _jaxpr.run(equation, [_jaxpr.read(env, v) for v in equation.inputs])
+        results = running.run(equation, [_jaxpr.read(env, v) for v in equation.inputs])
         env.update(zip(equation.outputs, results, strict=True))
     y = env[layer.core.output] * layer.factor(constants)
     # A factor of 0 masks a position out: it is no sample.

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jax import lax
-
 from xattr import _jaxpr, elementwise, normalizers, softmaxes
 from xattr._jaxpr import Equation, Program, Value, p
 from xattr.graph import Graph
@@ -14,7 +12,7 @@ _AFFINE_ROLES = frozenset(
     {"weight", "reduce", "add", "offset", "scalar", "array", "move", "multiple"}
 )
 _TERMS = frozenset({"move", "sum", "scale", "taps"})
-_GATHERING = frozenset({p.concatenate_p, lax.stack_p})
+_GATHERING = frozenset({p.concatenate_p, p.stack_p})
 
 
 class _Item(NamedTuple):

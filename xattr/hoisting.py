@@ -17,9 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import _jaxpr, chunks, functions, kernel, paths, peephole, trees
+from xattr import _jaxpr, _versions, chunks, functions, kernel, paths, peephole, running, trees
 from xattr._jaxpr import Equation, Program, Value, p
-from xattr.types import Array, ArrayTree, Function, Progress, Quadrature
+from xattr.types import (
+    Array,
+    ArrayTree,
+    Function,
+    Progress,
+    Quadrature,
+    UnreadableProgramError,
+)
 
 
 def line_integral(
@@ -34,13 +41,32 @@ def line_integral(
 ) -> ArrayTree:
     """Return `xattr.path_integral` along the straight line, with the affine prefix of f hoisted."""
     functions.check_args(args)
-    ends = functions.compiled(prefix_kernel, f)(baseline, x, args)
+    options: dict[str, Any] = {"args": args, "chunk_size": chunk_size, "progress": progress}
+    try:
+        result = _hoisted_integral(f, baseline, x, kernel.rule_of(quadrature), **options)
+    except UnreadableProgramError as error:
+        _versions.step_aside(error)
+        result = None
+    if result is not None:
+        return result
     path = paths.straight_line(baseline, x)
+    return kernel.path_integral(f, path, quadrature=quadrature, **options)
+
+
+def _hoisted_integral(
+    f: Function,
+    baseline: ArrayTree,
+    x: ArrayTree,
+    rule: Quadrature,
+    *,
+    args: tuple[Any, ...],
+    chunk_size: int | None,
+    progress: Progress | None,
+) -> ArrayTree | None:
+    """Return the integral; None where nothing is worth hoisting."""
+    ends = functions.compiled(prefix_kernel, f)(baseline, x, args)
     if ends is None:
-        return kernel.path_integral(
-            f, path, quadrature=quadrature, args=args, chunk_size=chunk_size, progress=progress
-        )
-    rule = kernel.rule_of(quadrature)
+        return None
     slopes = functions.compiled(path_kernel, f)
 
     def part(start: Any, size: int, valid: Array) -> ArrayTree:
@@ -51,6 +77,7 @@ def line_integral(
     slope = chunks.reduce(part, trees.add, count, chunk_size=chunk_size, progress=progress)
     result = functions.compiled(transposed_kernel, f)(slope, baseline, x, args)
     if trees.known_to_be_infinite(result):
+        path = paths.straight_line(baseline, x)
         kernel.check_finite(kernel.sampled(path, rule), count, chunk_size)
     return result
 
@@ -128,15 +155,15 @@ class Split(NamedTuple):
 
         def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
             if not equation.dependents:
-                return _jaxpr.run(equation, operands)
-            return _jaxpr.run_in(np.float32, equation, operands)
+                return running.run(equation, operands)
+            return running.run_in(np.float32, equation, operands)
 
-        return _jaxpr.evaluate(self.before, [*jax.tree.leaves(x), *self.others], run)
+        return running.evaluate(self.before, [*jax.tree.leaves(x), *self.others], run)
 
     def rest(self, values: list[jax.Array]) -> jax.Array:
         """Return G of the values."""
         values = [trees.cast(v, form) for v, form in zip(values, self.before.outputs, strict=True)]
-        (score,) = _jaxpr.evaluate(self.after, [*values, *self.others])
+        (score,) = running.evaluate(self.after, [*values, *self.others])
         return jnp.asarray(score)
 
 
@@ -168,7 +195,7 @@ _LINEAR = frozenset(
     {
         *(p.neg_p, p.reshape_p, p.transpose_p, p.squeeze_p, p.broadcast_in_dim_p, p.slice_p),
         *(p.rev_p, p.concatenate_p, p.pad_p, p.sharding_constraint_p, p.copy_p, p.name_p),
-        *(p.convert_element_type_p, jax.lax.tile_p, jax.lax.stack_p),
+        *(p.convert_element_type_p, p.tile_p, p.stack_p),
         *(_jaxpr.ADDITIONS | _jaxpr.SPLITS | _jaxpr.SUMS),
     }
 )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr import _jaxpr, chunks, functions, trees
+from xattr import _jaxpr, chunks, functions, running, trees
 from xattr._jaxpr import Equation, Program, p
 from xattr.types import Array, ArrayTree, Function, Quadrature, UncoveredPrimitiveError
 
@@ -273,7 +273,7 @@ def _run(program: Program, inputs: list[_Term], found: _Found) -> list[_Term]:
     for equation in program.equations:
         terms = [read(atom) for atom in equation.inputs]
         if not any(term.degree for term in terms):
-            values = _jaxpr.run(equation, _as_written(equation, terms))
+            values = running.run(equation, _as_written(equation, terms))
             results = [_Term(value, 0) for value in values]
         elif equation.is_call or equation.primitive is p.remat_p:
             results = _run(equation.bodies[0], terms, found)
@@ -318,8 +318,8 @@ def _derivative_differs(equation: Equation, terms: list[_Term], x64: bool) -> ja
         return list(pull([w.astype(r.dtype) for w, r in zip(weights, results, strict=True)]))
 
     with jax.enable_x64(x64):
-        own = derivative(functools.partial(_jaxpr.run, equation))
-        true = derivative(functools.partial(_jaxpr.evaluate, equation.bodies[0]))
+        own = derivative(functools.partial(running.run, equation))
+        true = derivative(functools.partial(running.evaluate, equation.bodies[0]))
     wrong = jnp.array(False)
     for a, b in zip(own, true, strict=True):
         tolerance = float(jnp.finfo(b.dtype).eps) ** 0.5  # type: ignore[no-untyped-call]
@@ -340,14 +340,14 @@ def _apply(equation: Equation, terms: list[_Term], found: list[Array]) -> list[_
     degree = _degree(equation, [term.degree for term in terms])
     if equation.primitive in _SIDES:
         found += list(_SIDES[equation.primitive](equation, *operands))
-    return [_Term(result, degree) for result in _jaxpr.run_in(np.float64, equation, operands)]
+    return [_Term(result, degree) for result in running.run_in(np.float64, equation, operands)]
 
 
 def _is_real(dtype: Any) -> bool:
     return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-_wide = functools.partial(_jaxpr.at_least, np.float64)
+_wide = functools.partial(running.at_least, np.float64)
 
 
 _LINEAR = (

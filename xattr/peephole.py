@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from xattr import _jaxpr, convolutions, pooling, stencils
+from xattr import _jaxpr, _versions, convolutions, pooling, running, stencils
 from xattr.graph import Graph
-from xattr.types import ArrayTree, Function
+from xattr.types import ArrayTree, Function, UnreadableProgramError
 
 
 def faster(f: Function) -> Function:
@@ -20,24 +20,33 @@ def faster(f: Function) -> Function:
         return f
 
     def value(x: ArrayTree, *args: Any) -> Any:
-        program, operands = _jaxpr.trace(f, x, args, whole="always")
-        graph = Graph(program)
-        found = {}
-        for finder in (pooling, stencils, convolutions):
-            found.update(finder.found(graph))
-        if not found:
+        try:
+            return _replaced(f, x, args)
+        except UnreadableProgramError as error:
+            _versions.step_aside(error)
             return f(x, *args)
-        env: dict[Any, Any] = dict(program.constants)
-        env.update(zip(program.inputs, operands, strict=True))
-        inside = {e for replacement in found.values() for e in replacement.inside}
-        for equation in program.equations:
-            if equation in inside:
-                continue
-            replacement = found.get(equation)
-            inputs = [_jaxpr.read(env, v) for v in (replacement or equation).inputs]
-            run = replacement.run(inputs) if replacement else _jaxpr.run(equation, inputs)
-            env.update(zip(equation.outputs, run, strict=True))
-        (result,) = (_jaxpr.read(env, v) for v in program.outputs)
-        return result
 
     return value
+
+
+def _replaced(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Any:
+    """Return f(x, *args), with other operations in the place of what is found."""
+    program, operands = _jaxpr.trace(f, x, args, whole="always")
+    graph = Graph(program)
+    found = {}
+    for finder in (pooling, stencils, convolutions):
+        found.update(finder.found(graph))
+    if not found:
+        return f(x, *args)
+    env: dict[Any, Any] = dict(program.constants)
+    env.update(zip(program.inputs, operands, strict=True))
+    inside = {e for replacement in found.values() for e in replacement.inside}
+    for equation in program.equations:
+        if equation in inside:
+            continue
+        replacement = found.get(equation)
+        inputs = [_jaxpr.read(env, v) for v in (replacement or equation).inputs]
+        run = replacement.run(inputs) if replacement else running.run(equation, inputs)
+        env.update(zip(equation.outputs, run, strict=True))
+    (result,) = (_jaxpr.read(env, v) for v in program.outputs)
+    return result

@@ -8,7 +8,6 @@ the equations compute, never by the names of modules.
 from collections.abc import Sequence
 
 import numpy as np
-from jax import lax
 
 from xattr import _jaxpr
 from xattr._jaxpr import Equation, Program, Value, p
@@ -62,7 +61,7 @@ def _recognise_bodies(site: Site, mode: Mode, inside: bool) -> None:
     if equation.primitive is p.cond_p:
         zone, data = zone[1:], data[1:]
     if equation.primitive is p.scan_p:
-        constants, carried = _jaxpr.scan_counts(equation.params)
+        constants, carried = _jaxpr.scan_counts(equation)
         loop = slice(constants, constants + carried)
         zone[loop] = [False] * carried
         data = _through_loop(equation.bodies[0], mode, data, loop)
@@ -120,7 +119,7 @@ def _keeps_sign(equation: Equation, data: set[Value]) -> bool:
         return bool(factors) and not np.any(np.asarray(factors[0].value) < 0)
     if equation.primitive in (p.neg_p, p.sub_p):
         return False
-    needs = (p.add_p, p.add_jaxvals_p, p.min_p, p.concatenate_p, lax.stack_p)
+    needs = (p.add_p, p.add_jaxvals_p, p.min_p, p.concatenate_p, p.stack_p)
     return equation.primitive not in needs or all(v in data for v in equation.inputs)
 
 

@@ -333,7 +333,7 @@ def _cond(site: Site, operands: list[Carried], settings: Settings) -> list[Carri
 def _scan(site: Site, operands: list[Carried], settings: Settings) -> list[Carried]:
     equation, body = site.equations[0], site.bodies[0]
     params = equation.params
-    constants, carried = _jaxpr.scan_counts(params)
+    constants, carried = _jaxpr.scan_counts(equation)
     inputs = body.program.inputs
     fitted = [
         _fit(o, v, settings, probe=not constants <= i < constants + carried)

@@ -33,6 +33,10 @@ class UncoveredPrimitiveError(NotImplementedError):
     """An operation of the program that no rule of the method covers."""
 
 
+class UnreadableProgramError(NotImplementedError):
+    """A program written in a way that the library does not know, by another version of JAX."""
+
+
 class Quadrature(NamedTuple):
     """A rule ∫₀¹ g(α) dα ≈ Σₖ weights[k] · g(nodes[k]).
 
