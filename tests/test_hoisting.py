@@ -240,7 +240,8 @@ def test_no_product_of_the_prefix_is_made_per_node():
     x = jnp.ones(6)
 
     def products(f):
-        run = lambda x: xattr.integrated_gradients(f, x, quadrature=xattr.quadrature.midpoint(48))
+        rule = xattr.quadrature.midpoint(48)
+        run = lambda x: xattr.integrated_gradients(f, x, quadrature=rule, chunk_size=16)
         (scan,) = [e for e in jax.make_jaxpr(run)(x).eqns if e.primitive.name == "scan"]
         return str(scan.params["jaxpr"]).count("dot_general")
 

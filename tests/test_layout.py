@@ -16,7 +16,7 @@ LAYERS = [
     {"functions", "chunks", "targets"},
     {"quadrature", "_versions"},
     {"_jaxpr"},
-    {"paths", "sites", "graph", "running"},
+    {"paths", "sites", "graph", "running", "workload"},
     {"transposes"},
     {"pooling", "stencils", "convolutions"},
     {"peephole"},

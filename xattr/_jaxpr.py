@@ -5,6 +5,7 @@ call with a derivative of its own stays whole where it is an activation or needs
 cond, while and checkpoint keep their bodies.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -58,6 +59,11 @@ class Value:
     def full(self, number: float) -> jax.Array:
         """Return an array of this type that is one number everywhere."""
         return jnp.asarray(marks.marked(jnp.full(self.shape, number, self.dtype), self.aval))
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+        return math.prod(self.shape) * getattr(self.dtype, "itemsize", 1)
 
     @property
     def floating(self) -> bool:
@@ -157,8 +163,10 @@ class Program(NamedTuple):
 
 
 _MARKS = frozenset({"pvary", "pcast"})
-CALLS = frozenset({p.jit_p, p.closed_call_p, p.call_p, p.custom_jvp_call_p, p.custom_vjp_call_p})
+OPENED = frozenset({p.jit_p, p.closed_call_p, p.call_p})
+"""Calls that are opened always: whether a part of f is jitted must not change the answer."""
 OWN_DERIVATIVE = frozenset({p.custom_jvp_call_p, p.custom_vjp_call_p})
+CALLS = OPENED | OWN_DERIVATIVE
 CONTROL = frozenset({p.scan_p, p.cond_p, p.remat_p})
 WEIGHTED = frozenset({p.dot_general_p, p.conv_general_dilated_p})
 ADDITIONS = frozenset({p.add_p, p.add_jaxvals_p, p.sub_p})
@@ -262,8 +270,10 @@ def _open(
         inputs = [_read(env, v) for v in eqn.invars]
         mask = [isinstance(v, Value) and v.dependent for v in inputs]
         inner_scope = _joined(scope, str(eqn.source_info.name_stack))
-        bodies = _bodies(eqn, mask, inner_scope, whole)
-        if bodies and eqn.primitive in CALLS and not _stays_whole(eqn, bodies[0], inputs, whole):
+        bodies = _bodies(eqn, mask, inner_scope, whole) if eqn.primitive not in OPENED else []
+        if eqn.primitive in OPENED or (
+            eqn.primitive in CALLS and not _stays_whole(eqn, bodies[0], inputs, whole)
+        ):
             inner, known = _parts(_body_of(eqn))
             inner_env = dict(zip(inner.invars, inputs, strict=True))
             _open_constants(inner, known, inner_env, constants)
@@ -349,12 +359,7 @@ def _dependent_outputs(eqn: Any, bodies: list[Program], mask: list[bool]) -> lis
 
 
 def _stays_whole(eqn: Any, body: Program, inputs: list[Any], whole: Whole) -> bool:
-    """Tell whether a call is kept: one with a derivative of its own, around an activation or none.
-
-    A jitted function is never: whether a part of the program is jitted must not change the answer.
-    """
-    if eqn.primitive not in OWN_DERIVATIVE:
-        return False
+    """Tell whether a call is kept: one with a derivative of its own, around an activation or none."""
     if whole == "always":
         return True
     if is_activation(body, inputs, [Value(v.aval, False) for v in eqn.outvars]):

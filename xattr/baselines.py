@@ -56,7 +56,7 @@ def expected_gradients(
         return PathSamples(points, velocities, weights)
 
     return kernel.accumulate(
-        f, samples_of, num_samples, args=args, chunk_size=chunk_size, progress=progress
+        f, samples_of, num_samples, x, args=args, chunk_size=chunk_size, progress=progress
     )
 
 

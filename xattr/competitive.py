@@ -93,7 +93,8 @@ def _competition(
             jax.tree.map(lambda leaf: jnp.min(leaf, axis=0, initial=0), others),
         )
 
-    rivalry = chunks.reduce(part, _merge, scores.size, chunk_size=chunk_size)
+    size = chunks.DEFAULT_SIZE if chunk_size is None else chunk_size
+    rivalry = chunks.reduce(part, _merge, scores.size, chunk_size=size)
     known = (label >= 0) & (label < scores.size)
     kept = jax.tree.map(_winning, *rivalry)
     return trees.cast_like(jax.tree.map(lambda leaf: jnp.where(known, leaf, jnp.nan), kept), x)

@@ -167,7 +167,7 @@ def _watch(skeleton: Any, callback: Callable[[Any], Any]) -> Any:
 _COMPILED: OrderedDict[tuple[Callable[..., Any], Any], Callable[..., Any]] = OrderedDict()
 
 
-def compiled(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], f: Function) -> functools.partial[Any]:
     """Return `function(f, *operands)` under jit, compiled once for each `f` and shapes.
 
     Arrays inside `f` (in a `functools.partial`, a `jax.tree_util.Partial`, a bound method, or a
@@ -177,6 +177,13 @@ def compiled(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
     check_callable(f, "f")
     arrays: list[Any] = []
     return functools.partial(_program(function, split(f, arrays)), arrays)
+
+
+def shapes(function: Callable[..., Any], f: Function, *operands: Any) -> Any:
+    """Return the shapes of `function(f, *operands)`, traced once for each `f` and shapes."""
+    program = compiled(function, f)
+    jitted: Any = program.func
+    return jitted.eval_shape(*program.args, *operands)
 
 
 def compiled_if_pure(function: Callable[..., Any], f: Function) -> Callable[..., Any]:

@@ -49,8 +49,8 @@ def gradient_x_input(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -
 def _at_one_point(f: Function, x: ArrayTree, factor: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
     """Return ∇f(x) ⊙ factor: the kernel for a single node of weight 1."""
     functions.check_args(args)
-    points, velocities = jax.tree.map(lambda leaf: leaf[None], (x, factor))
-    samples = PathSamples(points, velocities, np.ones(1, np.float32))
+    points, velocities = jax.tree.map(lambda leaf: leaf[None, None], (x, factor))
+    samples = PathSamples(points, velocities, np.ones((1, 1), np.float32))
     return trees.cast_like(functions.compiled(kernel.path_kernel, f)(samples, args), x)
 
 

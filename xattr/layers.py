@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from xattr import chunks, cutting, functions, guided, kernel, paths, trees
+from xattr import chunks, cutting, functions, guided, kernel, paths, trees, workload
 from xattr.rewrite import OnUncovered
 from xattr.types import Array, ArrayTree, Function, PathSamples, Progress, Quadrature
 
@@ -320,7 +320,8 @@ def _path_kernel(
     values, changes = jax.vmap(lambda x, v: value((x,), (v,)))(points, velocities)
     samples = PathSamples((values, points), (factor(changes), velocities), weights)
     # The gradient with respect to x is not used, and under jit not computed.
-    total, _ = kernel.path_kernel(lambda point: cut.score(*point), samples, ())
+    one_chunk = jax.tree.map(lambda leaf: leaf[None], samples)
+    total, _ = kernel.path_kernel(lambda point: cut.score(*point), one_chunk, ())
     return total, jnp.zeros((), values.dtype)
 
 
@@ -365,6 +366,7 @@ def _along_path(
         result: tuple[Array, Array] = program(ends, chunk, args)
         return result
 
+    chunk_size = workload.chunk_size(chunk_size, f, x, args)
     total, form = chunks.reduce(
         part, trees.add, len(rule.nodes), chunk_size=chunk_size, progress=progress
     )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import chunks, functions, trees
+from xattr import chunks, functions, trees, workload
 from xattr.gradients import gradient
 from xattr.types import Array, ArrayTree, Function, Method, PRNGKey, Progress
 
@@ -160,6 +160,7 @@ def _moments(
         moments: _Moments = _moments_of(maps, jnp.asarray(valid))
         return moments
 
+    chunk_size = workload.chunk_size(chunk_size, f, x, args)
     moments = chunks.reduce(part, _merge, num_samples, chunk_size=chunk_size, progress=progress)
     return moments, form
 

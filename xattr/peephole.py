@@ -5,13 +5,17 @@ its place; the values stay what they were. A program without any is left as it i
 another backend, where nothing was measured.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from xattr import _jaxpr, _versions, convolutions, pooling, running, stencils
-from xattr.graph import Graph
+from xattr._jaxpr import Equation, Program
+from xattr.graph import Graph, Replacement
 from xattr.types import ArrayTree, Function, UnreadableProgramError
+
+REWRITES: Any = (pooling, stencils, convolutions)
 
 
 def faster(f: Function) -> Function:
@@ -21,7 +25,9 @@ def faster(f: Function) -> Function:
 
     def value(x: ArrayTree, *args: Any) -> Any:
         try:
-            return _replaced(f, x, args)
+            program, operands = _jaxpr.trace(f, x, args, whole="always")
+            found = _found(program)
+            return _run(program, operands, found)[0] if found else f(x, *args)
         except UnreadableProgramError as error:
             _versions.step_aside(error)
             return f(x, *args)
@@ -29,15 +35,22 @@ def faster(f: Function) -> Function:
     return value
 
 
-def _replaced(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Any:
-    """Return f(x, *args), with other operations in the place of what is found."""
-    program, operands = _jaxpr.trace(f, x, args, whole="always")
+def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:
+    """Run a whole program, with other operations in the place of what is found."""
+    return _run(program, operands, _found(program) if jax.default_backend() == "cpu" else {})
+
+
+def _found(program: Program) -> dict[Equation, Replacement]:
     graph = Graph(program)
     found = {}
-    for finder in (pooling, stencils, convolutions):
+    for finder in REWRITES:
         found.update(finder.found(graph))
-    if not found:
-        return f(x, *args)
+    return found
+
+
+def _run(
+    program: Program, operands: Sequence[Any], found: dict[Equation, Replacement]
+) -> list[Any]:
     env: dict[Any, Any] = dict(program.constants)
     env.update(zip(program.inputs, operands, strict=True))
     inside = {e for replacement in found.values() for e in replacement.inside}
@@ -48,5 +61,4 @@ def _replaced(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Any:
         inputs = [_jaxpr.read(env, v) for v in (replacement or equation).inputs]
         run = replacement.run(inputs) if replacement else running.run(equation, inputs)
         env.update(zip(equation.outputs, run, strict=True))
-    (result,) = (_jaxpr.read(env, v) for v in program.outputs)
-    return result
+    return [_jaxpr.read(env, v) for v in program.outputs]

@@ -172,7 +172,9 @@ def concentrated(
         values: Array = evaluate(points, mine & jnp.asarray(valid)[:, None], args)
         return values
 
-    return Quadrature(*_cells(chunks.reduce(part, trees.add, count), n))
+    return Quadrature(
+        *_cells(chunks.reduce(part, trees.add, count, chunk_size=chunks.DEFAULT_SIZE), n)
+    )
 
 
 def _points_of(path: Path) -> Callable[[Array], ArrayTree]:
