@@ -359,7 +359,7 @@ def _dependent_outputs(eqn: Any, bodies: list[Program], mask: list[bool]) -> lis
 
 
 def _stays_whole(eqn: Any, body: Program, inputs: list[Any], whole: Whole) -> bool:
-    """Tell whether a call is kept: one with a derivative of its own, around an activation or none."""
+    """Tell whether a call with its own derivative is kept: no equation in it needs a rule."""
     if whole == "always":
         return True
     if is_activation(body, inputs, [Value(v.aval, False) for v in eqn.outvars]):
