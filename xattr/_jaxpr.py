@@ -30,6 +30,8 @@ class _Primitives:
         self.missing: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
+        if not name.endswith("_p"):
+            raise AttributeError(name)
         primitive = getattr(primitives, name, None) or getattr(lax, name, None)
         if primitive is None:
             self.missing.append(name)
