@@ -39,7 +39,7 @@ def smooth_grad(
     Shapes: `method(f, x, args=args)` returns a pytree, so does SmoothGrad; for a method with more
     arguments pass a `functools.partial`. N is `num_samples`; the defaults are those of the paper's
     experiments and of the sanity checks. Noise k depends on `key` and k alone: not on `chunk_size`,
-    the number of samples taken together (None: 16), nor on a batch around the call. `progress` as
+    the number of samples taken together, nor on a batch around the call. `progress` as
     for `xattr.integrate`. Raises `ValueError` for num_samples < 1 or noise_scale < 0.
     Source: Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise", §3.
 
