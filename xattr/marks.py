@@ -11,8 +11,8 @@ from xattr.types import ArrayTree
 
 def _axes(aval: Any) -> frozenset[Any]:
     """Return the axes of a mesh that an array varies over inside `jax.shard_map`."""
-    kind = getattr(aval, "manual_axis_type", aval)  # `vma` of the type itself before JAX 0.10
-    axes: frozenset[Any] = getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+    kind = getattr(aval, "manual_axis_type", None)
+    axes: frozenset[Any] = getattr(kind, "varying", frozenset())
     return axes
 
 
