@@ -297,3 +297,19 @@ def test_an_uncovered_operation_can_be_left_to_its_gradient():
     x = jnp.array([1.0, 2.0])
     found = xattr.lrp(f, x, on_uncovered="gradient")
     np.testing.assert_allclose(found, x * jax.grad(f)(x))
+
+
+def test_what_a_loop_carries_depends_on_x_from_the_second_step_on(x64):
+    """The state before each step: a constant at the first, of x afterwards."""
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)))
+
+    def f(x):
+        step = lambda h, row: (jnp.tanh(h @ w + row), h)
+        before = jax.lax.scan(step, jnp.ones(3), x)[1]
+        return jnp.sum(jnp.tanh(before))
+
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)))
+    change = f(x) - f(jnp.zeros_like(x))
+    assert abs(change) > 0.1
+    for maps in (xattr.deep_lift(f, x), xattr.integrated_gradients(f, x)):
+        np.testing.assert_allclose(jnp.sum(maps), change, rtol=1e-6)
