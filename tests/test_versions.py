@@ -136,3 +136,4 @@ def test_the_range_is_that_of_the_project():
         importlib.metadata.requires("xattr-jax")
     )
     assert numbers(_versions.OLDEST) <= numbers(jax.__version__) <= numbers(_versions.NEWEST)
+    assert not _jaxpr.p.missing  # or an operation that no rule knows would be taken for one of them

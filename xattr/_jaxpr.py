@@ -22,6 +22,10 @@ from xattr import _versions, marks
 from xattr.types import ArrayTree, Function
 
 
+_ADDED_SINCE = frozenset({"stack_p", "unstack_p"})
+"""Primitives that the oldest JAX has no operations for, and so none under another name."""
+
+
 class _Primitives:
     """JAX's primitives by name. What this JAX lacks is in `missing`, and equals no primitive."""
 
@@ -34,7 +38,8 @@ class _Primitives:
             raise AttributeError(name)
         primitive = getattr(primitives, name, None) or getattr(lax, name, None)
         if primitive is None:
-            self.missing.append(name)
+            if name not in _ADDED_SINCE:
+                self.missing.append(name)
             primitive = object()
         else:
             self.found.add(primitive)
