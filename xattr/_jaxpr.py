@@ -21,7 +21,6 @@ from jax.extend.core import primitives
 from xattr import _versions, marks
 from xattr.types import ArrayTree, Function
 
-
 _ADDED_SINCE = frozenset({"stack_p", "unstack_p"})
 """Primitives that the oldest JAX has no operations for, and so none under another name."""
 
