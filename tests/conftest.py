@@ -1,5 +1,7 @@
 """Eight CPU devices, strict promotion, repeatable hypothesis: for every test."""
 
+import gc
+
 import hypothesis
 import jax
 import matplotlib as mpl
@@ -21,3 +23,15 @@ def x64():
     """Run the test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_programs_of_earlier_modules():
+    """Forget compiled programs after every file of tests.
+
+    A program maps some ten pieces of memory, Linux allows a process 65,530, and XLA ends with a
+    segmentation fault where it gets no more. Fewer objects are quicker to collect, too.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
