@@ -241,8 +241,13 @@ def alpha_beta(alpha, beta):
 
 
 def z_plus():
-    """c_ik⁺ / Σ_j c_jk⁺; the bias never counts."""
-    return lambda layer: alpha_beta(1.0, 0.0)(layer._replace(include=False))
+    """c_ik⁺ / Σ_j c_jk⁺; included: + b_k⁺ in the sum."""
+
+    def rule(layer):
+        total = _positive(layer.c).sum(axis=1) + _positive(layer.counted)
+        return _ratio(_positive(layer.c), total[:, None]), _ratio(_positive(layer.counted), total)
+
+    return rule
 
 
 def _normalised(numerators):

@@ -118,7 +118,7 @@ X, W = (1.0, -1.0, 2.0), (2.0, 3.0, 2.0)
         (oracles.gamma(0.5), (2, -2, 4), np.multiply([12, -12, 24], 1 / 7.5)),
         # c⁺ = (2, 0, 4), c⁻ = (0, -3, 0), b⁺ = 1
         (oracles.alpha_beta(2.0, 1.0), (8 / 3, -4, 16 / 3), (16 / 7, -4, 32 / 7)),
-        (oracles.z_plus(), (4 / 3, 0, 8 / 3), (4 / 3, 0, 8 / 3)),
+        (oracles.z_plus(), (4 / 3, 0, 8 / 3), (8 / 7, 0, 16 / 7)),
         # x w - l w⁺ = (2 + 4, -3 + 6, 4 + 4)
         (oracles.z_box(-2.0, 3.0), np.multiply([6, 3, 8], 4 / 17), np.multiply([6, 3, 8], 4 / 17)),
         (oracles.flat(), (4 / 3,) * 3, (4 / 3,) * 3),
@@ -151,6 +151,9 @@ def test_rules_where_the_output_is_negative():
     close(oracles.lrp_flows(graph, x, lambda node: both, "include")[h].absorbed, [5 / 8])
     # w (x - l) = (2 · 2, 3 · 0, 2 · 3)
     close(lrp(graph, x, oracles.z_box(-1.0, 5.0)), (-0.4, 0, -0.6))
+    # c⁺ = (2, 0, 4), b⁺ = 0
+    for bias in ("exclude", "include"):
+        close(lrp(graph, x, oracles.z_plus(), bias), (-1 / 3, 0, -2 / 3))
 
 
 def test_z_box_of_negative_weights_and_array_bounds():
@@ -167,7 +170,7 @@ def test_what_the_bias_absorbs():
         (oracles.epsilon(1.0), 0.8),
         (oracles.gamma(0.5), 0.8),
         (oracles.alpha_beta(2.0, 1.0), 8 / 7),
-        (oracles.z_plus(), 0.0),
+        (oracles.z_plus(), 4 / 7),
     ]:
         for bias, expected in [("include", absorbed), ("exclude", 0.0)]:
             flow = oracles.lrp_flows(graph, x, lambda node, rule=rule: rule, bias)[node]

@@ -123,6 +123,28 @@ def test_z_rule_is_gradient_x_input_where_it_should_be(x64):
     assert np.abs(xattr.lrp(graph.f, x, Z_RULE) - expected).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("offset", "include", "exclude"),
+    [(1.0, (8 / 7, 0, 16 / 7), (4 / 3, 0, 8 / 3)), (-1.0, (2 / 3, 0, 4 / 3), (2 / 3, 0, 4 / 3))],
+)
+def test_z_plus_counts_the_positive_part_of_a_bias(offset, include, exclude, x64):
+    """zennit's ZPlus: c⁺ / (Σ c⁺ + b⁺), c = (2, -3, 4), so f = 4 and 2; in dense and conv."""
+    x, w = jnp.array([1.0, -1.5, 2.0]), jnp.array([2.0, 2.0, 2.0])
+    image = lambda x: jax.lax.conv_general_dilated(
+        *(x.reshape(1, 3, 1, 1), w.reshape(3, 1, 1, 1), (1, 1), "VALID"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    dense = lambda x: jax.nn.relu(x @ w + offset)
+    conv = lambda x: jnp.sum(image(x) + offset)
+    for f, composite in (
+        (dense, composites.every_layer(rules.z_plus())),
+        (dense, composites.every_layer(rules.alpha_beta(1.0, 0.0))),
+        (conv, composites.epsilon_plus()),
+    ):
+        same(xattr.lrp(f, x, composite, bias="include"), include)
+        same(xattr.lrp(f, x, composite), exclude)
+
+
 REPORTED = ("affine", "sum", "avgpool")
 
 

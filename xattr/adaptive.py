@@ -328,7 +328,7 @@ def _examine(
     def at(point: ArrayTree, velocity: ArrayTree) -> tuple[Array, ArrayTree]:
         value, slope = gradient(point, *args)
         slope, velocity = trees.widen((slope, velocity))
-        return value.astype(dtype), jax.tree.map(jnp.multiply, slope, velocity)
+        return value.astype(dtype), trees.product(velocity, slope)
 
     values, fields = _mapped(at, (samples.points, samples.velocities), size)
     weights = width * jnp.asarray(_MOMENTS, dtype)

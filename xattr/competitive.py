@@ -72,7 +72,7 @@ def _competition(
         # Of the type of the scores, with the mesh axes over which they vary.
         unit = jnp.where(classes == index, jnp.ones_like(scores), jnp.zeros_like(scores))
         (gradient,) = pull_back(unit)
-        return jax.tree.map(jnp.multiply, trees.widen(x), trees.widen(gradient))
+        return trees.product(trees.widen(x), trees.widen(gradient))
 
     def part(start: Any, size: int, valid: Array) -> _Rivalry:
         indices = start + jnp.arange(size, dtype=jnp.int32)

@@ -192,7 +192,8 @@ def every_layer(rule: Rule) -> Composite:
 def epsilon_plus(epsilon: float = 1e-6) -> Composite:
     """Return z⁺ for convolutions and ε for dense layers.
 
-    conv: Rᵢ = Σₖ cᵢₖ⁺ / Σⱼ cⱼₖ⁺ Rₖ; dense: Rᵢ = Σₖ cᵢₖ / (zₖ + ε sign zₖ) Rₖ.
+    conv: Rᵢ = Σₖ cᵢₖ⁺ / Σⱼ cⱼₖ⁺ Rₖ; dense: Rᵢ = Σₖ cᵢₖ / (zₖ + ε sign zₖ) Rₖ. zennit's maps are
+    those of `bias="include"`: the sums then hold the bias, that of z⁺ its positive part.
 
     Source: zennit's EpsilonPlus; Montavon et al. 2019, "Layer-wise relevance propagation: an
     overview".

@@ -92,11 +92,8 @@ def _deep_lift(
         return result.value
 
     multipliers = jax.grad(value)(leaves)
-    shares = [
-        m * (leaf - reference)
-        for m, leaf, reference in zip(multipliers, leaves, references, strict=True)
-    ]
-    return jax.tree.unflatten(structure, shares)
+    steps = [leaf - reference for leaf, reference in zip(leaves, references, strict=True)]
+    return jax.tree.unflatten(structure, trees.product(steps, multipliers))
 
 
 # Multipliers ------------------------------------------------------------------------------------
@@ -135,13 +132,16 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
 def _derivative(call: Call, at: jax.Array) -> jax.Array:
     if call.site.kind in ("relu", "relu6", "leaky_relu"):
         return rules.rectifier_slope(call.site, at)
-    _, back = jax.vjp(call.plain, at)  # not jvp: it may have a custom_vjp
-    result: jax.Array = back(jnp.ones_like(call.output))[0]
-    return result
+    return rules.slope_of(call, at)
 
 
 def share_product(call: Call, g: jax.Array) -> Cotangents:
-    """Return the multipliers of a product, Δ(ab) = Δa (b + b')/2 + (a + a')/2 Δb."""
+    """Return the multipliers of a product, Δ(ab) = Δa (b + b')/2 + (a + a')/2 Δb.
+
+    A factor that is one over another value, as the 1/√variance of a normalizer, makes a quotient.
+    """
+    if call.site.inverse is not None:
+        return _share_inverse(call, g, call.site.inverse)
     middle = [(x + r) / 2 for x, r in zip(call.inputs, _references(call), strict=True)]
     _, back = jax.vjp(call.plain, *middle)
     gradients: Cotangents = back(g)
@@ -149,15 +149,50 @@ def share_product(call: Call, g: jax.Array) -> Cotangents:
 
 
 def share_quotient(call: Call, g: jax.Array) -> Cotangents:
-    """Return the multipliers of a/b, the product of a and 1/b, whose own are −1/(b b')."""
+    """Return the multipliers of y = a/b, Δy = ((b + b') Δa − (b'y + b y') Δb) / (b² + b'²).
+
+    The mean of the two ways in which a and b can change one after the other, with the weights b²
+    and b'². Of a small b' and a large b next to nothing is left of the way that divides by b': at a
+    reference without variance the multipliers of a normalizer are those of x over its own
+    deviation. They stay below 1.21 / max(|b|, |b'|), and none cancels another.
+    """
     if len(call.inputs) == 1:
         return [jnp.zeros_like(call.inputs[0])]  # x / x
-    in_order = call.site.inputs[0] is call.site.equations[-1].inputs[0]
-    pairs = [*zip(call.inputs, _references(call), strict=True)][:: 1 if in_order else -1]
-    (top, top0), (bottom, bottom0) = pairs
-    _, back = jax.vjp(jnp.multiply, (top + top0) / 2, (1 / bottom + 1 / bottom0) / 2)
-    of_top, of_inverse = back(g)
-    return [of_top, -of_inverse / (bottom * bottom0)][:: 1 if in_order else -1]
+    order = 1 if call.site.inputs[0] is call.site.equations[-1].inputs[0] else -1
+    b, b0 = call.inputs[::order][1], _references(call)[::order][1]
+    largest, b, b0, squares = _scaled(b, b0)
+    of_top = (b + b0) / (largest * squares)
+    of_bottom = -(b0 * call.output + b * call.reference_output) / (largest * squares)
+    return _of_shapes(call, [g * of_top, g * of_bottom][::order])
+
+
+def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
+    """Return the multipliers of y = a r with r = 1/b: those of the quotient a/b, written in r."""
+    r0 = _references(call)[place]
+    largest, p, p0, squares = _scaled(call.inputs[place], r0)
+    of_inverse = (p * call.output + p0 * call.reference_output) / (largest * squares)
+    of_other = p * r0 * (p + p0) / squares
+    return _of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
+
+
+def _of_shapes(call: Call, gradients: list[jax.Array]) -> Cotangents:
+    """Sum the gradient of an element that the operation took with several of the other factor."""
+    shape = call.output.shape
+    _, back = jax.vjp(lambda *x: [jnp.broadcast_to(v, shape) for v in x], *call.inputs)
+    summed: Cotangents = back([jnp.broadcast_to(g, shape) for g in gradients])
+    return summed
+
+
+def _scaled(b: jax.Array, b0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return h = max(|b|, |b'|), b/h, b'/h and the sum of their squares, which cannot overflow.
+
+    h and the sum are 1 where b and b' are 0, as in a normalizer with a scale of 0.
+    """
+    largest = jnp.maximum(jnp.abs(b), jnp.abs(b0))
+    largest = jnp.where(largest == 0, jnp.ones_like(b), largest)
+    b, b0 = b / largest, b0 / largest
+    squares = b * b + b0 * b0
+    return largest, b, b0, jnp.where(squares == 0, jnp.ones_like(b), squares)
 
 
 def share_softmax(call: Call, g: jax.Array) -> Cotangents:

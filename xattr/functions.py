@@ -238,10 +238,15 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
 
 
 def checked(f: Function) -> Function:
-    """Return `f`, with an error at tracing time unless it returns one floating scalar."""
+    """Return `f`, with an error at tracing time unless it returns one floating scalar.
+
+    It is rebuilt from its arrays where it is called: a module that counts its calls (the random
+    numbers of a flax.nnx Dropout or RNN) may not change what was made in another trace.
+    """
 
     def scalar_valued(x: ArrayTree, *args: Any) -> jax.Array:
-        value = f(x, *args)
+        arrays: list[Any] = []
+        value = join(split(f, arrays), arrays)(x, *args)
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
         if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)) or shapes != [()]:
             raise ValueError(

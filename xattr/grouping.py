@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from xattr import _jaxpr, elementwise, normalizers, softmaxes
 from xattr._jaxpr import Equation, Program, Value, p
-from xattr.graph import Graph
+from xattr.graph import BROADCASTS, Graph
 from xattr.sites import Mode, Site
 
 _AFFINE_ROLES = frozenset(
@@ -52,6 +52,7 @@ class _Reader:
         flags = [True] * len(program.inputs) if data is None else data
         seen = {v for v, flag in zip(program.inputs, flags, strict=True) if flag}
         self.data = {v for v in seen if v.dependent and v.floating}
+        self.is_whole = data is None
         self.program = program
         self.mode = mode
         self.graph = Graph(program)
@@ -62,6 +63,8 @@ class _Reader:
         }
         self.shifts: set[Value] = set()
         """Values that a softmax is shifted by, which it does not depend on."""
+        self.choices: dict[Value, Equation] = {}
+        """Values that depend on x through a bool or a whole number alone, and where it was made."""
 
     def read(self) -> list[Site]:
         """Find what is needed, then affine groups."""
@@ -111,6 +114,7 @@ class _Reader:
                 kind = self._without_data(item.equations[-1])
             if self._carries(kind, inputs):
                 data.update(v for v in item.output if v.floating)
+            self._note_choice(item)
             grouped = None
             if kind in _AFFINE_ROLES:
                 grouped = self._affine(item.equations[0], kind, inputs, open_groups, uses)
@@ -121,7 +125,31 @@ class _Reader:
                 sites.remove(taken)
             sites.append(grouped[0])
             open_groups[item.output[0]] = grouped[0]
-        return [s if isinstance(s, Site) else self._closed(s, data) for s in sites]
+        found = [s if isinstance(s, Site) else self._closed(s, data) for s in sites]
+        for site in found:
+            made = [self.choices[v] for v in (*site.outputs, *site.constants) if v in self.choices]
+            site.choice = made[0] if made else None
+            if made and self.is_whole and site.kind == "constant" and self._is_score(site):
+                site.kind = "other"
+        return found
+
+    def _is_score(self, site: Site) -> bool:
+        """Tell whether f itself is made of a choice: no relevance would be left."""
+        scores = [v for v in site.outputs if v in self.graph.results and v.floating]
+        return self.mode == "relevance" and not self.data.issuperset(scores)
+
+    def _note_choice(self, item: _Item) -> None:
+        """Remember where a value that depends on x was made a bool or a whole number."""
+        for equation in item.equations:
+            known = [self.choices[v] for v in equation.dependents if v in self.choices]
+            for out in self._without_share(equation.outputs):
+                if known:
+                    self.choices[out] = known[0]
+                elif equation.dependents and not out.floating:
+                    self.choices[out] = equation
+
+    def _without_share(self, values: list[Value]) -> list[Value]:
+        return [v for v in values if v.dependent and v not in self.data]
 
     def _carries(self, kind: str, inputs: list[Value]) -> bool:
         if not inputs or kind == "constant":
@@ -142,6 +170,8 @@ class _Reader:
         if prim in _jaxpr.ADDITIONS:
             if len(_data(equation, inputs)) == 2:
                 return "add"
+            if self._loses_relevance(equation):
+                return "other"
             return "shift" if _dependent_constant(equation, inputs) else "offset"
         if prim is p.neg_p:
             return "scalar"
@@ -185,6 +215,33 @@ class _Reader:
         if one and (prim in _jaxpr.ELEMENTWISE or equation.activation) and equation.output.floating:
             return "elementwise"
         return "other" if any(v.floating for v in equation.outputs) else "constant"
+
+    def _loses_relevance(self, equation: Equation) -> bool:
+        """Tell whether a sum adds what is made of a choice: relevance cannot go back through it.
+
+        A mask that is added to the scores of a softmax takes no share: it only drops some.
+        """
+        if self.mode != "relevance" or self.choices.keys().isdisjoint(equation.dependents):
+            return False
+        roots = {root for _, root in self.softmaxes.values()}
+        return equation.output not in roots
+
+    def _is_inverse(self, value: Value) -> bool:
+        """Tell whether a value is one over another, copied or scaled: 1/√variance, a / ‖x‖."""
+        scales = BROADCASTS | {p.mul_p, p.neg_p}
+        equation = self.graph.source(value, scales)
+        while equation and equation.primitive is p.div_p and not _depends(equation.inputs[1]):
+            equation = self.graph.source(equation.inputs[0], scales)
+        if equation is None or len(equation.dependents) != 1:
+            return False
+        if equation.primitive is p.div_p:
+            return _depends(equation.inputs[1])
+        if equation.primitive is p.pow_p:
+            exponent = self.graph.static(equation.inputs[1])
+            return exponent is not None and bool(exponent < 0)
+        if equation.primitive is p.integer_pow_p:
+            return bool(equation.params["y"] < 0)
+        return equation.primitive is p.rsqrt_p
 
     def _without_data(self, equation: Equation) -> str:
         """Return the kind of an equation that no gradient reaches.
@@ -275,6 +332,8 @@ class _Reader:
         kind = {"moves": "move", "multiple": "move"}.get(kind, kind)
         site = Site(kind, item.equations, inputs, constants, item.output)
         site.slope, site.smooth = slope, smooth
+        if kind == "product" and len(inputs) == 2:
+            site.inverse = next((i for i, v in enumerate(inputs) if self._is_inverse(v)), None)
         site.is_largest = kind == "stop_gradient" and softmaxes.is_largest(self.graph, inputs)
         return site
 

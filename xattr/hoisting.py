@@ -145,7 +145,7 @@ def transposed_kernel(
     values, back = jax.vjp(split.prefix, trees.widen(like_slope))
     (gradients,) = back(trees.cast_like(slope, values))
     change = jax.tree.map(jnp.subtract, trees.widen(x), trees.widen(baseline))
-    return trees.cast_like(jax.tree.map(jnp.multiply, gradients, change), x)
+    return trees.cast_like(trees.product(change, gradients), x)
 
 
 def _varying_with(x: ArrayTree, *others: Array) -> ArrayTree:

@@ -92,7 +92,7 @@ def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> Arr
 
     def chunk_sum(samples: PathSamples) -> ArrayTree:
         gradients = trees.widen(jax.vmap(lambda point: gradient(point, *args))(samples.points))
-        slopes = jax.tree.map(jnp.multiply, gradients, trees.widen(samples.velocities))
+        slopes = trees.product(trees.widen(samples.velocities), gradients)
         return weighted_sum(samples.weights, slopes)
 
     return chunks.total(chunk_sum, samples)

@@ -49,6 +49,8 @@ def _set_apart(program: Program, sites: list[Site], mode: Mode) -> None:
             continue
         if reached.intersection(site.outputs):
             reached.update(site.inputs)
+            if mode == "difference":  # what a layer is multiplied by may have another reference
+                reached.update(site.constants)
         else:
             site.kind = "constant"
             site.inputs, site.constants = [], [*site.inputs, *site.constants]

@@ -68,7 +68,7 @@ def relevance_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) ->
 
     probes = [jnp.zeros_like(leaf) for leaf in leaves]
     gradients, direct = jax.grad(value, (0, 1))(leaves, probes)
-    relevance = [a * g + d for a, g, d in zip(leaves, gradients, direct, strict=True)]
+    relevance = trees.add(trees.product(leaves, gradients), direct)
     return jax.tree.unflatten(structure, relevance)
 
 

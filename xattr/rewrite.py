@@ -171,6 +171,13 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
 
 
 def _uncovered(site: Site) -> str:
+    if site.choice is not None:
+        made = Site("other", [site.choice], site.choice.dependents, [], site.choice.outputs)
+        return (
+            f"no rule covers {site.describe()}: it depends on x through {made.describe()}, a "
+            "choice, which has no share in f that could go back to x; leave the choice out of f, "
+            "or pass on_uncovered='gradient' to take it for a constant"
+        )
     remedy = (
         "add a rule for it to the composite, or pass on_uncovered='gradient' to take its gradient"
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from xattr import affine
+from xattr import affine, trees
 from xattr.affine import ratio
 from xattr.sites import Site
 from xattr.types import Array, ArrayTree
@@ -83,7 +83,7 @@ def _transposed(function: Callable[..., Any], inputs: Sequence[Any], g: Any) -> 
 
 def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
     """Pass the signal where it is positive and the unit was active."""
-    return [jnp.maximum(g, 0) * rectifier_slope(call.site, call.inputs[0])]
+    return [trees.product(rectifier_slope(call.site, call.inputs[0]), jnp.maximum(g, 0))]
 
 
 def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
@@ -109,9 +109,19 @@ def pass_on(call: Call, g: jax.Array) -> Cotangents:
     (x,), y = call.inputs, call.output
     if call.site.kind == "relu":
         return [jnp.where(x > 0, g, jnp.zeros_like(g))]
-    (slope,) = _transposed(call.plain, call.inputs, jnp.ones_like(y))
+    slope = slope_of(call, x)
     zero = x == 0
     return [g * jnp.where(zero, slope, y / jnp.where(zero, jnp.ones_like(x), x))]
+
+
+def slope_of(call: Call, at: jax.Array) -> jax.Array:
+    """Return the derivative of a function of each element, and 0 where it is infinite.
+
+    It is needed where x does not move or is 0: an infinite slope times that 0 is NaN in other
+    inputs, too, once a layer has summed.
+    """
+    (slope,) = _transposed(call.plain, (at,), jnp.ones_like(call.output))
+    return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))
 
 
 def halve(call: Call, g: jax.Array) -> Cotangents:
@@ -247,9 +257,11 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
 
 
 def z_plus() -> Rule:
-    """Return the z⁺-rule: positive contributions only, without the bias.
+    """Return the z⁺-rule: positive contributions only; αβ with α = 1, β = 0.
 
-    Rᵢ = Σₖ (aᵢ wᵢₖ)⁺ / Σⱼ (aⱼ wⱼₖ)⁺ Rₖ.
+    Rᵢ = Σₖ (aᵢ wᵢₖ)⁺ / Σⱼ (aⱼ wⱼₖ)⁺ Rₖ. With `bias="include"` the positive part of the bias is one
+    more contribution in the sum, and keeps its share; a negative bias never counts. This is ZPlus
+    of zennit. With `bias="exclude"`, the default of `xattr.lrp`, no bias counts, as in the source.
 
     Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
     decomposition", eq. 14.
@@ -260,16 +272,12 @@ def z_plus() -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_plus()))
     Array([2., 0.], dtype=float32)
     """
-    return functools.partial(_alpha_beta, alpha=1.0, beta=0.0, bias="exclude")
+    return alpha_beta(1.0, 0.0)
 
 
-def _alpha_beta(
-    call: Call, g: jax.Array, alpha: float, beta: float, bias: Bias | None = None
-) -> Cotangents:
+def _alpha_beta(call: Call, g: jax.Array, alpha: float, beta: float) -> Cotangents:
     relevance = relevance_of(call, g)
-    c = affine.offset(call.site, call.constants)
-    if (bias or call.bias) == "exclude":
-        c = None
+    c = affine.offset(call.site, call.constants) if call.bias == "include" else None
 
     def totals(parts: Any) -> tuple[Any, ...]:
         return halves_by_sign(call.site, parts, call.constants)[: 2 if beta else 1]
@@ -383,7 +391,7 @@ def _z_box(call: Call, g: jax.Array, low: Any, high: Any) -> Cotangents:
     z, back = jax.vjp(total, call.inputs, lows, highs)
     gradients = back(ratio(relevance_of(call, g), z))
     at = (call.inputs, lows, highs)
-    products = jax.tree.map(jnp.multiply, at, gradients)
+    products = trees.product(at, gradients)
     return Direct(tuple(a + b + c for a, b, c in zip(*products, strict=True)))
 
 

@@ -71,6 +71,10 @@ class Site:
         """Of a leaky ReLU, below zero."""
         self.smooth = True
         """Whether a function of each element has no kink."""
+        self.choice: Equation | None = None
+        """Where a value that depends on x became a bool or a whole number, if it is made of one."""
+        self.inverse: int | None = None
+        """Which factor of a product is one over another value."""
         self.is_largest = False
         """Whether it is a maximum over an axis: the shift of a softmax."""
         self.bodies: list[Recognised] = []

@@ -109,6 +109,20 @@ def add(left: ArrayTree, right: ArrayTree) -> ArrayTree:
     return jax.tree.map(jnp.add, left, right)
 
 
+def product(factors: ArrayTree, slopes: ArrayTree) -> ArrayTree:
+    """Multiply two trees, leaf by leaf; a factor of 0 wins over a slope that is not finite.
+
+    At 0 the gradient of a square root is infinite, and that of a norm NaN. A feature that does not
+    move, or is 0, has no share in f nonetheless.
+    """
+
+    def leaf_product(factor: jax.Array, slope: jax.Array) -> jax.Array:
+        lost = (factor == 0) & ~jnp.isfinite(slope)
+        return factor * jnp.where(lost, jnp.zeros_like(slope), slope)
+
+    return jax.tree.map(leaf_product, factors, slopes)
+
+
 def total(tree: ArrayTree) -> jax.Array:
     """Sum all elements of all leaves, in the widest dtype among them and float32."""
     sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(widen(tree))]
