@@ -129,6 +129,87 @@ def test_every_operation_is_complete(name, x64):
     np.testing.assert_allclose(found.sum(), deep(x) - deep(baseline), atol=1e-9)
 
 
+def _standard(x):
+    centred = x - jnp.mean(x)
+    return centred * lax.rsqrt(jnp.mean(centred**2) + 1e-6)
+
+
+def _flax_layer_norm(x):
+    """Variance as E[x²] − E[x]², and the scale multiplied to 1/√variance, as in flax."""
+    variance = jnp.maximum(0, jnp.mean(x * x) - jnp.mean(x) ** 2)
+    return (x - jnp.mean(x)) * (
+        lax.rsqrt(variance + 1e-6) * jnp.linspace(0.8, 1.2, 16, dtype=x.dtype)
+    )
+
+
+NORMALIZERS = {
+    "RMSNorm": lambda x: x * lax.rsqrt(jnp.mean(x * x) + 1e-6),
+    "RMSNorm, a quotient": lambda x: x / jnp.sqrt(jnp.mean(x * x) + 1e-6),
+    "RMSNorm, a power": lambda x: x * (jnp.mean(x * x) + 1e-6) ** -0.5,
+    "RMSNorm, one over": lambda x: (1 / jnp.sqrt(jnp.mean(x * x) + 1e-6)) * x,
+    "LayerNorm": _standard,
+    "LayerNorm of flax": _flax_layer_norm,
+    "standardize": jax.nn.standardize,
+    "unit length": lambda x: x / jnp.maximum(jnp.linalg.norm(x), 1e-8),
+}
+
+
+@pytest.mark.parametrize("depth", [1, 3, 24])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_normalizers_at_a_reference_without_variance(name, dtype, depth):
+    """Pre-norm blocks from a baseline of zeros: complete, and no multipliers that cancel."""
+    norm = NORMALIZERS[name]
+    random = np.random.default_rng(0)
+    w, v, x = (jnp.asarray(random.standard_normal(s), dtype) for s in ((depth, 16, 16), 16, 16))
+
+    def f(x):
+        block = lambda x, w: (x + jax.nn.gelu(norm(x) @ w / 4), None)
+        return norm(lax.scan(block, x, w)[0]) @ v
+
+    found, gradient = xattr.deep_lift(f, x), jax.grad(f)(x)
+    change = float(f(x)) - float(f(jnp.zeros_like(x)))
+    rounding = 64 * float(jnp.finfo(dtype).eps) * float(jnp.abs(found).sum())
+    assert abs(float(found.astype(jnp.float32).sum()) - change) <= rounding
+    assert jnp.abs(found / x).max() < 2 * jnp.abs(gradient).max()
+
+
+def test_a_normalizer_by_hand(x64):
+    """From x' = 0 and ε → 0 the multipliers of x / s are δ / s: each x its own share."""
+    f = lambda x, k: (x * lax.rsqrt(jnp.mean(x * x) + 1e-24))[k]
+    x = jnp.array([3.0, -4.0])
+    for k in range(2):
+        expected = np.zeros(2)
+        expected[k] = x[k] / np.sqrt(12.5)
+        np.testing.assert_allclose(xattr.deep_lift(f, x, args=(k,)), expected, atol=1e-9)
+
+
+def test_a_quotient_by_hand(x64):
+    """a/b from (1, 2) to (6, 3): Δy = 1.5 = ((2 + 3) 5 − (2 · 2 + 3 · .5) 1) / (4 + 9)."""
+    found = xattr.deep_lift(lambda x: x[0] / x[1], jnp.array([6.0, 3.0]), jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(found, [25 / 13, -5.5 / 13], rtol=1e-12)
+    inverse = lambda x: x[0] * (1 / x[1])
+    same = xattr.deep_lift(inverse, jnp.array([6.0, 3.0]), jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(same, found, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_quotients_of_both_signs_are_complete(sign, x64):
+    """b may change its sign on the way; what is small is not divided by."""
+    for b0, b in ((1e-9, 2.0), (-1.0, 3.0), (2.0, -1e-9), (1e-200, 1e200), (2.0, 2.0)):
+        f = lambda x: x[0] / x[1] + x[1] / (1 + x[0] ** 2)
+        x, baseline = jnp.array([sign * 0.5, b]), jnp.array([1e-10, b0])
+        found = xattr.deep_lift(f, x, baseline)
+        np.testing.assert_allclose(found.sum(), f(x) - f(baseline), rtol=1e-9)
+
+
+def test_cosine_similarity_from_zeros():
+    """x · c / (‖x‖ ‖c‖) is linear in x / ‖x‖: each x gets its own product."""
+    x, c = jnp.array([3.0, 4.0, 0.0]), jnp.array([1.0, 2.0, 2.0])
+    f = lambda x: x @ c / (jnp.maximum(jnp.linalg.norm(x), 1e-7) * jnp.linalg.norm(c))
+    np.testing.assert_allclose(xattr.deep_lift(f, x), x * c / 15, rtol=1e-5)
+
+
 def test_softmax_does_not_depend_on_a_shift(x64):
     x, baseline = jnp.array([3.0, -1.0, 0.5]), jnp.array([0.0, 2.0, 0.1])
     of = lambda f: xattr.deep_lift(lambda x: f(x)[0], x, baseline)

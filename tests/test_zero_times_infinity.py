@@ -70,7 +70,9 @@ def test_a_dead_unit_behind_a_square_root(method):
 def test_a_slope_that_is_finite_is_kept_for_derivatives():
     """d/dx of (x − b) ∇f at x = b is ∇f, not 0."""
     total = lambda x: jnp.sum(
-        xattr.integrated_gradients(lambda x: jnp.sum(x**2 + x), x, quadrature=quadrature.midpoint(4))
+        xattr.integrated_gradients(
+            lambda x: jnp.sum(x**2 + x), x, quadrature=quadrature.midpoint(4)
+        )
     )
     np.testing.assert_allclose(jax.grad(total)(jnp.zeros(3)), 1, rtol=1e-6)
 
