@@ -254,6 +254,32 @@ def test_grad_cam_and_its_guided_form_of_one_layer_by_hand():
     np.testing.assert_allclose(layers.guided_grad_cam(f, x, layer="h"), expected)
 
 
+@pytest.mark.parametrize("shape", [(9,), (4, 6), (3, 4, 5), (2, 3, 2, 3)])
+def test_grad_cam_of_any_number_of_spatial_axes(shape, x64):
+    """Σₖ αₖ Aᵏ by NumPy, for the layer h = (x₁, x₁ x₂, −x₂) and f = Σ v · mean(h²) / 2."""
+    x = np.random.default_rng(0).normal(size=(*shape, 2))
+    v = np.array([1.0, -2.0, 0.5])
+    layer = lambda x: np.stack([x[..., 0], x[..., 0] * x[..., 1], -x[..., 1]], -1)
+    axes, h = tuple(range(len(shape))), layer(x)
+    cam = h @ (v * h).mean(axes) / np.prod(shape)
+
+    def f(x):
+        parts = [x[..., 0], x[..., 0] * x[..., 1], -x[..., 1]]
+        h = checkpoint_name(jnp.stack(parts, -1), "h")
+        return (h**2).mean(tuple(range(h.ndim - 1))) @ jnp.asarray(v) / 2
+
+    for image in (x, x[None]):
+        options = {"layer": "h", "spatial_axes": len(shape)}
+        found = layers.grad_cam(f, jnp.asarray(image), **options, relu=False)
+        np.testing.assert_allclose(found, cam, atol=1e-12)
+        found = layers.grad_cam(f, jnp.asarray(image), **options)
+        np.testing.assert_allclose(found, np.maximum(cam, 0), atol=1e-12)
+    options["on_uncovered"] = "gradient"
+    signal = jax.grad(f)(jnp.asarray(x))
+    found = layers.guided_grad_cam(f, jnp.asarray(x), **options)
+    np.testing.assert_allclose(found, np.maximum(cam, 0)[..., None] * signal, atol=1e-12)
+
+
 def test_guided_grad_cam_is_the_product():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 2)), jnp.float32)
     kernels = tuple(jnp.asarray(k, jnp.float32) for k in _kernels())
@@ -581,7 +607,7 @@ def test_arguments():
         layers.conductance(gated, x, layer="")
     with pytest.raises(ValueError, match=r"`h` must have the shape .*\(2,\), but has shape \(3,\)"):
         layers.at_layer(gated, "hidden")[1](jnp.ones(3), x)
-    with pytest.raises(ValueError, match=r"layer of shape \(H, W, C\).*has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"layer of shape \(H, W, C\).*has shape \(\) before"):
         layers.grad_cam(gated, x, layer="hidden", upsample=False)
     with pytest.raises(ValueError, match=r"one image.*has shape \(2,\)"):
         layers.grad_cam(gated, x, layer="hidden")

@@ -112,7 +112,8 @@ def test_large_means_do_not_spoil_float32():
 
 @pytest.mark.parametrize("estimator", ["linear", "two_point"])
 def test_units_that_never_change_have_no_pattern(estimator):
-    f = lambda x: jnp.sum(relu(x @ jnp.eye(3) + jnp.array([0.0, -100.0, 0.0])))
+    identity = jnp.eye(3)  # not within f, where it would be a copy and no layer
+    f = lambda x: jnp.sum(relu(x @ identity + jnp.array([0.0, -100.0, 0.0])))
     data = normal(0, 50, 3)
     data[:, 2] = 0.1  # a constant; the second unit is dead
     patterns = fit_patterns(f, data, estimator=estimator)
@@ -376,8 +377,9 @@ def test_backward_pass(x64, structure):
 
 
 def test_the_mask_of_a_maximum_with_zero_is_closed_at_zero():
-    f = lambda x: jnp.sum(jnp.maximum(x @ jnp.eye(2), 0.0)) + 1
-    patterns = {"00 dense": jnp.eye(2)}
+    identity = jnp.eye(2)
+    f = lambda x: jnp.sum(jnp.maximum(x @ identity, 0.0)) + 1
+    patterns = {"00 dense": identity}
     close(pattern_net(f, jnp.array([0.0, 2.0]), patterns), [0, 3])
 
 

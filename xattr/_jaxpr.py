@@ -206,7 +206,7 @@ UPDATES = frozenset({p.dynamic_update_slice_p, p.scatter_p, p.scatter_add_p})
 LARGEST = frozenset({p.reduce_max_p, p.reduce_window_max_p})
 SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p})
 ORDERINGS = frozenset({p.sort_p, p.top_k_p, p.cummax_p, p.cummin_p})
-OTHERS = frozenset({p.argmax_p, p.argmin_p, p.pad_p, p.stop_gradient_p, p.while_p})
+OTHERS = frozenset({p.iota_p, p.argmax_p, p.argmin_p, p.pad_p, p.stop_gradient_p, p.while_p})
 
 
 Whole: TypeAlias = bool | OneOf["always"]

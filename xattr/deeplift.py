@@ -37,12 +37,15 @@ def deep_lift(
     Aᵢ = (xᵢ − xᵢ') mᵢ, the multipliers m by the chain rule from mₖ = Δy / Δz at every function of
     one element (rescale). `rule="reveal_cancel"` shares Δy between the positive and the negative
     contributions to Δz instead. Σ A = f(x) − f(baseline). Products share by the means of their
-    factors; softmax is attributed with one shift for x and baseline.
+    factors; quotients, and with them normalizers, by means that stay bounded where the reference
+    has no variance; softmax is attributed with one shift for x and baseline. A cast to fewer bits
+    within f rounds both ways: the sum is then complete to its precision.
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
     of f. `baseline` is zeros if None. Raises `xattr.UncoveredPrimitiveError` for an operation
-    without multipliers (a choice that depends on x, a sorting) unless `on_uncovered="gradient"`,
-    which gives up completeness; `ValueError` for a baseline unlike x and another `rule`.
+    without multipliers (a sorting, a choice by x and what is computed from one) unless
+    `on_uncovered="gradient"`, which gives up completeness; `ValueError` for a baseline unlike x and
+    another `rule`.
     Source: Shrikumar, Greenside & Kundaje 2017, "Learning important features through propagating
     activation differences", §3.
 

@@ -46,7 +46,8 @@ class _Weak(weakref.ReferenceType[Any]):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, _Weak) and self() is not None and self() is other()
+        # Not by name: when the interpreter ends the module's names may be gone.
+        return type(other) is type(self) and self() is not None and self() is other()
 
 
 class _Strong:
@@ -59,7 +60,7 @@ class _Strong:
         return id(self.value)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Strong) and self.value is other.value
+        return type(other) is type(self) and self.value is other.value
 
 
 class _Plain:
@@ -73,7 +74,7 @@ class _Plain:
         return hash(self.key)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Plain) and self.key == other.key
+        return type(other) is type(self) and self.key == other.key
 
 
 class Bound(functools.partial[Any]):
@@ -87,7 +88,7 @@ class Bound(functools.partial[Any]):
         return hash((self.func, self.args))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Bound) and (self.func, self.args) == (other.func, other.args)
+        return type(other) is type(self) and (self.func, self.args) == (other.func, other.args)
 
 
 class _Unflatten:
@@ -103,7 +104,7 @@ class _Unflatten:
         return hash(self.treedef)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unflatten) and bool(self.treedef == other.treedef)
+        return type(other) is type(self) and bool(self.treedef == other.treedef)
 
 
 class _Slot(NamedTuple):

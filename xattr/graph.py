@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from xattr import _jaxpr, trees
+from xattr import _jaxpr, running, trees
 from xattr._jaxpr import Equation, Program, Value, p
 
 BROADCASTS = frozenset({p.broadcast_in_dim_p, p.reshape_p, p.squeeze_p, *_jaxpr.COPIES})
@@ -70,6 +70,33 @@ class Graph:
         if maker is None or maker.primitive not in _CONSTANT or len(maker.inputs) != 1:
             return None
         return self.static(maker.inputs[0], arrays=arrays)
+
+    def computed(self, atom: Any) -> np.ndarray | None:
+        """Return an array that the program computes from its indices (iota), else None.
+
+        JAX writes the weights of a resampling, of patches and of an identity so. An array that f
+        brings along, as trained weights, is none of these.
+        """
+        found: set[Equation] = set()
+        todo = [atom]
+        while todo:
+            value = todo.pop()
+            if isinstance(value, _jaxpr.Literal):
+                continue
+            equation = self.producer.get(value)
+            if equation is None:
+                known = self.program.constants.get(value)
+                if known is None or isinstance(known, jax.core.Tracer):
+                    return None
+            elif equation not in found:
+                found.add(equation)
+                todo += equation.inputs
+        if not any(e.primitive is p.iota_p for e in found):
+            return None
+        needed = [e for e in self.program.equations if e in found]
+        with jax.ensure_compile_time_eval():
+            part = self.program._replace(inputs=[], outputs=[atom], equations=needed)
+            return np.asarray(running.evaluate(part, [])[0])
 
 
 def _uniform(constant: Any) -> Any:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xattr import _jaxpr, elementwise, normalizers, softmaxes
 from xattr._jaxpr import Equation, Program, Value, p
 from xattr.graph import BROADCASTS, Graph
@@ -53,6 +55,7 @@ class _Reader:
         seen = {v for v, flag in zip(program.inputs, flags, strict=True) if flag}
         self.data = {v for v in seen if v.dependent and v.floating}
         self.is_whole = data is None
+        self.resampling: set[Equation] = set()
         self.program = program
         self.mode = mode
         self.graph = Graph(program)
@@ -127,9 +130,9 @@ class _Reader:
             open_groups[item.output[0]] = grouped[0]
         found = [s if isinstance(s, Site) else self._closed(s, data) for s in sites]
         for site in found:
-            made = [self.choices[v] for v in (*site.outputs, *site.constants) if v in self.choices]
-            site.choice = made[0] if made else None
-            if made and self.is_whole and site.kind == "constant" and self._is_score(site):
+            values = (*site.outputs, *site.constants)
+            site.choice = next((self.choices[v] for v in values if v in self.choices), None)
+            if site.choice and self.is_whole and site.kind == "constant" and self._is_score(site):
                 site.kind = "other"
         return found
 
@@ -226,6 +229,20 @@ class _Reader:
         roots = {root for _, root in self.softmaxes.values()}
         return equation.output not in roots
 
+    def _resamples(self, equation: Equation) -> bool:
+        """Tell whether weights only move, copy or average: told by their values.
+
+        0 or 1, or with sums of one (a resize, patches), and computed by JAX: these are not trained.
+        """
+        place = _jaxpr.weight_position(equation)
+        weights = self.graph.computed(equation.inputs[place])
+        if weights is None or np.iscomplexobj(weights):
+            return False
+        if np.isin(weights, (0, 1)).all():
+            return True
+        axes = _summed_axes(equation, place)
+        return bool(np.allclose(weights.sum(axes), 1, atol=1e-3))
+
     def _is_inverse(self, value: Value) -> bool:
         """Tell whether a value is one over another, copied or scaled: 1/√variance, a / ‖x‖."""
         scales = BROADCASTS | {p.mul_p, p.neg_p}
@@ -265,6 +282,9 @@ class _Reader:
         """Join an equation to the groups that make its operands, or begin a group."""
         groups = [open_groups.get(v) if uses.get(v, 0) == 1 else None for v in inputs]
         first = groups[0]
+        if role == "weight" and self._resamples(equation):
+            self.resampling.add(equation)
+            return _Group("sum", [equation]), []
         if role == "weight":
             kind = "conv" if _is_convolution(equation) else "dense"
             return _Group(kind, [equation]), []
@@ -317,7 +337,10 @@ class _Reader:
         kind = {"taps": "conv"}.get(group.kind, group.kind)
         if kind == "move" and group.biased:
             kind = "sum"
-        return Site(kind, group.equations, inputs, constants, group.equations[-1].outputs)
+        site = Site(kind, group.equations, inputs, constants, group.equations[-1].outputs)
+        moves = all(e in self.resampling or e.primitive in _jaxpr.MOVES for e in group.equations)
+        site.resamples = moves and not self.resampling.isdisjoint(group.equations)
+        return site
 
     def _site(self, kind: str, item: _Item, inputs: list[Value]) -> Site:
         made = {v for e in item.equations for v in e.outputs}
@@ -354,6 +377,14 @@ def _dependent_constant(equation: Equation, inputs: list[Value]) -> bool:
 def _entries(region: list[Equation]) -> list[Value]:
     made = {v for e in region for v in e.outputs}
     return [*dict.fromkeys(v for e in region for v in e.dependents if v not in made)]
+
+
+def _summed_axes(equation: Equation, place: int) -> tuple[int, ...]:
+    """Return the axes of the weights over which a product sums."""
+    numbers = equation.params["dimension_numbers"]
+    if equation.primitive is p.conv_general_dilated_p:
+        return tuple(a for a in numbers.rhs_spec if a != numbers.rhs_spec[0])
+    return tuple(numbers[0][place])
 
 
 def _is_convolution(equation: Equation) -> bool:

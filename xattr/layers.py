@@ -202,15 +202,19 @@ def grad_cam(
     layer: str,
     args: tuple[Any, ...] = (),
     upsample: bool = True,
+    spatial_axes: int = 2,
+    relu: bool = True,
 ) -> Array:
     """Return the class activation map of a convolutional layer.
 
     L = ReLU(Σₖ αₖ Aᵏ), αₖ = mean over the pixels of ∂f/∂Aᵏ, with Aᵏ channel k of the layer.
+    `relu=False` returns the sum itself, with what speaks against the class.
 
     Shapes: the layer is (H, W, C), or has axes of size 1 before these; the result is (H, W) of x,
-    one image (H, W, C) or (1, H, W, C), by bilinear interpolation, or with `upsample=False` (H, W)
-    of the layer for any x. Raises `ValueError` for a layer and, with `upsample`, for an x of
-    another shape, and as `xattr.at_layer` does.
+    one image (H, W, C) or (1, H, W, C), by linear interpolation, or with `upsample=False` (H, W)
+    of the layer for any x. `spatial_axes` is their number, here two: 1 for signals and sequences
+    (L, C), 3 for volumes (D, H, W, C). Raises `ValueError` for a layer and, with `upsample`, for an
+    x of another shape, and as `xattr.at_layer` does.
     Source: Selvaraju et al. 2017, "Grad-CAM", eq. 1 and 2; as a method to be checked, Adebayo et
     al. 2018, "Sanity checks for saliency maps".
 
@@ -222,8 +226,17 @@ def grad_cam(
     >>> xattr.grad_cam(f, jnp.array([[1.0, -2.0], [2.0, 0.0]])[..., None], layer="conv")
     Array([[0.5, 0. ], [1. , 0. ]], dtype=float32)
     """
-    size = _size_of_image(x) if upsample else None
-    cam = _at_layer_of(cam_kernel, f, x, layer, args)
+    trees.check_count(spatial_axes, "spatial_axes")
+    size = _size_of_image(x, spatial_axes) if upsample else None
+    sums = _at_layer_of(cam_kernel, f, x, layer, args)
+    if sums.ndim < spatial_axes or any(n != 1 for n in sums.shape[: sums.ndim - spatial_axes]):
+        raise ValueError(
+            f"Grad-CAM needs a layer of shape {_image_of(spatial_axes)}, but this one has shape "
+            f"{sums.shape} before its channels: name a convolution's output, for one example, or "
+            "pass the number of its `spatial_axes`"
+        )
+    cam = sums.reshape(sums.shape[sums.ndim - spatial_axes :])
+    cam = jax.nn.relu(cam) if relu else cam
     return cam if size is None else _resized(cam, size)
 
 
@@ -234,13 +247,14 @@ def guided_grad_cam(
     layer: str,
     args: tuple[Any, ...] = (),
     on_uncovered: OnUncovered = "error",
+    spatial_axes: int = 2,
 ) -> Array:
     """Return guided backpropagation where the class activation map of a layer is bright.
 
     A = L ⊙ G, with L of `xattr.grad_cam`, upsampled, and G of `xattr.guided_backprop`.
 
-    Shapes: x is one image, (H, W, C) or (1, H, W, C), and so is the result. Raises as
-    `xattr.grad_cam` and `xattr.guided_backprop` do.
+    Shapes: x is one image, (H, W, C) or (1, H, W, C), and so is the result; with `spatial_axes`
+    other than 2 a signal or a volume. Raises as `xattr.grad_cam` and `xattr.guided_backprop` do.
     Source: Selvaraju et al. 2017, "Grad-CAM", §3.2.
 
     >>> import jax, jax.numpy as jnp, xattr
@@ -252,7 +266,7 @@ def guided_grad_cam(
     >>> xattr.guided_grad_cam(f, x, layer="conv")[..., 0]
     Array([[1., 0.], [2., 0.]], dtype=float32)
     """
-    cam = grad_cam(f, x, layer=layer, args=args)
+    cam = grad_cam(f, x, layer=layer, args=args, spatial_axes=spatial_axes)
     signal = guided.guided_backprop(f, x, args=args, on_uncovered=on_uncovered)
     product: Array = signal * cam.reshape(*signal.shape[:-1], 1).astype(signal.dtype)
     return product
@@ -273,16 +287,14 @@ def gradient_kernel(from_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -
 
 
 def cam_kernel(from_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Array:
-    """Return ReLU(Σₖ αₖ Aᵏ), (H, W), in the dtype of the layer, computed in float32 at least."""
+    """Return Σₖ αₖ Aᵏ, in the dtype of the layer, computed in float32 at least."""
     value, slope = _value_and_gradient(from_layer, x, args)
-    if value.ndim < 3 or any(size != 1 for size in value.shape[:-3]):
-        raise ValueError(
-            f"Grad-CAM needs a layer of shape (H, W, C), but this one has shape {value.shape}: "
-            "name a convolution's output, for one example"
-        )
-    maps, slopes = (trees.widen(a).reshape(value.shape[-3:]) for a in (value, slope))
-    cam = jnp.einsum("hwc,c->hw", maps, slopes.mean((0, 1)), precision="highest")
-    return jax.nn.relu(cam).astype(value.dtype)
+    if not value.ndim:
+        raise ValueError("Grad-CAM needs a layer with channels, but this one is a number")
+    maps, slopes = trees.widen((value, slope))
+    weights = slopes.mean(range(value.ndim - 1))
+    cam = jnp.einsum("...c,c->...", maps, weights, precision="highest")
+    return cam.astype(value.dtype)
 
 
 def _value_and_gradient(
@@ -375,18 +387,26 @@ def _along_path(
     return trees.cast(total, form)
 
 
-def _size_of_image(x: ArrayTree) -> tuple[int, int]:
+def _size_of_image(x: ArrayTree, spatial_axes: int) -> tuple[int, ...]:
     shape = jnp.shape(x) if isinstance(x, Array) else ()
-    if len(shape) == 3 or (len(shape) == 4 and shape[0] == 1):
-        return shape[-3], shape[-2]
+    rank = spatial_axes + 1
+    if len(shape) == rank or (len(shape) == rank + 1 and shape[0] == 1):
+        return shape[-rank:-1]
     found = f"has shape {shape}" if isinstance(x, Array) else f"is a {type(x).__name__}"
+    one = _image_of(spatial_axes)
     raise ValueError(
-        "to upsample the map `x` must be one image, (H, W, C) or (1, H, W, C), but it "
-        f"{found}: pass one image, or upsample=False where the method has it"
+        f"to upsample the map `x` must be one image, {one} or (1, {one[1:]}, but it {found}: pass "
+        "one image, the number of its `spatial_axes`, or upsample=False where the method has it"
     )
 
 
+def _image_of(spatial_axes: int) -> str:
+    names = ("L", "HW", "DHW")
+    axes = names[spatial_axes - 1] if spatial_axes <= len(names) else "?" * spatial_axes
+    return f"({', '.join((*axes, 'C'))})"
+
+
 @functools.partial(jax.jit, static_argnums=1)
-def _resized(cam: jax.Array, size: tuple[int, int]) -> jax.Array:
-    resized: jax.Array = jax.image.resize(cam, size, "bilinear")
+def _resized(cam: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    resized: jax.Array = jax.image.resize(cam, size, "linear")
     return resized

@@ -91,7 +91,8 @@ def _mark(program: Program, sites: list[Site], zone: set[Value], inside: bool) -
         site.sees_input = seen
         site.first = seen and site.is_layer
         site.zone_inputs = {v for v in site.inputs if v in zone}
-        site.moves_input = seen and (site.kind == "move" or is_elementwise_affine(site))
+        moves = site.kind == "move" or site.resamples or is_elementwise_affine(site)
+        site.moves_input = seen and moves
         if site.moves_input:
             zone.update(site.outputs)
         site.nonnegative = bool(site.inputs) and all(v in positive for v in site.inputs)

@@ -229,7 +229,8 @@ def _probes(site: Site, inputs: tuple[Carried, ...], constants: tuple[Any, ...])
         return nothing
     if len(site.outputs) > 1:
         return _listed(affine.apply(site, probes, constants), site)
-    return [affine.passed(site, probes, constants)]
+    moved = affine.linear if site.resamples else affine.passed
+    return [moved(site, probes, constants)]
 
 
 def _claimed(

@@ -61,10 +61,12 @@ class Site:
         self.nonnegative = False
         """Whether no input can be negative."""
         self.sees_input = False
-        """Whether the inputs are x, moved or scaled element by element."""
+        """Whether the inputs are x, resized, moved or scaled element by element."""
         self.zone_inputs: set[Value] = set()
         self.moves_input = False
         """Whether the outputs, too, are x moved or scaled element by element."""
+        self.resamples = False
+        """Whether an array is resized or cut into patches, by weights that JAX computes."""
         self.first = False
         self.last = False
         self.slope = 0.0
