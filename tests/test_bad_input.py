@@ -46,7 +46,7 @@ CASES = {
     "complex x": (
         lambda: xattr.gradient(F, X.astype(jnp.complex64)),
         TypeError,
-        "but has dtype complex64: there is no gradient",
+        "but has dtype complex64: split it into two leaves of x, its real and imaginary parts",
     ),
     "integer baseline": (
         lambda: IG(F, X, jnp.zeros(3, int)),

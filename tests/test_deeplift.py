@@ -283,6 +283,17 @@ def test_no_multipliers_is_an_error(name):
     assert np.isfinite(xattr.deep_lift(UNCOVERED[name], x, on_uncovered="gradient")).all()
 
 
+@pytest.mark.parametrize("method", [xattr.deep_lift, xattr.lrp, xattr.guided_backprop])
+def test_the_remedy_helps(method):
+    """A loop with a condition and a callback have no gradient that could be taken instead."""
+    loop = lambda x: lax.while_loop(lambda h: jnp.sum(h) < 10, lambda h: 2 * h, x)[0]
+    host = lambda x: jnp.sum(jax.pure_callback(np.sin, jax.ShapeDtypeStruct((3,), x.dtype), x))
+    with pytest.raises(xattr.UncoveredPrimitiveError, match="write it with jax.lax.scan"):
+        method(loop, jnp.ones(3))
+    with pytest.raises(xattr.UncoveredPrimitiveError, match="derivative with jax.custom_vjp"):
+        method(host, jnp.ones(3))
+
+
 def test_bad_input():
     f = lambda x: jnp.sum(x)
     with pytest.raises(ValueError, match='`rule` must be "rescale" or "reveal_cancel"'):

@@ -12,6 +12,9 @@ from xattr import _jaxpr, functions, running, trees
 from xattr._jaxpr import Equation, Program, Value, p
 from xattr.types import ArrayTree, Function
 
+NAMING = 'from jax.ad_checkpoint import checkpoint_name; h = checkpoint_name(h, "name")'
+"""How a value gets a name, to be shown in messages."""
+
 _MAX_NAMES = 30
 """Names listed where a layer is not found."""
 
@@ -192,14 +195,14 @@ class _Finder:
         return (
             f"the layer {self.layer!r} is {len(values)} values that are used outside of it, and "
             f"must be one: {_listed(values)}; {remedy}name one of them, each by "
-            'a name of its own, with jax.ad_checkpoint.checkpoint_name(h, "name")'
+            f"a name of its own: {NAMING}"
         )
 
     def _missing(self, whole: Program) -> str:
         if any(self.is_named(e) or self.is_inside(e) for e in _everywhere(whole.equations)):
             return (
-                f"f does not use the layer {self.layer!r}: go on with the value that was named, "
-                'h = jax.ad_checkpoint.checkpoint_name(h, "name")'
+                f"f does not use the layer {self.layer!r}: go on with the value that was named: "
+                f"{NAMING}"
             )
         return f"there is no layer {self.layer!r} in f: {_known(whole)}"
 
@@ -259,8 +262,8 @@ def _known(program: Program) -> str:
     scopes = dict.fromkeys(part for e in equations for part in parts(e.scope))
     if not named and not scopes:
         return (
-            "it has neither names nor scopes; write h = jax.ad_checkpoint.checkpoint_name(h, "
-            '"name"), or `with jax.named_scope("name"):` around the layer'
+            f"it has neither names nor scopes; write `{NAMING}`, or "
+            '`with jax.named_scope("name"):` around the layer'
         )
     texts = []
     for title, names in (("names", [*named]), ("scopes", [*scopes])):

@@ -51,7 +51,7 @@ def at_layer(f: Function, layer: str) -> tuple[Function, Function]:
     if not isinstance(layer, str) or not cutting.parts(layer):
         raise TypeError(
             f"`layer` must be the name of a layer, not {layer!r}: a name given by "
-            'jax.ad_checkpoint.checkpoint_name, or a scope such as "Dense_0"'
+            f'`{cutting.NAMING}`, or a scope such as "Dense_0"'
         )
     return functools.partial(cutting.to_layer, f, layer), functools.partial(
         cutting.from_layer, f, layer

@@ -178,11 +178,21 @@ def _uncovered(site: Site) -> str:
             "choice, which has no share in f that could go back to x; leave the choice out of f, "
             "or pass on_uncovered='gradient' to take it for a constant"
         )
+    reason = _NO_GRADIENT.get(site.main.name)
+    if reason is not None:
+        return f"no rule covers {site.describe()}: {reason}"
     remedy = (
         "add a rule for it to the composite, or pass on_uncovered='gradient' to take its gradient"
     )
     return f"no rule covers {site.describe()}, {_WHAT.get(site.kind, site.kind)}: {remedy}"
 
+
+_NO_GRADIENT = {
+    "while": "a loop with a condition has no gradient backwards; write it with jax.lax.scan, or "
+    "with jax.lax.fori_loop and bounds that are Python numbers",
+    "pure_callback": "JAX cannot look into a function of the host; write it in JAX, or give it a "
+    "derivative with jax.custom_vjp and pass on_uncovered='gradient'",
+}
 
 _WHAT = {"other": "an operation without a rule", "activation": "an activation that is no ReLU"}
 

@@ -34,15 +34,23 @@ def _float(leaf: Any, name: str) -> jax.Array:
             "pass a pytree of floating arrays"
         ) from error
     if not jnp.issubdtype(dtype, jnp.floating):
-        remedy = (
-            "there is no gradient with respect to it. For tokens or categories attribute at the "
-            "embedding: f(embedding, *args) with embedding = table[tokens]"
-        )
         raise TypeError(
             f"{name} must be floating, but has dtype {dtype}: "
-            + (remedy if name.startswith("`x`") else "pass floats")
+            + (_remedy(dtype) if name.startswith("`x`") else "pass floats")
         )
     return jnp.asarray(leaf, dtype=dtype)
+
+
+def _remedy(dtype: Any) -> str:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return (
+            "split it into two leaves of x, its real and imaginary parts, and put them together "
+            "in f: jax.lax.complex(x['real'], x['imag'])"
+        )
+    return (
+        "there is no gradient with respect to it. For tokens or categories attribute at the "
+        "embedding: f(embedding, *args) with embedding = table[tokens]"
+    )
 
 
 def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> ArrayTree:
