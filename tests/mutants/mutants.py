@@ -798,22 +798,6 @@ RULES = (
         "test_resampling.py::test_the_layer_behind_a_resize_is_the_first",
     ),
     mutant(
-        "modules-of-another-trace",
-        "functions",
-        "value = join(split(f, arrays), arrays)(x, *args)",
-        "value = f(x, *args)",
-        "a module that counts cannot be explained",
-        "test_modules.py",
-    ),
-    mutant(
-        "grad-cam-of-the-wrong-axes",
-        "layers",
-        "cam = sums.reshape(sums.shape[sums.ndim - spatial_axes :])",
-        "cam = sums.reshape(sums.shape[-2:])",
-        "signals and volumes are images",
-        "test_layers.py::test_grad_cam_of_any_number_of_spatial_axes",
-    ),
-    mutant(
         "deeplift-times-x",
         "deeplift",
         "steps = [leaf - reference for",
