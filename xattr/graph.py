@@ -86,7 +86,7 @@ class Graph:
             equation = self.producer.get(value)
             if equation is None:
                 known = self.program.constants.get(value)
-                if known is None or isinstance(known, jax.core.Tracer):
+                if known is None or trees.is_traced(known):
                     return None
             elif equation not in found:
                 found.add(equation)

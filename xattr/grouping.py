@@ -145,14 +145,9 @@ class _Reader:
         """Remember where a value that depends on x was made a bool or a whole number."""
         for equation in item.equations:
             known = [self.choices[v] for v in equation.dependents if v in self.choices]
-            for out in self._without_share(equation.outputs):
-                if known:
-                    self.choices[out] = known[0]
-                elif equation.dependents and not out.floating:
-                    self.choices[out] = equation
-
-    def _without_share(self, values: list[Value]) -> list[Value]:
-        return [v for v in values if v.dependent and v not in self.data]
+            for out in equation.outputs:
+                if out.dependent and out not in self.data and (known or not out.floating):
+                    self.choices[out] = known[0] if known else equation
 
     def _carries(self, kind: str, inputs: list[Value]) -> bool:
         if not inputs or kind == "constant":
