@@ -75,6 +75,7 @@ OTHERS = {
             "softplus",
             "sigmoid",
             "elu",
+            "celu",
             "selu",
             "mish",
             "hard_tanh",
@@ -123,7 +124,6 @@ WHOLE = {
     "residual": (lambda x: x + jax.nn.relu(x), ["dense", "relu", "sum", "dense"]),
     "gate": (lambda x: x * x[::-1], ["dense", "move", "product", "dense"]),
     "max": (lambda x: jnp.max(x) * V, ["dense", "max", "scale", "dense"]),
-    "celu": (jax.nn.celu, ["dense", "relu", "activation", "activation", "sum", "dense"]),
     "masked": (lambda x: jnp.where(np.arange(8) < 5, x, 0.0), ["dense", "choice", "dense"]),
 }
 

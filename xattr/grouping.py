@@ -59,7 +59,6 @@ class _Reader:
         self.program = program
         self.mode = mode
         self.graph = Graph(program)
-        self.roots = elementwise.roots(self.graph)
         self.softmaxes = softmaxes.find(self.graph)
         self.within_softmax = {
             e for out, (_, root) in self.softmaxes.items() for e in self.graph.between(root, out)
@@ -72,9 +71,13 @@ class _Reader:
     def read(self) -> list[Site]:
         """Find what is needed, then affine groups."""
         found = {} if self.mode == "difference" else normalizers.find(self.graph)
-        return self._group(self._needed(found))
+        ends = [*found, *self.softmaxes]
+        regions = elementwise.Regions(self.graph, ends, whole=self.mode == "difference")
+        return self._group(self._needed(found, regions))
 
-    def _needed(self, norms: dict[Value, list[Equation]]) -> list[_Item]:
+    def _needed(
+        self, norms: dict[Value, list[Equation]], regions: elementwise.Regions
+    ) -> list[_Item]:
         """Return equations and groups on the way to the outputs, in order."""
         needed = set(self.graph.results)
         items: list[_Item] = []
@@ -88,9 +91,8 @@ class _Reader:
             elif out in self.softmaxes:
                 kind, root = self.softmaxes[out]
                 item = _Item(kind, self.graph.between(root, out), [root], [out])
-            elif out in self.roots:
-                region = self.graph.between(self.roots[out], out)
-                item = _Item("elementwise", region, [self.roots[out]], [out])
+            elif start := regions.root(out):
+                item = _Item("elementwise", self.graph.between(start, out), [start], [out])
             else:
                 item = _Item("", [equation], equation.dependents, equation.outputs)
             items.append(item)
