@@ -72,6 +72,12 @@ def test_masks_stay_what_they_were():
     found = xattr.lrp(attended, X)
     assert np.isfinite(found).all()
     assert found[0] == 0
+    lowered = lambda x, by: jax.nn.softmax(x + by) @ x
+    by = lambda x: jnp.where(x > 1, 0.0, -2.0)  # like a bias that is given
+    found = xattr.lrp(lambda x: lowered(x, by(x)), X, bias="include")
+    np.testing.assert_allclose(
+        found, xattr.lrp(lowered, X, args=(by(X),), bias="include"), rtol=1e-6
+    )
     given = lambda x, mask: jnp.sum(jnp.where(mask, x, 0) * V + mask.astype(x.dtype))
     mask = jnp.array([True, False, True])
     np.testing.assert_allclose(xattr.lrp(given, X, args=(mask,), bias="include"), [1, 0, 200])
