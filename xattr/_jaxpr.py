@@ -99,8 +99,8 @@ class Equation:
     """One operation: a primitive, its operands and results, and where it comes from."""
 
     __slots__ = (
-        *("activation", "bodies", "caller", "inputs", "origin", "outputs", "params", "primitive"),
-        "scope",
+        *("activation", "bodies", "caller", "first_steps", "inputs", "origin", "outputs"),
+        *("params", "primitive", "scope"),
     )
 
     def __init__(
@@ -120,7 +120,10 @@ class Equation:
         self.outputs = outputs
         self.scope = scope
         self.params: dict[str, Any] = _versions.Params(origin.params)
-        self.bodies: list[Program] = bodies
+        loop = origin.primitive is p.scan_p
+        self.bodies: list[Program] = bodies[-1:] if loop else bodies
+        self.first_steps: list[Program] = bodies[:-1] if loop else []
+        """The body of a scan at its first steps, where less depends on x than at all others."""
         self.activation = self.is_call and is_activation(bodies[0], inputs, outputs)
         """Whether it is a call of a function of each element."""
 
@@ -315,20 +318,20 @@ def _body_of(eqn: Any) -> Any:
 
 
 def _bodies(eqn: Any, mask: list[bool], scope: str, whole: Whole) -> list[Program]:
-    """Return the bodies of a call or of control flow, opened."""
+    """Return the bodies of a call or of control flow, opened; of a scan, its first steps first."""
     if eqn.primitive in CALLS or eqn.primitive is p.remat_p:
         return [open_program(_body_of(eqn), mask, whole, scope)]
     if eqn.primitive is p.cond_p:
         return [open_program(b, mask[1:], whole, scope) for b in eqn.params["branches"]]
     if eqn.primitive is p.scan_p:
         constants, carried = scan_counts(eqn)
-        mask = list(mask)
+        mask, steps = list(mask), []
         while True:  # until what depends on x stays the same from one step to the next
-            body = open_program(eqn.params["jaxpr"], mask, whole, scope)
-            after = [_depends(v) for v in body.outputs[:carried]]
+            steps.append(open_program(eqn.params["jaxpr"], mask, whole, scope))
+            after = [_depends(v) for v in steps[-1].outputs[:carried]]
             before = mask[constants : constants + carried]
             if all(b or not a for a, b in zip(after, before, strict=True)):
-                return [body]
+                return steps
             mask[constants : constants + carried] = [
                 a or b for a, b in zip(after, before, strict=True)
             ]
@@ -360,7 +363,7 @@ def _dependent_outputs(eqn: Any, bodies: list[Program], mask: list[bool]) -> lis
         columns = zip(*(body.outputs for body in bodies), strict=True)
         return [mask[0] or any(map(_depends, column)) for column in columns]
     if bodies:
-        return [_depends(out) for out in bodies[0].outputs]
+        return [_depends(out) for out in bodies[-1].outputs]
     return [any(mask)] * len(eqn.outvars)
 
 

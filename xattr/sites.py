@@ -80,6 +80,7 @@ class Site:
         self.is_largest = False
         """Whether it is a maximum over an axis: the shift of a softmax."""
         self.bodies: list[Recognised] = []
+        """Those of branches, a call or a loop; of a loop's first steps, then of the rest."""
         self.parts: tuple[Site, ...] = ()
         self.index = -1
 
