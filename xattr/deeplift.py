@@ -161,12 +161,11 @@ def share_quotient(call: Call, g: jax.Array) -> Cotangents:
     """
     if len(call.inputs) == 1:
         return [jnp.zeros_like(call.inputs[0])]  # x / x
-    order = 1 if call.site.inputs[0] is call.site.equations[-1].inputs[0] else -1
-    b, b0 = call.inputs[::order][1], _references(call)[::order][1]
+    b, b0 = call.inputs[1], _references(call)[1]
     largest, b, b0, squares = _scaled(b, b0)
     of_top = (b + b0) / (largest * squares)
     of_bottom = -(b0 * call.output + b * call.reference_output) / (largest * squares)
-    return _of_shapes(call, [g * of_top, g * of_bottom][::order])
+    return rules.of_shapes(call, [g * of_top, g * of_bottom])
 
 
 def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
@@ -175,15 +174,7 @@ def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
     largest, p, p0, squares = _scaled(call.inputs[place], r0)
     of_inverse = (p * call.output + p0 * call.reference_output) / (largest * squares)
     of_other = p * r0 * (p + p0) / squares
-    return _of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
-
-
-def _of_shapes(call: Call, gradients: list[jax.Array]) -> Cotangents:
-    """Sum the gradient of an element that the operation took with several of the other factor."""
-    shape = call.output.shape
-    _, back = jax.vjp(lambda *x: [jnp.broadcast_to(v, shape) for v in x], *call.inputs)
-    summed: Cotangents = back([jnp.broadcast_to(g, shape) for g in gradients])
-    return summed
+    return rules.of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
 
 
 def _scaled(b: jax.Array, b0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

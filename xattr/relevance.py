@@ -33,8 +33,8 @@ def lrp(
     then absorbs its share, and LRP-0 is gradient ⊙ input. b is all that does not depend on x: a
     state that is still constant adds its product with weights to it, in a scan as where the steps
     are written out; in x W + h U + b, where x and h depend on x, it belongs to the sum. Activations
-    pass relevance on; products of two values share it equally; softmax and LayerNorm follow
-    AttnLRP.
+    pass relevance on; products and quotients of two values share it equally; softmax and
+    LayerNorm follow AttnLRP.
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
     of f. `composite` is the ε-rule for every layer if None. Raises `TypeError` unless `composite`
