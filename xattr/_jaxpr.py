@@ -76,6 +76,11 @@ class Value:
         """Whether there is a gradient with respect to it."""
         return self.dtype is not None and bool(jnp.issubdtype(self.dtype, jnp.inexact))
 
+    @property
+    def complex(self) -> bool:
+        """Whether its numbers are complex."""
+        return self.dtype is not None and bool(jnp.issubdtype(self.dtype, jnp.complexfloating))
+
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
@@ -203,6 +208,7 @@ MOVES = frozenset(
     }
 )
 SPLITS = frozenset({p.split_p, p.unstack_p})
+SPECTRAL = frozenset({p.fft_p, p.real_p, p.imag_p, p.complex_p, p.conj_p})
 SUMS = frozenset({p.reduce_sum_p, p.reduce_window_sum_p, p.cumsum_p})
 COLLECTIVES = frozenset({p.psum_p, p.all_gather_p, p.all_to_all_p, p.ppermute_p})
 UPDATES = frozenset({p.dynamic_update_slice_p, p.scatter_p, p.scatter_add_p})

@@ -148,7 +148,7 @@ BASE: tuple[tuple[Predicate, Rule], ...] = (
     (kind("product"), rules.halve),
     (kind("quotient"), rules.halve_quotient),
     (kind("normalizer", "stop_gradient"), rules.constant),
-    (kind(*SOFTMAX, "shift", "max", "choice"), rules.gradient),
+    (kind(*SOFTMAX, "shift", "max", "choice", "complex"), rules.gradient),
 )
 """What every relevance composite does beside its layers.
 

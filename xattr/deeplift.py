@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr import affine, functions, rewrite, rules, trees
-from xattr._jaxpr import Value
+from xattr._jaxpr import Value, p
 from xattr.affine import ratio
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rewrite import Carried, OnUncovered, Settings
@@ -250,6 +250,16 @@ def share_selection(call: Call, g: jax.Array) -> Cotangents:
     return [ratio(a + b, step) for a, b, step in zip(here, there, steps, strict=True)]
 
 
+def share_modulus(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of |z|, Δ|z| = Re((z + z')* Δz) / (|z| + |z'|).
+
+    Those of two squares, their sum and its root, one after the other.
+    """
+    total = call.output + call.reference_output
+    around = jnp.conj(call.inputs[0] + _references(call)[0])
+    return [ratio(g, total).astype(around.dtype) * around]
+
+
 def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
     """Return the multipliers of a layer and its activation, positive and negative Δz apart.
 
@@ -288,13 +298,18 @@ def _can_select(site: Site) -> bool:
     return site.kind == "max" and site.selects
 
 
+def _is_modulus(site: Site) -> bool:
+    return site.kind == "complex" and site.main.primitive is p.abs_p
+
+
 def _shifts(site: Site) -> bool:
     return site.kind == "stop_gradient" and site.is_largest
 
 
 RULES = Composite(
     (
-        (kind("dense", "conv", "sum", "scale", "choice", "shift"), rules.gradient),
+        (_is_modulus, share_modulus),
+        (kind("dense", "conv", "sum", "scale", "choice", "shift", "complex"), rules.gradient),
         (kind("relu", "relu6", "leaky_relu", "activation", "power"), rescale),
         (kind("product"), share_product),
         (kind("quotient"), share_quotient),
@@ -319,6 +334,7 @@ def fused(recognised: Recognised) -> Recognised:
         for site in recognised.sites
         if site.kind in ("dense", "conv", "sum", "scale")
         and site.output not in results
+        and not site.output.complex
         and all(user.kind in _ACTIVATIONS for user in users.get(site.output, []))
     }
     sites = []

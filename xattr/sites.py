@@ -25,6 +25,7 @@ KINDS = {
     "power": "a power, exponential or logarithm of each element",
     "product": "a product of two values that depend on x",
     "quotient": "a quotient of two values that depend on x",
+    "complex": "a linear map of complex values (a Fourier transform, a filter), or |z|",
     "max": "a maximum, minimum or sorting",
     "choice": "a choice between values, or a mask",
     "softmax": "exp(x) / Σ exp(x)",
