@@ -128,6 +128,7 @@ HOLOMORPHIC = {
     ),
     "amplitude again": lambda x: (jnp.fft.fft(x) * jnp.abs(jnp.fft.fft(x)).astype(complex)).imag,
     "gate in Fourier space": lambda x: jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(x[::-1]), N),
+    "a product with an inverse": lambda x: (jnp.fft.fft(x) * (1 / (jnp.fft.fft(x[::-1]) + 3))).imag,
     "a constant added": lambda x: (jnp.fft.fft(x) + (1 + 2j)).imag,
 }
 
@@ -181,6 +182,16 @@ def test_deep_taylor_explain_and_a_batch():
         np.testing.assert_allclose(batch[1], method(f, xs[1]), rtol=2e-4, atol=1e-5)
     report = xattr.relevance_report(f, xs[0], Z)
     np.testing.assert_allclose(report.absorbed, 0, atol=1e-4)
+
+
+def test_no_rule_of_layers_reads_the_signs_of_complex_weights(x64):
+    f = lambda x: (
+        (x.astype(complex) @ MATRIX).imag[0] + (jnp.fft.fft(x) * V.astype(complex)).real.sum()
+    )
+    expected = X * (MATRIX.imag[:, 0] + V @ FOURIER.real)
+    for rule in (rules.zero(), rules.epsilon(0.1), rules.gamma(), rules.alpha_beta()):
+        found = xattr.lrp(f, X, composites.every_layer(rule))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_a_zero_amplitude_gets_nothing(x64):

@@ -119,7 +119,7 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     Where the two lie close together the quotient is rounding: there a smooth function has the
     derivative half way, which differs from it by the third order.
     """
-    step = x - reference
+    step = _step(x, reference)
     if call.site.kind in ("relu", "relu6", "leaky_relu") or not call.site.smooth:
         near, at = step == 0, x
     else:
@@ -130,6 +130,11 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     slope = _derivative(call, at)
     difference = call.output - call.reference_output
     return jnp.where(near, slope, difference / jnp.where(near, jnp.ones_like(step), step))
+
+
+def _step(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a − b, which is 0 also where both are the same infinity: the maximum of nothing."""
+    return jnp.where(a == b, jnp.zeros_like(a), a - b)
 
 
 def _derivative(call: Call, at: jax.Array) -> jax.Array:
@@ -239,14 +244,14 @@ def share_selection(call: Call, g: jax.Array) -> Cotangents:
     x' if not: its own difference is then not zero (SHAP's rule for DeepLIFT's max-pooling).
     """
     references = _references(call)
-    change = call.output - call.reference_output
+    change = _step(call.output, call.reference_output)
     rising = change >= 0 if call.site.selects_largest else change <= 0
     zero = jnp.zeros_like(change)
     _, back = jax.vjp(call.plain, *call.inputs)
     _, back_reference = jax.vjp(call.plain, *references)
     here = back(jnp.where(rising, g * change, zero))
     there = back_reference(jnp.where(rising, zero, g * change))
-    steps = [x - r for x, r in zip(call.inputs, references, strict=True)]
+    steps = map(_step, call.inputs, references)
     return [ratio(a + b, step) for a, b, step in zip(here, there, steps, strict=True)]
 
 
@@ -334,7 +339,6 @@ def fused(recognised: Recognised) -> Recognised:
         for site in recognised.sites
         if site.kind in ("dense", "conv", "sum", "scale")
         and site.output not in results
-        and not site.output.complex
         and all(user.kind in _ACTIVATIONS for user in users.get(site.output, []))
     }
     sites = []

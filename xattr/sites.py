@@ -26,7 +26,7 @@ KINDS = {
     "product": "a product of two values that depend on x",
     "quotient": "a quotient of two values that depend on x",
     "complex": "a linear map of complex values (a Fourier transform, a filter), or |z|",
-    "max": "a maximum, minimum or sorting",
+    "max": "a maximum, minimum or sorting, also by segments",
     "choice": "a choice between values, or a mask",
     "softmax": "exp(x) / Σ exp(x)",
     "log_softmax": "x − log Σ exp(x)",
