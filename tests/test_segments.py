@@ -109,10 +109,15 @@ def test_an_empty_segment_gets_nothing(read, x64):
         np.testing.assert_allclose(found, METHODS[name](without, jnp.asarray(X)), atol=1e-12)
 
 
-def test_masked_nodes(x64):
+@pytest.mark.parametrize("mask", ["chosen", "added"])
+def test_masked_nodes(mask, x64):
     """A padded node is −∞, alone in its segment or beside others."""
     valid = np.array([True, True, True, False, True, False])[:, None]
-    f = lambda x: jnp.sum(finite("by a test", pooled(jnp.where(valid, x, -jnp.inf), "max")) ** 2)
+    masked = {
+        "chosen": lambda x: jnp.where(valid, x, -jnp.inf),
+        "added": lambda x: x + jnp.broadcast_to(np.where(valid, 0, -np.inf), x.shape),
+    }[mask]
+    f = lambda x: jnp.sum(finite("by a test", pooled(masked(x), "max")) ** 2)
     short = lambda x: jnp.sum(
         jax.ops.segment_max(x[valid[:, 0]], OF_NODE[valid[:, 0]], SEGMENTS)[np.array([0, 2])] ** 2
     )

@@ -750,22 +750,6 @@ RULES = (
         "test_linear_transforms.py::test_no_rule_of_layers_reads_the_signs_of_complex_weights",
     ),
     mutant(
-        "complex-inverse-by-real-multipliers",
-        "grouping",
-        "if equation is None or len(equation.dependents) != 1 or value.complex:",
-        "if equation is None or len(equation.dependents) != 1:",
-        "multipliers of a real quotient are taken for complex values",
-        "test_linear_transforms.py::test_completeness_of_complex_functions",
-    ),
-    mutant(
-        "complex-quotient-in-differences",
-        "grouping",
-        'divides = kind == "quotient" and self.mode == "difference"',
-        'divides = kind == "quotient" and self.mode == "gradient"',
-        "multipliers divide by b² + b'², which may be 0",
-        "test_linear_transforms.py::test_what_has_no_rule_is_named",
-    ),
-    mutant(
         "imaginary-constant",
         "grouping",
         'adds = self.mode == "relevance" and self.graph.static(other) != 0',
@@ -796,7 +780,6 @@ RULES = (
         "return a - b",
         "−∞ less −∞ is NaN",
         "test_segments.py::test_masked_nodes",
-        "test_segments.py::test_an_empty_segment_gets_nothing",
     ),
     mutant(
         "smallest-of-segments-for-the-largest",
