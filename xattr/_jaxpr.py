@@ -76,6 +76,11 @@ class Value:
         """Whether there is a gradient with respect to it."""
         return self.dtype is not None and bool(jnp.issubdtype(self.dtype, jnp.inexact))
 
+    @property
+    def complex(self) -> bool:
+        """Whether its numbers are complex."""
+        return self.dtype is not None and bool(jnp.issubdtype(self.dtype, jnp.complexfloating))
+
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
@@ -99,8 +104,8 @@ class Equation:
     """One operation: a primitive, its operands and results, and where it comes from."""
 
     __slots__ = (
-        *("activation", "bodies", "caller", "inputs", "origin", "outputs", "params", "primitive"),
-        "scope",
+        *("activation", "bodies", "caller", "first_steps", "inputs", "origin", "outputs"),
+        *("params", "primitive", "scope"),
     )
 
     def __init__(
@@ -120,7 +125,10 @@ class Equation:
         self.outputs = outputs
         self.scope = scope
         self.params: dict[str, Any] = _versions.Params(origin.params)
-        self.bodies: list[Program] = bodies
+        loop = origin.primitive is p.scan_p
+        self.bodies: list[Program] = bodies[-1:] if loop else bodies
+        self.first_steps: list[Program] = bodies[:-1] if loop else []
+        """The body of a scan at its first steps, where less depends on x than at all others."""
         self.activation = self.is_call and is_activation(bodies[0], inputs, outputs)
         """Whether it is a call of a function of each element."""
 
@@ -200,11 +208,12 @@ MOVES = frozenset(
     }
 )
 SPLITS = frozenset({p.split_p, p.unstack_p})
+SPECTRAL = frozenset({p.fft_p, p.real_p, p.imag_p, p.complex_p, p.conj_p})
 SUMS = frozenset({p.reduce_sum_p, p.reduce_window_sum_p, p.cumsum_p})
 COLLECTIVES = frozenset({p.psum_p, p.all_gather_p, p.all_to_all_p, p.ppermute_p})
 UPDATES = frozenset({p.dynamic_update_slice_p, p.scatter_p, p.scatter_add_p})
-LARGEST = frozenset({p.reduce_max_p, p.reduce_window_max_p})
-SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p})
+LARGEST = frozenset({p.reduce_max_p, p.reduce_window_max_p, p.scatter_max_p})
+SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p, p.scatter_min_p})
 ORDERINGS = frozenset({p.sort_p, p.top_k_p, p.cummax_p, p.cummin_p})
 OTHERS = frozenset({p.iota_p, p.argmax_p, p.argmin_p, p.pad_p, p.stop_gradient_p, p.while_p})
 
@@ -315,20 +324,20 @@ def _body_of(eqn: Any) -> Any:
 
 
 def _bodies(eqn: Any, mask: list[bool], scope: str, whole: Whole) -> list[Program]:
-    """Return the bodies of a call or of control flow, opened."""
+    """Return the bodies of a call or of control flow, opened; of a scan, its first steps first."""
     if eqn.primitive in CALLS or eqn.primitive is p.remat_p:
         return [open_program(_body_of(eqn), mask, whole, scope)]
     if eqn.primitive is p.cond_p:
         return [open_program(b, mask[1:], whole, scope) for b in eqn.params["branches"]]
     if eqn.primitive is p.scan_p:
         constants, carried = scan_counts(eqn)
-        mask = list(mask)
+        mask, steps = list(mask), []
         while True:  # until what depends on x stays the same from one step to the next
-            body = open_program(eqn.params["jaxpr"], mask, whole, scope)
-            after = [_depends(v) for v in body.outputs[:carried]]
+            steps.append(open_program(eqn.params["jaxpr"], mask, whole, scope))
+            after = [_depends(v) for v in steps[-1].outputs[:carried]]
             before = mask[constants : constants + carried]
             if all(b or not a for a, b in zip(after, before, strict=True)):
-                return [body]
+                return steps
             mask[constants : constants + carried] = [
                 a or b for a, b in zip(after, before, strict=True)
             ]
@@ -360,7 +369,7 @@ def _dependent_outputs(eqn: Any, bodies: list[Program], mask: list[bool]) -> lis
         columns = zip(*(body.outputs for body in bodies), strict=True)
         return [mask[0] or any(map(_depends, column)) for column in columns]
     if bodies:
-        return [_depends(out) for out in bodies[0].outputs]
+        return [_depends(out) for out in bodies[-1].outputs]
     return [any(mask)] * len(eqn.outvars)
 
 

@@ -146,8 +146,9 @@ BASE: tuple[tuple[Predicate, Rule], ...] = (
     (kind("sum", "scale", "dense", "conv"), rules.zero()),
     (kind("relu", "relu6", "leaky_relu", "activation", "power"), rules.pass_on),
     (kind("product"), rules.halve),
+    (kind("quotient"), rules.halve_quotient),
     (kind("normalizer", "stop_gradient"), rules.constant),
-    (kind(*SOFTMAX, "shift", "max", "choice"), rules.gradient),
+    (kind(*SOFTMAX, "shift", "max", "choice", "complex"), rules.gradient),
 )
 """What every relevance composite does beside its layers.
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr import affine, functions, rewrite, rules, trees
-from xattr._jaxpr import Value
+from xattr._jaxpr import Value, p
 from xattr.affine import ratio
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rewrite import Carried, OnUncovered, Settings
@@ -119,7 +119,7 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     Where the two lie close together the quotient is rounding: there a smooth function has the
     derivative half way, which differs from it by the third order.
     """
-    step = x - reference
+    step = _step(x, reference)
     if call.site.kind in ("relu", "relu6", "leaky_relu") or not call.site.smooth:
         near, at = step == 0, x
     else:
@@ -130,6 +130,11 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     slope = _derivative(call, at)
     difference = call.output - call.reference_output
     return jnp.where(near, slope, difference / jnp.where(near, jnp.ones_like(step), step))
+
+
+def _step(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a − b, which is 0 also where both are the same infinity: the maximum of nothing."""
+    return jnp.where(a == b, jnp.zeros_like(a), a - b)
 
 
 def _derivative(call: Call, at: jax.Array) -> jax.Array:
@@ -161,12 +166,11 @@ def share_quotient(call: Call, g: jax.Array) -> Cotangents:
     """
     if len(call.inputs) == 1:
         return [jnp.zeros_like(call.inputs[0])]  # x / x
-    order = 1 if call.site.inputs[0] is call.site.equations[-1].inputs[0] else -1
-    b, b0 = call.inputs[::order][1], _references(call)[::order][1]
+    b, b0 = call.inputs[1], _references(call)[1]
     largest, b, b0, squares = _scaled(b, b0)
     of_top = (b + b0) / (largest * squares)
     of_bottom = -(b0 * call.output + b * call.reference_output) / (largest * squares)
-    return _of_shapes(call, [g * of_top, g * of_bottom][::order])
+    return rules.of_shapes(call, [g * of_top, g * of_bottom])
 
 
 def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
@@ -175,15 +179,7 @@ def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
     largest, p, p0, squares = _scaled(call.inputs[place], r0)
     of_inverse = (p * call.output + p0 * call.reference_output) / (largest * squares)
     of_other = p * r0 * (p + p0) / squares
-    return _of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
-
-
-def _of_shapes(call: Call, gradients: list[jax.Array]) -> Cotangents:
-    """Sum the gradient of an element that the operation took with several of the other factor."""
-    shape = call.output.shape
-    _, back = jax.vjp(lambda *x: [jnp.broadcast_to(v, shape) for v in x], *call.inputs)
-    summed: Cotangents = back([jnp.broadcast_to(g, shape) for g in gradients])
-    return summed
+    return rules.of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
 
 
 def _scaled(b: jax.Array, b0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -248,15 +244,25 @@ def share_selection(call: Call, g: jax.Array) -> Cotangents:
     x' if not: its own difference is then not zero (SHAP's rule for DeepLIFT's max-pooling).
     """
     references = _references(call)
-    change = call.output - call.reference_output
+    change = _step(call.output, call.reference_output)
     rising = change >= 0 if call.site.selects_largest else change <= 0
     zero = jnp.zeros_like(change)
     _, back = jax.vjp(call.plain, *call.inputs)
     _, back_reference = jax.vjp(call.plain, *references)
     here = back(jnp.where(rising, g * change, zero))
     there = back_reference(jnp.where(rising, zero, g * change))
-    steps = [x - r for x, r in zip(call.inputs, references, strict=True)]
+    steps = map(_step, call.inputs, references)
     return [ratio(a + b, step) for a, b, step in zip(here, there, steps, strict=True)]
+
+
+def share_modulus(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of |z|, Δ|z| = Re((z + z')* Δz) / (|z| + |z'|).
+
+    Those of two squares, their sum and its root, one after the other.
+    """
+    total = call.output + call.reference_output
+    around = jnp.conj(call.inputs[0] + _references(call)[0])
+    return [ratio(g, total).astype(around.dtype) * around]
 
 
 def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
@@ -297,13 +303,18 @@ def _can_select(site: Site) -> bool:
     return site.kind == "max" and site.selects
 
 
+def _is_modulus(site: Site) -> bool:
+    return site.kind == "complex" and site.main.primitive is p.abs_p
+
+
 def _shifts(site: Site) -> bool:
     return site.kind == "stop_gradient" and site.is_largest
 
 
 RULES = Composite(
     (
-        (kind("dense", "conv", "sum", "scale", "choice", "shift"), rules.gradient),
+        (_is_modulus, share_modulus),
+        (kind("dense", "conv", "sum", "scale", "choice", "shift", "complex"), rules.gradient),
         (kind("relu", "relu6", "leaky_relu", "activation", "power"), rescale),
         (kind("product"), share_product),
         (kind("quotient"), share_quotient),

@@ -60,6 +60,8 @@ class Regions:
         elementwise = equation.primitive in _jaxpr.ELEMENTWISE or equation.activation
         if not elementwise or not dependents or equation.output in self._ends:
             return
+        if any(v.complex != equation.output.complex for v in dependents):
+            return  # |z| z is a function of z, but has no derivative with respect to it
         lines = [[v, *self._before.get(v, [])] for v in dependents]
         shape = equation.output.shape
         common = [v for v in lines[0] if all(v in line for line in lines[1:]) and v.shape == shape]

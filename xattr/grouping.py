@@ -115,6 +115,8 @@ class _Reader:
             inputs = [v for v in item.inputs if v in data]
             if inputs or not item.kind:
                 kind = item.kind or self._kind(item.equations[0], inputs)
+                if any(v.complex for v in (*inputs, *item.output)):
+                    kind = self._kind_of_complex(kind, item, inputs)
             else:
                 kind = self._without_data(item.equations[-1])
             if self._carries(kind, inputs):
@@ -216,6 +218,24 @@ class _Reader:
             return "elementwise"
         return "other" if any(v.floating for v in equation.outputs) else "constant"
 
+    def _kind_of_complex(self, kind: str, item: _Item, inputs: list[Value]) -> str:
+        """Return the kind of what takes or makes complex values: no rule reads their signs.
+
+        What is linear is a kind of its own, and so is |z|, the root of re² + im², whose relevance
+        is its gradient, too. A constant that is added stays one.
+        """
+        equation, linear = item.equations[-1], (_AFFINE_ROLES | {"moves"}) - {"offset"}
+        if equation.primitive is p.complex_p and len(_data(equation, inputs)) == 1:
+            other = next(v for v in equation.inputs if v not in inputs)
+            adds = self.mode == "relevance" and self.graph.static(other) != 0
+            return "other" if adds else "complex"
+        modulus = equation.primitive is p.abs_p and len(item.equations) == 1
+        if equation.primitive in _jaxpr.SPECTRAL or kind in linear or modulus:
+            return "complex"
+        mixed = kind == "elementwise" and inputs[0].complex != item.output[0].complex
+        divides = kind == "quotient" and self.mode == "difference"  # b² + b'² may be 0
+        return "other" if mixed or divides or kind == "max" else kind
+
     def _loses_relevance(self, equation: Equation) -> bool:
         """Tell whether a sum adds what is made of a choice: relevance cannot go back through it.
 
@@ -246,7 +266,7 @@ class _Reader:
         equation = self.graph.source(value, scales)
         while equation and equation.primitive is p.div_p and not _depends(equation.inputs[1]):
             equation = self.graph.source(equation.inputs[0], scales)
-        if equation is None or len(equation.dependents) != 1:
+        if equation is None or len(equation.dependents) != 1 or value.complex:
             return False
         if equation.primitive is p.div_p:
             return _depends(equation.inputs[1])

@@ -19,7 +19,7 @@ def _of_rectifiers(rule: Rule) -> Composite:
     entries = (
         (kind("relu", "relu6", "leaky_relu"), rule),
         (kind("dense", "conv", "sum", "scale", "product", "quotient", "power"), rules.gradient),
-        (kind(*SOFTMAX, "max", "choice", "shift", "normalizer"), rules.gradient),
+        (kind(*SOFTMAX, "max", "choice", "shift", "normalizer", "complex"), rules.gradient),
         (kind("stop_gradient"), rules.constant),
     )
     return Composite(entries, "gradient")

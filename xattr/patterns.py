@@ -29,7 +29,7 @@ BASE = (
     (kind("relu"), rules.pass_on),  # the mask of the forward pass, also where max(x, 0) has a tie
     (kind("relu6", "leaky_relu"), rules.gradient),
     (kind("sum", "scale", "product", "quotient", "power", "max", "choice"), rules.gradient),
-    (kind(*SOFTMAX, "shift", "normalizer"), rules.gradient),
+    (kind(*SOFTMAX, "shift", "normalizer", "complex"), rules.gradient),
     (kind("stop_gradient"), rules.constant),
 )
 """What happens to a signal beside the layers with weights."""

@@ -62,23 +62,36 @@ def _recognise_bodies(site: Site, mode: Mode, inside: bool) -> None:
     data = [isinstance(v, Value) and v in site.inputs for v in equation.inputs]
     if equation.primitive is p.cond_p:
         zone, data = zone[1:], data[1:]
+    known = None if mode == "difference" else data
+    bodies = [(body, known) for body in equation.bodies]
     if equation.primitive is p.scan_p:
         constants, carried = _jaxpr.scan_counts(equation)
         loop = slice(constants, constants + carried)
         zone[loop] = [False] * carried
-        data = _through_loop(equation.bodies[0], mode, data, loop)
-    known = None if mode == "difference" else data
+        bodies = _steps(equation, mode, known, loop)
     inside = inside or equation.primitive is p.scan_p or not site.last
-    site.bodies = [recognise(body, mode, zone, inside, known) for body in equation.bodies]
+    site.bodies = [recognise(body, mode, zone, inside, flags) for body, flags in bodies]
 
 
-def _through_loop(body: Program, mode: Mode, data: list[bool], loop: slice) -> list[bool]:
-    """Return which inputs of a loop's body carry relevance at any step."""
+def _steps(
+    equation: Equation, mode: Mode, data: list[bool] | None, loop: slice
+) -> list[tuple[Program, list[bool] | None]]:
+    """Return the body of a loop and which inputs carry relevance, for its first steps and the rest.
+
+    What a loop carries may be a constant at first, as the state of a recurrent network: its
+    product with weights is then part of a bias, as it is where the steps are written one by one.
+    """
+    programs = [*equation.first_steps, *equation.bodies]
+    if data is None:
+        return [(program, None) for program in programs]
+    steps: list[tuple[Program, list[bool] | None]] = []
     while True:
-        _, after = sites_of(body, mode, data)
+        program = programs[min(len(steps), len(programs) - 1)]
+        steps.append((program, data))
+        _, after = sites_of(program, mode, data)
         merged = [a or b for a, b in zip(data[loop], after, strict=False)]
-        if merged == data[loop]:
-            return data
+        if merged == data[loop] and program is programs[-1]:
+            return steps
         data = [*data[: loop.start], *merged, *data[loop.stop :]]
 
 

@@ -30,8 +30,11 @@ def lrp(
 
     R = f(x) at the output; a layer y = W a + b gives Rᵢ = Σₖ aᵢ wᵢₖ / Σⱼ aⱼ wⱼₖ Rₖ to its inputs,
     or what the composite's rule for it says. `bias="include"` adds b to the denominator: the bias
-    then absorbs its share, and LRP-0 is gradient ⊙ input. Activations pass relevance on; products
-    of two values share it equally; softmax and LayerNorm follow AttnLRP.
+    then absorbs its share, and LRP-0 is gradient ⊙ input. b is all that does not depend on x: a
+    state that is still constant adds its product with weights to it, in a scan as where the steps
+    are written out; in x W + h U + b, where x and h depend on x, it belongs to the sum. Activations
+    pass relevance on; products and quotients of two values share it equally; softmax and
+    LayerNorm follow AttnLRP.
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
     of f. `composite` is the ε-rule for every layer if None. Raises `TypeError` unless `composite`

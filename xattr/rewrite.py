@@ -349,7 +349,7 @@ def _cond(site: Site, operands: list[Carried], settings: Settings) -> list[Carri
 
 
 def _scan(site: Site, operands: list[Carried], settings: Settings) -> list[Carried]:
-    equation, body = site.equations[0], site.bodies[0]
+    equation, (*firsts, body) = site.equations[0], site.bodies
     params = equation.params
     constants, carried = _jaxpr.scan_counts(equation)
     inputs = body.program.inputs
@@ -364,7 +364,7 @@ def _scan(site: Site, operands: list[Carried], settings: Settings) -> list[Carri
     )
     carried_values = inputs[constants : constants + carried]
 
-    def step(carry: Any, part: Any) -> Any:
+    def step(body: Recognised, carry: Any, part: Any) -> Any:
         results = run(body, [*held, *carry, *part], settings)
         after = [
             _fit(r, v, settings, probe=False)
@@ -376,12 +376,22 @@ def _scan(site: Site, operands: list[Carried], settings: Settings) -> list[Carri
         ]
         return after, out
 
+    backwards, count = params["reverse"], params["length"]
+    rows: list[Any] = []
+    for first in firsts[:count]:  # from the end that the loop begins at
+        part = jax.tree.map(lambda each: each[-1 if backwards else 0], slices)
+        slices = jax.tree.map(lambda each: each[:-1] if backwards else each[1:], slices)
+        start, row = step(first, start, part)
+        rows.append(jax.tree.map(lambda each: jnp.expand_dims(each, 0), row))
     last, stacked = lax.scan(
-        step,
+        functools.partial(step, body),
         start,
         slices,
-        length=params["length"],
-        reverse=params["reverse"],
+        length=count - len(rows),
+        reverse=backwards,
         unroll=params["unroll"],
     )
+    if rows:
+        parts = [stacked, *rows[::-1]] if backwards else [*rows, stacked]
+        stacked = jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
     return [*last, *stacked]

@@ -132,6 +132,26 @@ def halve(call: Call, g: jax.Array) -> Cotangents:
     return [part / 2 for part in _transposed(call.plain, call.inputs, g)]
 
 
+def halve_quotient(call: Call, g: jax.Array) -> Cotangents:
+    """Share the relevance of y = a/b equally between a and b, as that of a · (1/b).
+
+    In gradient form g / (2b) and g y / (2b), of which b has what it passes on to 1/b (`pass_on`).
+    Source: Achtibat et al. 2024, "AttnLRP", §3.2 and §3.3.2, the identity and the uniform rule.
+    """
+    if len(call.inputs) == 1:  # x / x
+        return pass_on(call, g)
+    share = jnp.where(g == 0, jnp.zeros_like(g), g / call.inputs[1] / 2)
+    return of_shapes(call, [share, share * call.output])
+
+
+def of_shapes(call: Call, gradients: list[jax.Array]) -> Cotangents:
+    """Sum the gradient of an element that the operation took with several of the other factor."""
+    shape = call.output.shape
+    _, back = jax.vjp(lambda *x: [jnp.broadcast_to(v, shape) for v in x], *call.inputs)
+    summed: Cotangents = back([jnp.broadcast_to(g, shape) for g in gradients])
+    return summed
+
+
 def relevance_of(call: Call, g: jax.Array) -> jax.Array:
     """Return y ⊙ g, also where a mask has made y infinite and nothing comes back."""
     return jnp.where(g == 0, jnp.zeros_like(g), g * call.output)

@@ -25,7 +25,8 @@ KINDS = {
     "power": "a power, exponential or logarithm of each element",
     "product": "a product of two values that depend on x",
     "quotient": "a quotient of two values that depend on x",
-    "max": "a maximum, minimum or sorting",
+    "complex": "a linear map of complex values (a Fourier transform, a filter), or |z|",
+    "max": "a maximum, minimum or sorting, also by segments",
     "choice": "a choice between values, or a mask",
     "softmax": "exp(x) / Σ exp(x)",
     "log_softmax": "x − log Σ exp(x)",
@@ -80,6 +81,7 @@ class Site:
         self.is_largest = False
         """Whether it is a maximum over an axis: the shift of a softmax."""
         self.bodies: list[Recognised] = []
+        """Those of branches, a call or a loop; of a loop's first steps, then of the rest."""
         self.parts: tuple[Site, ...] = ()
         self.index = -1
 
