@@ -1,5 +1,6 @@
 """flax.nnx modules that count: rebuilt in the trace in which they are called."""
 
+import contextlib
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 import xattr
+from xattr import functions
 
 
 class Recurrent(nnx.Module):
@@ -68,6 +70,11 @@ METHODS = {
 }
 
 
+def in_training():
+    functions._COMPILED.clear()  # or it was traced before, and is not told of again
+    return pytest.warns(UserWarning, match=r"changes 2 of its own arrays .*float32\[3\].*eval\(\)")
+
+
 @pytest.mark.parametrize("module", MODULES)
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_to_the_merged_form(method, module):
@@ -76,10 +83,23 @@ def test_equal_to_the_merged_form(method, module):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
     merged = lambda x: nnx.merge(graphdef, state, copy=True)(x)
     attribute = METHODS[method]
-    found, expected = attribute(model, x), attribute(merged, x)
+    with in_training() if module == "Normalized" else contextlib.nullcontext():
+        found = attribute(model, x)
+    expected = attribute(merged, x)
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     counts = [v[...] for _, v in nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngKey)))]
     before = [v[...] for _, v in nnx.to_flat_state(nnx.filter_state(state, nnx.Not(nnx.RngKey)))]
     for now, then in zip(counts, before, strict=True):
         np.testing.assert_array_equal(now, then)  # the caller's module has not counted
+
+
+def test_a_batch_of_one_example():
+    """In training the output is the bias, whatever x is; in evaluation x / √(1 + 1e-5) goes on."""
+    model = Normalized(nnx.Rngs(0))
+    f = lambda model, x: jnp.sum(model.layer(model.norm(x[None])))
+    with in_training():
+        assert not xattr.integrated_gradients(functools.partial(f, model), jnp.ones(3)).any()
+    model.eval()
+    found = xattr.integrated_gradients(functools.partial(f, model), jnp.ones(3))
+    np.testing.assert_allclose(found, model.layer.kernel[:, 0] / np.sqrt(1 + 1e-5), rtol=1e-5)
