@@ -12,6 +12,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 import xattr
+from xattr import completeness
 from xattr.testing import count_compilations
 
 ONE = xattr.quadrature.riemann_right(1)
@@ -111,6 +112,30 @@ def test_half_precision_and_trees(dtype):
         xattr.deep_lift(f, x)
     with pytest.warns(xattr.IncompleteWarning, match="`quadrature`"):
         xattr.integrated_gradients(f, x, quadrature=ONE)
+
+
+NUMBERS = {  # Σ A, Σ|A|, f(x), f(x'); in float32 r = 1.22e-4 (Σ|A| + |f(x)| + |f(x')|)
+    "a gap": ((1.0503, 1, 1, 0), True),
+    "5 % and rounding": ((1.0502, 1, 1, 0), False),
+    "of a negative change": ((-1.0503, 1, 0, 1), True),
+    "more than 5 % of f is no rounding": ((1.101, 1e6, 1, 0), True),
+    "less may be": ((1.099, 1e6, 1, 0), False),
+    "rounding of large values": ((1e-3, 1, 5, 5), False),
+    "more than their rounding": ((2e-3, 1, 5, 5), True),
+    "a unit in the last place is more than f": ((1, 8.5e6, 1, 0), True),
+    "a unit in the last place is less than f": ((1, 8.3e6, 1, 0), False),
+    "no measure": ((0.3, 1, 0, 0), False),
+    "not finite": ((np.nan, np.nan, 1, 0), False),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_a_gap(name):
+    numbers, told = NUMBERS[name]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        completeness.warn(jnp.array([*numbers, 2.0**-23]), 0.05, "")
+    assert [each.category for each in found] == [xattr.IncompleteWarning] * told
 
 
 # A quotient that is none to DeepLIFT: from r' = 1/b' = 1e9 the product a · r shares by means.

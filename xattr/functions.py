@@ -233,10 +233,10 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
         return function(join(watched, arrays), *operands)
 
     del joined.__wrapped__  # jit would read the other signature
-    _COMPILED[key] = jax.jit(joined)
+    program = _COMPILED.setdefault(key, jax.jit(joined))  # or that of a thread that was faster
     while len(_COMPILED) > _MAX_PROGRAMS:
         _COMPILED.popitem(last=False)
-    return _COMPILED[key]
+    return program
 
 
 def checked(f: Function) -> Function:
