@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from xattr import functions, trees
 from xattr.types import ArrayTree, Function, IncompleteWarning
@@ -66,41 +65,30 @@ def checked(
 ) -> ArrayTree:
     """Return a path's attributions; outside a trace, warn if they miss the change of f."""
     if warn_above is not None and not trees.is_traced(attributions):
-        kernel = functions.compiled(completeness_kernel, f)
-        warn(kernel(attributions, ends(), args), warn_above, MORE_NODES)
+        points = ends()
+        values = [functions.value_of(f, point, args) for point in points]
+        warn(completeness_kernel(attributions, points, *values), warn_above, MORE_NODES)
     return attributions
 
 
-def completeness_kernel(
-    f: Function,
-    attributions: ArrayTree,
-    ends: tuple[ArrayTree, ArrayTree],
-    args: tuple[Any, ...],
-) -> jax.Array:
-    """Return what `warn` needs to know; f at both ends is one batch of two."""
-    value = functions.staged(f)
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ends)
-    values = jax.vmap(lambda point: value(point, *args))(both)
-    return numbers(attributions, ends, values[0], values[1])
-
-
-def numbers(
-    attributions: ArrayTree, inputs: ArrayTree, end: jax.Array, start: jax.Array
-) -> jax.Array:
+def numbers(attributions: ArrayTree, inputs: ArrayTree, end: Any, start: Any) -> tuple[Any, ...]:
     """Return Σ A, Σ|A|, f(x), f(x') and the coarsest ε among those of all arrays."""
-    total = trees.total(attributions)
     size = trees.total(jax.tree.map(jnp.abs, attributions))
     spacing = max(trees.eps(leaf) for leaf in jax.tree.leaves((attributions, inputs, end)))
-    dtype = trees.widest([total, end])
-    terms = (total, size, end, start, jnp.asarray(spacing, dtype))
-    return jnp.stack([term.astype(dtype) for term in terms])
+    return trees.total(attributions), size, end, start, spacing
 
 
-def warn(numbers: jax.Array, warn_above: float | None, remedy: str) -> None:
+@jax.jit
+def completeness_kernel(*operands: Any) -> tuple[Any, ...]:
+    """Return the numbers, by one program; its name is that under which it is counted."""
+    return numbers(*operands)
+
+
+def warn(numbers: tuple[Any, ...], warn_above: float | None, remedy: str) -> None:
     """Warn if the numbers can be looked at and tell of a gap above the limit."""
     if warn_above is None or trees.is_traced(numbers):
         return
-    total, size, end, start, spacing = map(float, np.asarray(numbers))
+    total, size, end, start, spacing = map(float, jax.device_get(numbers))
     change, scale = end - start, abs(end) + abs(start)
     rounding = rounding_share(spacing) * (size + scale)
     gap = abs(total - change)

@@ -79,9 +79,9 @@ def deep_lift(
 
 def deep_lift_kernel(
     attribute: Function, x: ArrayTree, baseline: ArrayTree, args: tuple[Any, ...]
-) -> tuple[ArrayTree, jax.Array]:
+) -> tuple[ArrayTree, tuple[Any, ...]]:
     """Attribute with f and the options that are bound to the function, and static."""
-    result: tuple[ArrayTree, jax.Array] = attribute(x, baseline, args)
+    result: tuple[ArrayTree, tuple[Any, ...]] = attribute(x, baseline, args)
     return result
 
 
@@ -92,7 +92,7 @@ def _deep_lift(
     x: ArrayTree,
     baseline: ArrayTree,
     args: tuple[Any, ...],
-) -> tuple[ArrayTree, jax.Array]:
+) -> tuple[ArrayTree, tuple[Any, ...]]:
     recognised, operands = rewrite.traced(functions.checked(f), x, args, "difference")
     if rule == "reveal_cancel":
         recognised = fused(recognised)
