@@ -55,7 +55,7 @@ EXPECTED = {
         "assert_time_reparametrization"
     ),
 }
-WORK = {"chunk_size", "progress", "on_uncovered", "upsample"}
+WORK = {"chunk_size", "progress", "on_uncovered", "upsample", "warn_above"}
 SIGNATURES = {
     "sample": "path quadrature",
     "integrate": "f samples * args chunk_size",

@@ -55,6 +55,12 @@ CASES = {
     ),
     "text": (lambda: xattr.gradient(F, "cat"), TypeError, "`x` must be a floating array"),
     "no arrays": (lambda: xattr.gradient(F, {}), ValueError, "`x` has no arrays"),
+    "scores with the statistics of a flax module": (
+        lambda: IG(xattr.targets.logit(lambda x: (x, {"mean": X})), X, args=(1,)),
+        TypeError,
+        "but returned a tuple: return the scores alone, lambda x, *args: model(x, *args)[0]; a "
+        "flax module with `mutable` trains, build it with use_running_average=True",
+    ),
     "f not scalar": (
         lambda: xattr.gradient(lambda x: x**2, X),
         ValueError,

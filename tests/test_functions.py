@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -164,6 +166,34 @@ def test_threads_share_programs():
     for result in results:
         table.close(result, 4 * X**3)
     assert len(results) == 6
+
+
+RACE = """
+import threading
+from xattr import functions
+
+def power(x):
+    return x**2
+
+def compiled():
+    programs.append(functions.compiled(functions.call, power).func)
+
+programs, both, watch = [], threading.Barrier(2), functions._watch
+functions._watch = lambda *args: (both.wait(), watch(*args))[1]  # neither has found the other's
+threads = [threading.Thread(target=compiled) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(functions._COMPILED), programs[0] is programs[1])
+"""
+
+
+def test_threads_that_race_share_a_program_and_leave_without_a_word():
+    """A second program was forgotten by comparing keys, at exit when names were gone."""
+    run = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1", "True"]
+    assert not run.stderr
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int32])

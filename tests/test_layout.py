@@ -14,7 +14,7 @@ LAYERS = [
     {"types"},
     {"trees", "marks"},
     {"functions", "chunks", "targets"},
-    {"quadrature", "_versions"},
+    {"quadrature", "_versions", "completeness"},
     {"_jaxpr"},
     {"paths", "sites", "running", "workload"},
     {"graph"},

@@ -1,6 +1,7 @@
 """flax.nnx modules that count: rebuilt in the trace in which they are called."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 import xattr
+from xattr import functions
 
 
 class Recurrent(nnx.Module):
@@ -57,6 +59,9 @@ class Counting(nnx.Module):
 
 
 MODULES = {m.__name__: m for m in (Recurrent, Noisy, Normalized, Counting)}
+TOLD = {
+    "Normalized": {"`f` changes 2 of its own arrays when it is called (float32[3])"},
+}
 METHODS = {
     "gradient": xattr.gradient,
     "integrated_gradients": xattr.integrated_gradients,
@@ -76,10 +81,26 @@ def test_equal_to_the_merged_form(method, module):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
     merged = lambda x: nnx.merge(graphdef, state, copy=True)(x)
     attribute = METHODS[method]
-    found, expected = attribute(model, x), attribute(merged, x)
+    functions._COMPILED.clear()  # or it was traced before, and is not told of again
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found, expected = attribute(model, x), attribute(merged, x)
+    assert {str(each.message).partition(",")[0] for each in told} == TOLD.get(module, set())
     assert np.abs(expected).max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     counts = [v[...] for _, v in nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngKey)))]
     before = [v[...] for _, v in nnx.to_flat_state(nnx.filter_state(state, nnx.Not(nnx.RngKey)))]
     for now, then in zip(counts, before, strict=True):
         np.testing.assert_array_equal(now, then)  # the caller's module has not counted
+
+
+def test_a_batch_of_one_example():
+    """In training the output is the bias, whatever x is; in evaluation x / √(1 + 1e-5) goes on."""
+    model = Normalized(nnx.Rngs(0))
+    f = lambda model, x: jnp.sum(model.layer(model.norm(x[None])))
+    functions._COMPILED.clear()
+    with pytest.warns(UserWarning, match=r"Call model\.eval\(\) before"):
+        assert not xattr.integrated_gradients(functools.partial(f, model), jnp.ones(3)).any()
+    model.eval()
+    found = xattr.integrated_gradients(functools.partial(f, model), jnp.ones(3))
+    np.testing.assert_allclose(found, model.layer.kernel[:, 0] / np.sqrt(1 + 1e-5), rtol=1e-5)

@@ -47,6 +47,7 @@ from xattr.report import explain, relevance_report
 from xattr.rewrite import with_rules
 from xattr.sharding import sharded
 from xattr.types import (
+    IncompleteWarning,
     PathSamples,
     Quadrature,
     UncoveredPrimitiveError,
@@ -57,6 +58,7 @@ __version__ = _version("xattr-jax")
 
 __all__ = [
     "AdaptiveResult",
+    "IncompleteWarning",
     "PathSamples",
     "Quadrature",
     "UncoveredPrimitiveError",

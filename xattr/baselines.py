@@ -29,8 +29,9 @@ def expected_gradients(
 
     Shapes: `f(x, *args)` returns a scalar for one example; leaves of `baselines` are those of x
     with a leading axis of m ≥ 1 baselines; the result is a pytree like x, in units of f. Its sum
-    tends to f(x) − E f(x'). `chunk_size` and `progress` as for `xattr.integrate`; the result does
-    not depend on them. Raises `ValueError` for baselines unlike x and for num_samples < 1.
+    tends to f(x) − E f(x'): the mean of `xattr.completeness_gap` over the baselines is the gap.
+    `chunk_size` and `progress` as for `xattr.integrate`; the result does not depend on them. Raises
+    `ValueError` for baselines unlike x and for num_samples < 1.
     Source: Erion et al. 2019, "Improving performance of deep learning models with axiomatic
     attribution priors and expected gradients", eq. 4.
 

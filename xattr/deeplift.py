@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import affine, functions, rewrite, rules, trees
+from xattr import affine, completeness, functions, rewrite, rules, trees
 from xattr._jaxpr import Value, p
 from xattr.affine import ratio
 from xattr.composites import SOFTMAX, Composite, kind
@@ -22,6 +22,11 @@ from xattr.types import ArrayTree, Function
 
 REVEALED = "layer and activation"
 
+_REMEDY = (
+    'see xattr.explain for operations without multipliers (`on_uncovered="gradient"` gives up '
+    "completeness), casts to fewer bits and terms that cancel"
+)
+
 
 def deep_lift(
     f: Function,
@@ -31,6 +36,7 @@ def deep_lift(
     rule: Literal["rescale", "reveal_cancel"] = "rescale",
     args: tuple[Any, ...] = (),
     on_uncovered: OnUncovered = "error",
+    warn_above: float | None = completeness.WARN_ABOVE,
 ) -> ArrayTree:
     """Attribute f(x) − f(baseline) to the inputs by DeepLIFT.
 
@@ -39,7 +45,10 @@ def deep_lift(
     contributions to Δz instead. Σ A = f(x) − f(baseline). Products share by the means of their
     factors; quotients, and with them normalizers, by means that stay bounded where the reference
     has no variance; softmax is attributed with one shift for x and baseline. A cast to fewer bits
-    within f rounds both ways: the sum is then complete to its precision.
+    within f rounds both ways: the sum is then complete to its precision. Outside a trace an
+    `xattr.IncompleteWarning` tells of sums that miss more than `warn_above` of f(x) − f(baseline)
+    (5 %), or of terms so large that rounding may; it costs a wait for the result, and None does not
+    look. Inside a trace, look with `xattr.completeness_gap`.
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
     of f. `baseline` is zeros if None. Raises `xattr.UncoveredPrimitiveError` for an operation
@@ -61,16 +70,19 @@ def deep_lift(
         raise ValueError(f'`rule` must be "rescale" or "reveal_cancel", not {rule!r}')
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
+    completeness.check_option(warn_above)
     attribute = functools.partial(_deep_lift, f, rule, on_uncovered)
-    result: ArrayTree = functions.compiled(deep_lift_kernel, attribute)(x, baseline, args)
+    result, numbers = functions.compiled(deep_lift_kernel, attribute)(x, baseline, args)
+    completeness.warn(numbers, warn_above, _REMEDY)
     return result
 
 
 def deep_lift_kernel(
     attribute: Function, x: ArrayTree, baseline: ArrayTree, args: tuple[Any, ...]
-) -> ArrayTree:
+) -> tuple[ArrayTree, tuple[Any, ...]]:
     """Attribute with f and the options that are bound to the function, and static."""
-    return attribute(x, baseline, args)
+    result: tuple[ArrayTree, tuple[Any, ...]] = attribute(x, baseline, args)
+    return result
 
 
 def _deep_lift(
@@ -80,7 +92,7 @@ def _deep_lift(
     x: ArrayTree,
     baseline: ArrayTree,
     args: tuple[Any, ...],
-) -> ArrayTree:
+) -> tuple[ArrayTree, tuple[Any, ...]]:
     recognised, operands = rewrite.traced(functions.checked(f), x, args, "difference")
     if rule == "reveal_cancel":
         recognised = fused(recognised)
@@ -89,14 +101,16 @@ def _deep_lift(
     rest = [Carried(o) for o in operands[len(leaves) :]]
     settings = Settings(RULES, on_uncovered=on_uncovered)
 
-    def value(leaves: list[Any]) -> Any:
+    def value(leaves: list[Any]) -> tuple[Any, tuple[Any, Any]]:
         pairs = [Carried(*pair) for pair in zip(leaves, references, strict=True)]
         (result,) = rewrite.run(recognised, [*pairs, *rest], settings)
-        return result.value
+        start = result.value if result.reference is None else result.reference
+        return result.value, (result.value, start)
 
-    multipliers = jax.grad(value)(leaves)
+    multipliers, ends = jax.grad(value, has_aux=True)(leaves)
     steps = [leaf - reference for leaf, reference in zip(leaves, references, strict=True)]
-    return jax.tree.unflatten(structure, trees.product(steps, multipliers))
+    attributions = jax.tree.unflatten(structure, trees.product(steps, multipliers))
+    return attributions, completeness.numbers(attributions, x, *ends)
 
 
 # Multipliers ------------------------------------------------------------------------------------

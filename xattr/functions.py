@@ -11,6 +11,7 @@ is read when it is first traced; pass what changes through `args`.
 
 import functools
 import types
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -232,10 +233,10 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
         return function(join(watched, arrays), *operands)
 
     del joined.__wrapped__  # jit would read the other signature
-    _COMPILED[key] = jax.jit(joined)
+    program = _COMPILED.setdefault(key, jax.jit(joined))  # or that of a thread that was faster
     while len(_COMPILED) > _MAX_PROGRAMS:
         _COMPILED.popitem(last=False)
-    return _COMPILED[key]
+    return program
 
 
 def checked(f: Function) -> Function:
@@ -247,7 +248,9 @@ def checked(f: Function) -> Function:
 
     def scalar_valued(x: ArrayTree, *args: Any) -> jax.Array:
         arrays: list[Any] = []
-        value = join(split(f, arrays), arrays)(x, *args)
+        rebuilt = join(split(f, arrays), arrays)
+        value = rebuilt(x, *args)
+        _warn_of_state(rebuilt, arrays)
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
         if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)) or shapes != [()]:
             raise ValueError(
@@ -262,6 +265,26 @@ def checked(f: Function) -> Function:
         return jnp.asarray(value)
 
     return scalar_valued
+
+
+def _warn_of_state(f: Function, arrays: list[Any]) -> None:
+    """Warn if a call has put other floating arrays in the place of those that f carried.
+
+    Integers and random keys may change: they count the calls of a Dropout or an RNN.
+    """
+    held: list[Any] = []
+    split(f, held)
+    kept = set(map(id, held))
+    lost = [a for a in arrays if id(a) not in kept and jnp.issubdtype(a.dtype, jnp.floating)]
+    if lost:
+        warnings.warn(
+            f"`f` changes {len(lost)} of its own arrays when it is called ({_describe(lost[0])}), "
+            "as batch normalization does in training, which normalizes an example by itself: the "
+            "attributions are those of f in this mode. Call model.eval() before, or build the "
+            "module with use_running_average=True",
+            UserWarning,
+            stacklevel=1,
+        )
 
 
 def _describe(value: Any) -> str:

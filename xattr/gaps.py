@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import functions, signatures, trees
+from xattr import completeness, functions, signatures, trees
 from xattr.types import ArrayTree, Function, Method
-
-ULPS = 1024
-"""Units in the last place of the largest term that rounding may cost a network's attributions."""
 
 SAFETY = 8
 """Times the largest change under refinement that the error of a quadrature is taken for.
@@ -88,10 +85,10 @@ def _checked(attributions: ArrayTree) -> ArrayTree:
 
 def rounding(tree: ArrayTree, inputs: ArrayTree = ()) -> jax.Array:
     """Return what rounding may cost numbers of this size, in their precision or that of inputs."""
-    coarsest = max((_eps(leaf) for leaf in jax.tree.leaves(inputs)), default=0.0)
+    coarsest = max((trees.eps(leaf) for leaf in jax.tree.leaves(inputs)), default=0.0)
 
     def cost(leaf: Any) -> jax.Array:
-        share = min(ULPS * max(_eps(leaf), coarsest), 1 / 16)
+        share = completeness.rounding_share(max(trees.eps(leaf), coarsest))
         return share * jnp.abs(trees.widen(leaf))
 
     return trees.total(jax.tree.map(cost, tree))
@@ -108,10 +105,6 @@ def gap(value: Any, *errors: Any) -> Gap:
 def total(tree: ArrayTree) -> jax.Array:
     """Return Σ|tree| over all leaves."""
     return trees.total(jax.tree.map(jnp.abs, tree))
-
-
-def _eps(leaf: Any) -> float:
-    return float(jnp.finfo(jnp.result_type(leaf)).eps)  # type: ignore[no-untyped-call]
 
 
 def distance(left: ArrayTree, right: ArrayTree) -> jax.Array:

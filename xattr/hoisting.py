@@ -61,7 +61,7 @@ def line_integral(
     if result is not None:
         return result
     path = paths.straight_line(baseline, x)
-    return kernel.path_integral(f, path, quadrature=quadrature, **options)
+    return kernel.path_integral(f, path, quadrature=quadrature, **options, warn_above=None)
 
 
 def _hoisted_integral(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import chunks, functions, peephole, trees, workload
+from xattr import chunks, completeness, functions, peephole, trees, workload
 from xattr import quadrature as rules
 from xattr.types import Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
 
@@ -128,7 +128,8 @@ def integrate(
     At most `chunk_size` gradients are taken together; memory is a chunk's. None chooses it: on a
     CPU from the size of the largest array that f makes (1 for EfficientNet-Lite0, 64 for a small
     dense network), elsewhere 16. It changes no result beyond rounding. `progress` wraps the loop
-    over the chunks, as `tqdm.tqdm` does; inside a trace it is not used. Outside a trace the result
+    over the chunks, as `tqdm.tqdm` does; inside a trace it is not used. `xattr.completeness_gap`
+    tells the gap to f(γ(1)) − f(γ(0)). Outside a trace the result
     is looked at, to find a path that is not finite: put the call under `jax.jit`
     where it must not wait for the device.
     Raises `ValueError` for samples that do not fit together and, outside a trace, for a path that
@@ -167,6 +168,7 @@ def path_integral(
     args: tuple[Any, ...] = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
+    warn_above: float | None = completeness.WARN_ABOVE,
 ) -> ArrayTree:
     """Attribute f(γ(1)) − f(γ(0)) to the inputs, along any path γ.
 
@@ -176,7 +178,8 @@ def path_integral(
 
     Shapes: `path(alpha)` returns a pytree like x, what `f` takes; so is the result. `quadrature` is
     Gauss–Legendre
-    with 64 nodes if None. `chunk_size` and `progress` as for `xattr.integrate`.
+    with 64 nodes if None. `chunk_size` and `progress` as for `xattr.integrate`, `warn_above` as for
+    `xattr.integrated_gradients`.
     Raises as `xattr.sample` and `xattr.integrate` do.
     Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5; Friedman 2004.
 
@@ -187,8 +190,9 @@ def path_integral(
     Array([0.3333, 0.6667], dtype=float32)
     """
     functions.check_callable(path, "path")
+    completeness.check_option(warn_above)
     rule = rule_of(quadrature)
-    return accumulate(
+    result = accumulate(
         f,
         sampled(path, rule),
         rule.nodes.shape[0],
@@ -197,6 +201,13 @@ def path_integral(
         chunk_size=chunk_size,
         progress=progress,
     )
+    return completeness.checked(result, f, functools.partial(_ends, path), args, warn_above)
+
+
+def _ends(path: Path) -> tuple[ArrayTree, ArrayTree]:
+    """Return γ(1) and γ(0)."""
+    value = functions.compiled_if_pure(functions.call, path)
+    return value(jnp.asarray(1.0)), value(jnp.asarray(0.0))
 
 
 def rule_of(quadrature: Quadrature | None) -> Quadrature:

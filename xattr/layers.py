@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from xattr import chunks, cutting, functions, guided, kernel, paths, trees, workload
+from xattr import chunks, completeness, cutting, functions, guided, kernel, paths, trees, workload
 from xattr.rewrite import OnUncovered
 from xattr.types import Array, ArrayTree, Function, PathSamples, Progress, Quadrature
 
@@ -89,11 +89,13 @@ def layer_integrated_gradients(
     args: tuple[Any, ...] = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
+    warn_above: float | None = completeness.WARN_ABOVE,
 ) -> Array:
     """Integrate the gradient along the straight line between two values of a hidden layer.
 
     Aⱼ = (hⱼ − h'ⱼ) ∫₀¹ ∂f/∂hⱼ(h' + α (h − h'), x) dα, with h = h(x), h' = h(baseline); what does
-    not go through the layer sees x. The attributions sum to the change of f between the two values.
+    not go through the layer sees x. The attributions sum to the change of f between the two values;
+    `warn_above` as for `xattr.integrated_gradients`.
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is like the layer, in units
     of f. `layer` and what it raises as for `xattr.at_layer`, the rest as for
@@ -123,6 +125,7 @@ def layer_integrated_gradients(
         args=(x, *args),
         chunk_size=chunk_size,
         progress=progress,
+        warn_above=warn_above,
     )
     return result
 
@@ -141,7 +144,8 @@ def conductance(
     """Return how much of f(x) − f(baseline) flows through each unit of a hidden layer.
 
     Aⱼ = ∫₀¹ ∂f/∂hⱼ dhⱼ(γ(α))/dα dα along the straight line γ from the baseline to x. Where all of f
-    goes through the layer they sum to f(x) − f(baseline); what does not varies along γ, too.
+    goes through the layer they sum to f(x) − f(baseline), and the sum tells the gap; what does not
+    varies along γ, too.
 
     Shapes: `f(x, *args)` returns a scalar for one example; the result is like the layer, in units
     of f. `layer` and what it raises as for `xattr.at_layer`, the rest as for

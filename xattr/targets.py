@@ -110,7 +110,16 @@ def _log_odds(model: Model, x: ArrayTree, label: Any, *args: Any) -> jax.Array:
 
 def scores_of(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     """Return the model's scores of one example; raise unless they are one-dimensional."""
-    scores = jnp.asarray(model(x, *args))
+    returned = model(x, *args)
+    try:
+        scores = jnp.asarray(returned)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`model` must return class scores of shape (classes,), but returned a "
+            f"{type(returned).__name__}: return the scores alone, "
+            "lambda x, *args: model(x, *args)[0]; a flax module with `mutable` trains, "
+            "build it with use_running_average=True"
+        ) from error
     if scores.ndim != 1:
         raise ValueError(
             f"`model` must return class scores of shape (classes,) for one example, but returned "

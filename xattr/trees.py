@@ -143,6 +143,11 @@ def widest(leaves: list[Any]) -> Any:
     return max((wide(leaf.dtype) for leaf in leaves), key=lambda dtype: jnp.dtype(dtype).itemsize)
 
 
+def eps(leaf: Any) -> float:
+    """Return the spacing of numbers of the leaf's dtype, relative to 1."""
+    return float(jnp.finfo(jnp.result_type(leaf)).eps)  # type: ignore[no-untyped-call]
+
+
 def on_host(value: Any) -> np.ndarray | None:
     """Return a value to look at, or None if it is a tracer.
 

@@ -29,6 +29,10 @@ Progress: TypeAlias = Callable[[Iterable[int]], Iterable[int]]
 """Wraps the loop over the chunks of work, as `tqdm.tqdm` does."""
 
 
+class IncompleteWarning(UserWarning):
+    """Attributions that miss the change of f that they are to sum to."""
+
+
 class UncoveredPrimitiveError(NotImplementedError):
     """An operation of the program that no rule of the method covers."""
 

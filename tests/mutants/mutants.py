@@ -1319,4 +1319,93 @@ PROGRAMS = (
     ),
 )
 
-MUTANTS = (*PATH_METHODS, *GRADIENTS, *RULES, *TOOLS, *PROGRAMS)
+# What the caller is told ------------------------------------------------------------------------
+
+GAP = "test_completeness.py::test_what_is_a_gap"
+TOLD = "test_completeness.py::test_few_nodes_are_told"
+MODULES = "test_modules.py::test_equal_to_the_merged_form"
+
+WARNINGS = (
+    mutant(
+        "gap-without-rounding",
+        "completeness",
+        "+ min(rounding, warn_above * scale)",
+        "",
+        "rounding of large values is called a gap",
+        GAP,
+    ),
+    mutant(
+        "gap-excused-by-any-rounding",
+        "completeness",
+        "+ min(rounding, warn_above * scale)",
+        "+ rounding",
+        "what cancels may miss any sum",
+        GAP,
+    ),
+    mutant(
+        "gap-of-the-sum-alone",
+        "completeness",
+        "(misses or spacing * size > scale)",
+        "misses",
+        "terms that cancel to a sum that happens to be right are not told",
+        "test_completeness.py::test_terms_that_cancel_to_the_right_sum",
+    ),
+    mutant(
+        "gap-without-a-measure",
+        "completeness",
+        "if not scale or not",
+        "if not",
+        "rounding is called a gap where f is 0 at both ends",
+        GAP,
+    ),
+    mutant(
+        "gap-from-the-end",
+        "kernel",
+        "return value(jnp.asarray(1.0)), value(jnp.asarray(0.0))",
+        "return value(jnp.asarray(0.0)), value(jnp.asarray(1.0))",
+        "the ends of a path are taken for one another",
+        TOLD,
+    ),
+    mutant(
+        "gap-of-deeplift-from-the-end",
+        "deeplift",
+        "completeness.numbers(attributions, x, *ends)",
+        "completeness.numbers(attributions, x, *ends[::-1])",
+        "DeepLIFT takes its reference for the input",
+        "test_completeness.py::test_terms_that_cancel",
+    ),
+    mutant(
+        "gap-told-of-the-library",
+        "completeness",
+        "return 1 + sum(1 for _ in inside)",
+        "return 2",
+        "the warning names a line of the library instead of the caller's",
+        TOLD,
+    ),
+    mutant(
+        "states-that-count-are-told",
+        "functions",
+        "kept and jnp.issubdtype(a.dtype, jnp.floating)",
+        "kept",
+        "a Dropout that counts its calls is taken for training",
+        MODULES,
+    ),
+    mutant(
+        "states-are-not-told",
+        "functions",
+        "_warn_of_state(rebuilt, arrays)",
+        "_warn_of_state(rebuilt, [])",
+        "batch normalization in training is not told",
+        MODULES,
+    ),
+    mutant(
+        "threads-with-programs-of-their-own",
+        "functions",
+        "program = _COMPILED.setdefault(key, jax.jit(joined))",
+        "program = _COMPILED[key] = jax.jit(joined)",
+        "threads that race compile twice",
+        "test_functions.py::test_threads_that_race_share_a_program_and_leave_without_a_word",
+    ),
+)
+
+MUTANTS = (*WARNINGS, *PATH_METHODS, *GRADIENTS, *RULES, *TOOLS, *PROGRAMS)
