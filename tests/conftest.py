@@ -1,13 +1,24 @@
 """Eight CPU devices, strict promotion, repeatable hypothesis: for every test."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
     # Compiling takes two thirds of the time without the emitters that make the fastest programs.
     flags = (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(flags)
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one file of tests has compiled is there for the next, the other worker and the processes
+    # that tests start. Compilations are counted as before: JAX tells of those that it finds, too.
+    programs = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="xattr-tests-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import jax
