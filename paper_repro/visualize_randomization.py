@@ -91,11 +91,11 @@ def _stages(
     """Return the maps (stages, n, 28, 28) and logit(image) − logit(black) (stages, n)."""
     model = digits.logits("cnn")
     stages = stages_of("cnn", params, jax.random.key(setting.seed), original=original)
+    scores_of = jax.jit(jax.vmap(model, (0, None)))
     maps, changes = [], []
     for stage in shown(list(stages), "stages", setting.progress):
         maps.append(integrated(model, images, labels, stage))
-        change = jax.jit(jax.vmap(model, (0, None)))
-        scores = change(images, stage) - change(np.zeros_like(images[:1]), stage)
+        scores = scores_of(images, stage) - scores_of(np.zeros_like(images[:1]), stage)
         changes.append(np.asarray(scores)[np.arange(len(labels)), labels])
     return np.stack(maps), np.stack(changes)
 

@@ -1,7 +1,10 @@
 """Eight CPU devices, strict promotion, repeatable hypothesis: for every test."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
@@ -9,13 +12,23 @@ if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
     flags = (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(flags)
 
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one file of tests has compiled is there for the next, the other worker and the processes
+    # that tests start. Compilations are counted as before: JAX tells of those that it finds, too.
+    # It finds them where there are as many devices.
+    programs = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="xattr-tests-")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
 import hypothesis
 import jax
 import matplotlib as mpl
 import pytest
 
 mpl.use("Agg")
-jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)  # compiling takes most of the time
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -45,7 +45,7 @@ def rows_of(text):
 
 def test_demo_end_to_end(capsys, tmp_path):
     out = tmp_path / "new" / "folder"
-    code, text, _ = run(capsys, "--steps", 1, "--samples", 1, "--out", out, "--baseline", "blur")
+    code, text, _ = run(capsys, "--steps", 2, "--samples", 2, "--out", out, "--baseline", "blur")
     assert code == 0
     assert "class      967 (espresso)" in text
     rows = rows_of(text)

@@ -10,6 +10,11 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "notebooks"
 
 
+@pytest.fixture(autouse=True)
+def _few_optimizations(monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the time
+
+
 def read(name):
     return nbformat.read(FOLDER / name, as_version=4)
 
@@ -28,7 +33,7 @@ def printed_by(name):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ipykernel's own making
 def test_quickstart_runs(monkeypatch):
-    monkeypatch.setenv("XATTR_STEPS", "4")
+    monkeypatch.setenv("XATTR_STEPS", "2")  # as many as samples of SmoothGrad: one program
     printed = printed_by("quickstart.ipynb")
     assert "espresso: 0.951" in printed
     assert "kernel compiled: 1" in printed
@@ -68,7 +73,6 @@ def test_scaling_carries_no_output():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_verify_your_method_runs(monkeypatch):
     monkeypatch.setenv("XATTR_EXAMPLES", "10")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling takes most of the time
     printed = printed_by("verify_your_method.ipynb")
     assert len(re.findall(r"^\w+ +10 hold", printed, re.MULTILINE)) == 8
     missed = re.findall(r"^forgets_the_baseline does not keep (\w+)", printed, re.MULTILINE)

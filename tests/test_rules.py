@@ -57,7 +57,7 @@ def everything(f, x):
 
 @pytest.mark.parametrize("structure", graphs.STRUCTURES)
 def test_rules_against_oracles(structure, x64):
-    graph = graphs.network(structure, seed=1)
+    graph = graphs.network(structure, seed=2)  # that of the other tests: compiled once
     x = jnp.asarray(graph.inputs(6))
     found = quickly(functools.partial(everything, graph.f), x)
     same(found["guided"], oracles.guided(graph, x))
