@@ -109,5 +109,7 @@ def warn(numbers: tuple[Any, ...], warn_above: float | None, remedy: str) -> Non
 def _level_of_caller() -> int:
     """Return how many frames above its caller the first one outside this package lies."""
     frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
-    inside = takewhile(lambda frame: frame.f_globals["__name__"].startswith("xattr."), frames)
+    inside = takewhile(
+        lambda frame: str(frame.f_globals.get("__name__")).startswith("xattr."), frames
+    )
     return 1 + sum(1 for _ in inside)
