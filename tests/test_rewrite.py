@@ -214,6 +214,40 @@ def test_the_form_of_the_program_does_not_matter(form):
         close(found, METHODS[name](_mlp, x, args=(w,)), 1e-5)
 
 
+class _Residual(linen.Module):
+    """A stack of residual blocks."""
+
+    blocks: int
+    centred: bool
+    """Whether the variance is that about the mean; Flax takes two means of all."""
+
+    @linen.compact
+    def __call__(self, x):
+        for _ in range(self.blocks):
+            h = _norm(x) if self.centred else linen.LayerNorm()(x)
+            x = x + linen.Dense(4)(linen.gelu(linen.Dense(4)(h)))
+        return x.sum()
+
+
+def _instructions(method, blocks, centred):
+    """Return how many instructions XLA makes of a method on a stack of blocks."""
+    net, x = _Residual(blocks, centred), jnp.ones((2, 4))
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    program = jax.jit(lambda x, v: method(lambda x, v: net.apply(v, x), x, args=(v,)))
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    text = program.lower(x, variables).compile(compiler_options=options).as_text()
+    return text.count(" = ")
+
+
+@pytest.mark.parametrize(
+    ("method", "centred"),
+    [(xattr.lrp, False), (xattr.relevance_report, False), (xattr.deep_lift, True)],
+)
+def test_programs_grow_with_the_depth_and_not_with_its_square(method, centred):
+    """Twice the blocks are twice the program: no block is computed again for each that follows."""
+    assert _instructions(method, 8, centred) <= 2.1 * _instructions(method, 4, centred)
+
+
 def test_gradients_of_attributions_and_methods_on_top(x64):
     """A method is a function: differentiate it, average it under noise, integrate it."""
     random = np.random.default_rng(0)

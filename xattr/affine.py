@@ -255,7 +255,8 @@ def _reciprocal(weight: Any) -> Any:
 
 def ratio(top: jax.Array, bottom: jax.Array, epsilon: float = 0.0) -> jax.Array:
     """Return top / (bottom + ε sign(bottom)), with sign(0) = +1, and 0 for 0 / 0."""
-    bottom = bottom + jnp.where(bottom >= 0, epsilon, -epsilon).astype(bottom.dtype)
+    if epsilon:
+        bottom = bottom + jnp.where(bottom >= 0, epsilon, -epsilon).astype(bottom.dtype)
     empty = bottom == 0
     return jnp.where(
         empty, jnp.zeros_like(top), top / jnp.where(empty, jnp.ones_like(bottom), bottom)

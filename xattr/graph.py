@@ -1,6 +1,6 @@
 """The program as a graph: who makes a value, who uses it, which numbers are written in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,11 +29,16 @@ class Graph:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.producer = {v: e for e in program.equations for v in e.outputs}
+        self.place = {e: i for i, e in enumerate(program.equations)}
         self.uses: dict[Value, list[Equation]] = {}
         for equation in program.equations:
             for value in equation.operands:
                 self.uses.setdefault(value, []).append(equation)
         self.results = {v for v in program.outputs if isinstance(v, Value)}
+
+    def in_order(self, equations: Iterable[Equation]) -> list[Equation]:
+        """Return equations in the order of the program, without a look at the others."""
+        return sorted(equations, key=self.place.__getitem__)
 
     def between(self, root: Value, out: Value) -> list[Equation]:
         """Return the equations that make `out` from `root`, in order, up to stopped gradients."""
@@ -48,7 +53,7 @@ class Graph:
                 continue
             found.add(equation)
             todo += equation.dependents
-        return [e for e in self.program.equations if e in found]
+        return self.in_order(found)
 
     def source(self, value: Any, through: frozenset[Any]) -> Equation | None:
         """Follow a value back through equations with one dependent operand."""
@@ -93,7 +98,7 @@ class Graph:
                 todo += equation.inputs
         if not any(e.primitive is p.iota_p for e in found):
             return None
-        needed = [e for e in self.program.equations if e in found]
+        needed = self.in_order(found)
         with jax.ensure_compile_time_eval():
             part = self.program._replace(inputs=[], outputs=[atom], equations=needed)
             return np.asarray(running.evaluate(part, [])[0])

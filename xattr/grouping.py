@@ -343,7 +343,7 @@ class _Reader:
             kind = "sum"
         unique = [*dict.fromkeys(taken)]
         members = {e for g in unique for e in g.equations} | {equation}
-        ordered = [e for e in self.program.equations if e in members]
+        ordered = self.graph.in_order(members)
         return _Group(kind, ordered, any(g.biased for g in unique)), unique
 
     def _closed(self, group: _Group, data: set[Value]) -> Site:

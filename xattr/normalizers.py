@@ -45,15 +45,19 @@ def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
 def _statistics(graph: Graph, last: Equation) -> list[Equation]:
     """Return the equations whose results serve this one alone, in order."""
     region = {last}
-    for equation in reversed(graph.program.equations):
-        if equation in region or not equation.dependents:
-            continue
-        uses = [use for out in equation.outputs for use in graph.uses.get(out, [])]
-        private = bool(uses) and all(use in region for use in uses)
-        private &= not any(out in graph.results for out in equation.outputs)
-        if private and (equation.primitive in _STATISTICS or _is_self_product(equation)):
-            region.add(equation)
-    return [e for e in graph.program.equations if e in region]
+    todo = [last]
+    while todo:
+        for value in todo.pop().dependents:
+            maker = graph.producer.get(value)
+            if maker is None or maker in region:
+                continue
+            private = all(out not in graph.results for out in maker.outputs) and all(
+                use in region for out in maker.outputs for use in graph.uses.get(out, [])
+            )
+            if private and (maker.primitive in _STATISTICS or _is_self_product(maker)):
+                region.add(maker)
+                todo.append(maker)
+    return graph.in_order(region)
 
 
 def _is_self_product(equation: Equation) -> bool:

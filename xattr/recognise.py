@@ -5,6 +5,7 @@ layer with its bias and normalization, an activation however it is spelled. Site
 the equations compute, never by the names of modules.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -96,10 +97,13 @@ def _steps(
 
 
 def _mark(program: Program, sites: list[Site], zone: set[Value], inside: bool) -> None:
-    """Find first and last layers, and values that cannot be negative."""
+    """Find first and last layers, sums that branch, and values that cannot be negative."""
     zone = set(zone)
     positive: set[Value] = set()
+    readers = Counter(v for site in sites for v in {*site.inputs, *site.constants})
     for site in sites:
+        several = site.kind == "sum" and len(site.inputs) > 1
+        site.branches = several and readers[site.output] > 1
         seen = bool(site.inputs) and all(v in zone for v in site.inputs)
         site.sees_input = seen
         site.first = seen and site.is_layer

@@ -130,9 +130,28 @@ def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings)
         env[value] = _fit(carried, value, settings, probe=True)
     for site in recognised.sites:
         results = _site(site, env, settings)
+        if site.branches:
+            results = [Carried(*map(_computed_once, result)) for result in results]
         for value, carried in zip(site.outputs, results, strict=True):
             env[value] = _fit(carried, value, settings, probe=True)
     return [env[v] if isinstance(v, Value) else Carried(v.array) for v in program.outputs]
+
+
+def _computed_once(value: Any) -> Any:
+    """Return the value, and its gradient, as operations that XLA does not repeat.
+
+    XLA on CPU copies cheap operations into every fusion that reads them. Along a residual stream
+    each block would then compute all blocks before it, and on the way back all behind it: programs,
+    compile times and run times that grow with the square of the depth. It copies no divisions; an
+    `optimization_barrier` it drops before it fuses. The one is spelled so that XLA cannot tell it.
+    """
+
+    def over_one(value: jax.Array) -> jax.Array:
+        return value / ((value == value) | (value != value)).astype(value.dtype)
+
+    if value is None:
+        return None
+    return lax.platform_dependent(value, cpu=over_one, default=lambda value: value)
 
 
 def _fit(carried: Carried, value: Value, settings: Settings, probe: bool) -> Carried:

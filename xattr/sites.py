@@ -68,6 +68,8 @@ class Site:
         """Whether the outputs, too, are x moved or scaled element by element."""
         self.resamples = False
         """Whether an array is resized or cut into patches, by weights that JAX computes."""
+        self.branches = False
+        """Whether it is a sum that several sites read, as along a residual stream."""
         self.first = False
         self.last = False
         self.slope = 0.0
