@@ -117,6 +117,18 @@ WHOLE = {
         lambda x: x * lax.rsqrt(jnp.mean(x * x) + 1e-5),
         ["dense", "normalizer", "dense"],
     ),
+    "RMSNorm, one over a root": (
+        lambda x: x * (1 / jnp.sqrt(jnp.mean(x * x) + 1e-5)),
+        ["dense", "normalizer", "dense"],
+    ),
+    "RMSNorm, a power": (
+        lambda x: x * (jnp.mean(x * x) + 1e-5) ** -0.5,
+        ["dense", "normalizer", "dense"],
+    ),
+    "unit length": (
+        lambda x: x / jnp.linalg.norm(x),
+        ["dense", "normalizer", "dense"],
+    ),
     "standardized": (
         lambda x: (x - x.mean()) / jnp.sqrt(x.var() + 1e-5),
         ["dense", "normalizer", "sum", "dense"],

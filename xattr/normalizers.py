@@ -13,14 +13,23 @@ def find(graph: Graph) -> dict[Value, list[Equation]]:
     """Find 1/√(mean of squares) where another value is multiplied by it."""
     found = {}
     for equation in graph.program.equations:
-        if equation.primitive not in (p.rsqrt_p, p.sqrt_p) or not equation.dependents:
-            continue
-        if not _only_scales(graph, equation.output, equation.primitive is p.sqrt_p):
+        power = _power(graph, equation)
+        if not power or not _only_scales(graph, equation.output, divides=power > 0):
             continue
         region = _statistics(graph, equation)
         if any(e.primitive in _jaxpr.SUMS | {p.dot_general_p} for e in region):
             found[equation.output] = region
     return found
+
+
+def _power(graph: Graph, equation: Equation) -> float:
+    """Return 1/2 for a root of what depends on x, -1/2 for one over a root, else 0."""
+    if not equation.dependents:
+        return 0
+    if equation.primitive is p.pow_p:
+        exponent = graph.static(equation.inputs[1])
+        return 0 if exponent is None or abs(exponent) != 1 / 2 else float(exponent)
+    return {p.sqrt_p: 0.5, p.rsqrt_p: -0.5}.get(equation.primitive, 0)
 
 
 def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
@@ -32,7 +41,10 @@ def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
             if not _only_scales(graph, use.output, divides):
                 return False
         elif use.primitive is p.div_p and divides:
-            if use.inputs[1] is not value or len(use.dependents) < 2:
+            if use.inputs[1] is not value:
+                return False
+            alone = len(use.dependents) == 1  # 1 / ‖x‖, by which something is multiplied then
+            if alone and not _only_scales(graph, use.output, divides=False):
                 return False
         elif use.primitive is p.mul_p and not divides:
             if len(use.dependents) == 1 and not _only_scales(graph, use.output, divides):
