@@ -88,7 +88,7 @@ def test_the_committed_table_is_the_expected_one():
 
 def test_every_method_of_the_library_has_a_row():
     no_methods = {
-        "AdaptiveResult", "PathSamples", "Quadrature",
+        "AdaptiveResult", "IncompleteWarning", "PathSamples", "Quadrature",
         "UncoveredPrimitiveError", "UnreadableProgramError", "at_layer",
         "attribute_dataset", "completeness_gap", "explain", "fit_patterns",
         "integrate", "relevance_report", "sample", "sharded", "with_rules",

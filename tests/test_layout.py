@@ -28,6 +28,7 @@ LAYERS = [
     {"grouping", "kinks"},
     {"recognise"},
     {"affine"},
+    {"backward"},
     {"rules"},
     {"composites"},
     {"rewrite"},

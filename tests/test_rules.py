@@ -277,7 +277,7 @@ def test_first_match_wins():
 
 
 def _told(rule):
-    return rule.func, rule.keywords
+    return repr(rule), rule.bounds
 
 
 ALPHA2 = rules.alpha_beta(2.0, 1.0)
@@ -306,7 +306,96 @@ def test_composites(name):
     assert [*map(_told, found)] == [*map(_told, [first, *[others] * (len(found) - 2), dense])]
 
 
+def _own_flat(call, g):
+    """Return equal shares of the relevance g ⊙ y, by the layer with every weight 1."""
+    weights = call.constants[0]
+    relevance = g * call.output
+    return rules.Direct((jnp.sum(relevance) / weights.shape[0] * jnp.ones(weights.shape[0]),))
+
+
+def _own_z_box(call, g):
+    """Return x w - l w⁺ - h w⁻, of a dense layer without a bias."""
+    (x,), ((low,), (high,)), weights = call.inputs, call.bounds, call.constants[0]
+    shares = x[:, None] * weights
+    shares -= low[:, None] * jnp.maximum(weights, 0) + high[:, None] * jnp.minimum(weights, 0)
+    return rules.Direct((shares / shares.sum(0, keepdims=True) @ (g * call.output),))
+
+
+def _own_epsilon(call, g):
+    (x,), weights = call.inputs, call.constants[0]
+    z = x @ weights
+    return [weights @ (g * call.output / (z + jnp.where(z >= 0, 0.1, -0.1)))]
+
+
+OWN = {
+    "flat": (_own_flat, rules.flat()),
+    "z_box": (rules.Rule(_own_z_box, "mine", bounds=(-1.0, 4.0)), rules.z_box(-1.0, 4.0)),
+    "epsilon": (_own_epsilon, rules.epsilon(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_rule_of_ones_own_is_as_good_as_the_librarys(name):
+    """Also for an input of 0, which a relevance in the form x ⊙ g would leave without its share."""
+    own, known = OWN[name]
+    weights = jnp.array([[1.0, -1.0], [2.0, 0.5], [-0.5, 3.0]])
+    f = lambda x: relu(x @ weights) @ jnp.array([[1.0], [2.0]])[:, 0]
+    x = jnp.array([4.0, 1.0, 0.0])
+    found = [
+        xattr.lrp(
+            f, x, composites.compose((composites.first_layer, r), (composites.dense, rules.zero()))
+        )
+        for r in (own, known)
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+    if name != "epsilon":
+        assert found[0][2] != 0
+
+
+def test_the_flat_rule_of_ones_own_gives_thirds():
+    f = lambda x: jnp.sum(x @ jnp.array([[1.0], [-2.0], [3.0]]))
+    composite = composites.every_layer(_own_flat)
+    found = xattr.lrp(f, jnp.array([4.0, 1.0, 0.0]), composite)
+    np.testing.assert_allclose(found, [2 / 3] * 3, rtol=1e-6)
+
+
+PRINTED = {
+    "gamma(0.25)": rules.gamma(),
+    "epsilon(0.1)": rules.epsilon(0.1),
+    "zero()": rules.epsilon(0.0),
+    "z_plus()": rules.z_plus(),
+    "alpha_beta(2, 1)": rules.alpha_beta(),
+    "z_box(-1, (3,))": rules.z_box(-1, np.ones(3)),
+    "kind('dense', 'conv')": composites.kind("dense", "conv"),
+    "both(first_layer, named('stem'))": composites.both(
+        composites.first_layer, composites.named("stem")
+    ),
+    "Composite(first_layer: flat(), kind('conv'): z_plus(), kind('dense'): epsilon(1e-06), ...)": (
+        composites.epsilon_plus_flat()
+    ),
+    "Composite(first_layer: _own_flat)": composites.Composite(
+        ((composites.first_layer, _own_flat),)
+    ),
+}
+
+
+@pytest.mark.parametrize("text", PRINTED)
+def test_what_is_made_prints_as_it_was_made(text):
+    assert repr(PRINTED[text]) == text
+
+
 BAD = {
+    "own flat for a hidden layer": (
+        lambda: xattr.lrp(
+            _named,
+            jnp.ones(2),
+            composites.compose(
+                (composites.last_layer, _own_flat), (composites.dense, rules.zero())
+            ),
+        ),
+        ValueError,
+        "a rule for first layers, _own_flat, was given to a layer that does not see the input",
+    ),
     "flat for a hidden layer": (
         lambda: xattr.lrp(
             _named,
@@ -316,7 +405,7 @@ BAD = {
             ),
         ),
         ValueError,
-        "a rule for first layers (by_weight) was given to a layer that does not see the input",
+        "a rule for first layers, flat(), was given to a layer that does not see the input",
     ),
     "bias": (
         lambda: xattr.lrp(_named, jnp.ones(2), bias="yes"),

@@ -4,17 +4,21 @@ A composite is an ordered list of (predicate, rule); the first predicate that ho
 decides. What no predicate holds for is not covered: an error, never a silent gradient.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from xattr import rules
+import jax
+
+from xattr import backward, rules
+from xattr.backward import Backward, Rule
 from xattr.recognise import is_elementwise_affine
-from xattr.rules import Rule
 from xattr.sites import KINDS, Mode, Site
 from xattr.types import Array
 
 __all__ = [
+    "Composite",
     "both",
     "compose",
     "conv",
@@ -41,16 +45,41 @@ Predicate: TypeAlias = Callable[[Site], bool]
 class Composite(NamedTuple):
     """An ordered list of (predicate, rule), and how the program is read for it."""
 
-    entries: tuple[tuple[Predicate, Rule], ...]
+    entries: tuple[tuple[Predicate, Backward], ...]
     mode: Mode = "relevance"
 
     def rule_for(self, site: Site) -> Rule | None:
         """Return the rule of the first predicate that holds, or None."""
-        return next((rule for holds, rule in self.entries if holds(site)), None)
+        return next((backward.as_rule(rule) for holds, rule in self.entries if holds(site)), None)
 
     def __add__(self, other: Any) -> "Composite":
         """Return this composite, followed by the entries of another where none of its own holds."""
         return Composite((*self.entries, *other.entries), self.mode)
+
+    def __repr__(self) -> str:
+        shared = self.entries[-len(BASE) :] == BASE
+        own = self.entries[: -len(BASE)] if shared else self.entries
+        lines = [f"{_name(holds)}: {backward.as_rule(rule)}" for holds, rule in own]
+        return f"Composite({', '.join([*lines, *(['...'] if shared else [])])})"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Predicate:
+    """A predicate that prints as it was made."""
+
+    holds: Predicate
+    name: str = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, site: Site) -> bool:
+        return self.holds(site)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _name(predicate: Predicate) -> str:
+    return getattr(predicate, "__name__", None) or repr(predicate)
 
 
 # Predicates -------------------------------------------------------------------------------------
@@ -69,7 +98,8 @@ def kind(*names: str) -> Predicate:
     for name in names:
         if name not in KINDS:
             raise ValueError(f"`names`: there is no kind {name!r}; there are {', '.join(KINDS)}")
-    return functools.partial(_kind, names=names)
+    shown = ", ".join(map(repr, names))
+    return _Predicate(functools.partial(_kind, names=names), f"kind({shown})")
 
 
 def _kind(site: Site, names: tuple[str, ...]) -> bool:
@@ -107,7 +137,7 @@ def named(name: str) -> Predicate:
     >>> from xattr import composites, rules
     >>> mine = composites.compose((composites.named("head"), rules.epsilon(0.1)))
     """
-    return functools.partial(_named, name=name)
+    return _Predicate(functools.partial(_named, name=name), f"named({name!r})")
 
 
 def _named(site: Site, name: str) -> bool:
@@ -122,7 +152,8 @@ def both(*predicates: Predicate) -> Predicate:
     >>> from xattr import composites
     >>> first_conv = composites.both(composites.conv, composites.first_layer)
     """
-    return functools.partial(_both, predicates=predicates)
+    shown = ", ".join(map(_name, predicates))
+    return _Predicate(functools.partial(_both, predicates=predicates), f"both({shown})")
 
 
 def _both(site: Site, predicates: tuple[Predicate, ...]) -> bool:
@@ -141,14 +172,14 @@ SOFTMAX = ("softmax", "log_softmax", "logsumexp")
 dense = kind("dense")
 conv = kind("conv")
 
-BASE: tuple[tuple[Predicate, Rule], ...] = (
-    (normalization_of_input, rules.pass_scaled),
+BASE: tuple[tuple[Predicate, Backward], ...] = (
+    (normalization_of_input, backward.pass_scaled),
     (kind("sum", "scale", "dense", "conv"), rules.zero()),
-    (kind("relu", "relu6", "leaky_relu", "activation", "power"), rules.pass_on),
-    (kind("product"), rules.halve),
-    (kind("quotient"), rules.halve_quotient),
-    (kind("normalizer", "stop_gradient"), rules.constant),
-    (kind(*SOFTMAX, "shift", "max", "choice", "complex"), rules.gradient),
+    (kind("relu", "relu6", "leaky_relu", "activation", "power"), backward.pass_on),
+    (kind("product"), backward.halve),
+    (kind("quotient"), backward.halve_quotient),
+    (kind("normalizer", "stop_gradient"), backward.constant),
+    (kind(*SOFTMAX, "shift", "max", "choice", "complex"), backward.gradient),
 )
 """What every relevance composite does beside its layers.
 
@@ -156,7 +187,7 @@ Source: Achtibat et al. 2024, "AttnLRP" (softmax, products, LayerNorm).
 """
 
 
-def compose(*entries: tuple[Predicate, Rule]) -> Composite:
+def compose(*entries: tuple[Predicate, Backward]) -> Composite:
     """Return a relevance composite with these entries before what all composites share.
 
     rule = that of the first predicate that holds. A predicate is a function of a site
@@ -179,7 +210,7 @@ def compose(*entries: tuple[Predicate, Rule]) -> Composite:
     return Composite((*entries, *BASE))
 
 
-def every_layer(rule: Rule) -> Composite:
+def every_layer(rule: Backward) -> Composite:
     """Return the composite with one rule for all dense and convolutional layers.
 
     rule = the given one for each layer with weights.

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import affine, completeness, functions, rewrite, rules, trees
+from xattr import affine, backward, completeness, functions, rewrite, trees
 from xattr._jaxpr import Value, p
 from xattr.affine import ratio
+from xattr.backward import Call, Cotangents
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rewrite import Carried, OnUncovered, Settings
-from xattr.rules import Call, Cotangents, halves_by_sign, merged_by_sign
+from xattr.rules import halves_by_sign, merged_by_sign
 from xattr.sites import Recognised, Site
 from xattr.types import ArrayTree, Function
 
@@ -153,8 +154,8 @@ def _step(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _derivative(call: Call, at: jax.Array) -> jax.Array:
     if call.site.kind in ("relu", "relu6", "leaky_relu"):
-        return rules.rectifier_slope(call.site, at)
-    return rules.slope_of(call, at)
+        return backward.rectifier_slope(call.site, at)
+    return backward.slope_of(call, at)
 
 
 def share_product(call: Call, g: jax.Array) -> Cotangents:
@@ -184,7 +185,7 @@ def share_quotient(call: Call, g: jax.Array) -> Cotangents:
     largest, b, b0, squares = _scaled(b, b0)
     of_top = (b + b0) / (largest * squares)
     of_bottom = -(b0 * call.output + b * call.reference_output) / (largest * squares)
-    return rules.of_shapes(call, [g * of_top, g * of_bottom])
+    return backward.of_shapes(call, [g * of_top, g * of_bottom])
 
 
 def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
@@ -193,7 +194,7 @@ def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
     largest, p, p0, squares = _scaled(call.inputs[place], r0)
     of_inverse = (p * call.output + p0 * call.reference_output) / (largest * squares)
     of_other = p * r0 * (p + p0) / squares
-    return rules.of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
+    return backward.of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
 
 
 def _scaled(b: jax.Array, b0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -328,13 +329,13 @@ def _shifts(site: Site) -> bool:
 RULES = Composite(
     (
         (_is_modulus, share_modulus),
-        (kind("dense", "conv", "sum", "scale", "choice", "shift", "complex"), rules.gradient),
+        (kind("dense", "conv", "sum", "scale", "choice", "shift", "complex"), backward.gradient),
         (kind("relu", "relu6", "leaky_relu", "activation", "power"), rescale),
         (kind("product"), share_product),
         (kind("quotient"), share_quotient),
         (kind(*SOFTMAX), share_softmax),
         (_can_select, share_selection),
-        (_shifts, rules.share_largest),
+        (_shifts, backward.share_largest),
         (kind(REVEALED), reveal_cancel),
     ),
     "difference",

@@ -3,30 +3,42 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from xattr import functions, rewrite, rules, trees
+from xattr import backward, functions, rewrite, trees
+from xattr.backward import Backward, Call, Cotangents
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rewrite import OnUncovered
-from xattr.rules import Rule
 from xattr.types import ArrayTree, Function
 
 
-def _of_rectifiers(rule: Rule) -> Composite:
+def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
+    """Pass the signal where it is positive and the unit was active."""
+    slope = backward.rectifier_slope(call.site, call.inputs[0])
+    return [trees.product(slope, jnp.maximum(g, 0))]
+
+
+def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
+    """Pass the signal where it is positive, whatever the unit did."""
+    return [jnp.maximum(g, 0)]
+
+
+def _of_rectifiers(rule: Backward) -> Composite:
     """Return the composite with a rule for rectifiers and the gradient elsewhere.
 
     Activations that are no rectifiers have no rule: neither method is defined for them.
     """
     entries = (
         (kind("relu", "relu6", "leaky_relu"), rule),
-        (kind("dense", "conv", "sum", "scale", "product", "quotient", "power"), rules.gradient),
-        (kind(*SOFTMAX, "max", "choice", "shift", "normalizer", "complex"), rules.gradient),
-        (kind("stop_gradient"), rules.constant),
+        (kind("dense", "conv", "sum", "scale", "product", "quotient", "power"), backward.gradient),
+        (kind(*SOFTMAX, "max", "choice", "shift", "normalizer", "complex"), backward.gradient),
+        (kind("stop_gradient"), backward.constant),
     )
     return Composite(entries, "gradient")
 
 
-GUIDED = _of_rectifiers(rules.guided_rectifier)
-DECONVOLVED = _of_rectifiers(rules.deconvolved_rectifier)
+GUIDED = _of_rectifiers(guided_rectifier)
+DECONVOLVED = _of_rectifiers(deconvolved_rectifier)
 
 
 def guided_backprop(

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from xattr import affine, estimation, functions, places, rewrite, rules, trees
+from xattr import affine, backward, estimation, functions, places, rewrite, trees
+from xattr.backward import Call, Cotangents
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.estimation import Estimator
 from xattr.rewrite import Carried, OnUncovered, Settings
-from xattr.rules import Call, Cotangents
 from xattr.sites import Site
 from xattr.types import ArrayTree, Function, Progress
 
@@ -26,11 +26,12 @@ Patterns: TypeAlias = Mapping[str, Any]
 
 ESTIMATORS = ("linear", "relu", "two_point")
 BASE = (
-    (kind("relu"), rules.pass_on),  # the mask of the forward pass, also where max(x, 0) has a tie
-    (kind("relu6", "leaky_relu"), rules.gradient),
-    (kind("sum", "scale", "product", "quotient", "power", "max", "choice"), rules.gradient),
-    (kind(*SOFTMAX, "shift", "normalizer", "complex"), rules.gradient),
-    (kind("stop_gradient"), rules.constant),
+    # The mask of the forward pass, also where max(x, 0) has a tie.
+    (kind("relu"), backward.pass_on),
+    (kind("relu6", "leaky_relu"), backward.gradient),
+    (kind("sum", "scale", "product", "quotient", "power", "max", "choice"), backward.gradient),
+    (kind(*SOFTMAX, "shift", "normalizer", "complex"), backward.gradient),
+    (kind("stop_gradient"), backward.constant),
 )
 """What happens to a signal beside the layers with weights."""
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from xattr import affine, composites, functions, rewrite, rules, trees
+from xattr.backward import Bias
 from xattr.composites import Composite
 from xattr.rewrite import Carried, OnUncovered, Settings
-from xattr.rules import Bias
 from xattr.sites import Recognised, Site
 from xattr.types import Array, ArrayTree, Function
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from xattr import _jaxpr, deeplift, functions, guided, patterns, relevance, rewrite, trees
+from xattr.backward import Bias
 from xattr.composites import Composite
 from xattr.recognise import recognise
 from xattr.rewrite import Carried, OnUncovered, Taps
-from xattr.rules import Bias
 from xattr.sites import KINDS, Recognised, Site
 from xattr.types import ArrayTree, Function
 

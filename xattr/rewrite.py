@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from xattr import _jaxpr, affine, functions, rules, trees
+from xattr import _jaxpr, affine, backward, functions, trees
 from xattr._jaxpr import Value, p
+from xattr.backward import Bias, Call, Direct, Rule
 from xattr.composites import Composite
 from xattr.recognise import recognise
-from xattr.rules import Bias, Call, Direct, Rule
 from xattr.sites import Recognised, Site
 from xattr.types import ArrayTree, Function, UncoveredPrimitiveError
 
@@ -172,7 +172,7 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
     if rule is None and site.kind not in ("constant", "move"):
         if settings.on_uncovered == "error":
             raise UncoveredPrimitiveError(_uncovered(site))
-        rule = rules.gradient
+        rule = backward.gradient
     taps = (settings.taps or {}).get(site.index)
     if taps:
         inputs = tuple(
@@ -231,14 +231,14 @@ def _applied(
         references = tuple(c.value if c.reference is None else c.reference for c in inputs)
         others = tuple(c.value if c.reference is None else c.reference for c in constants)
         reference_outputs = _listed(affine.apply(site, references, others), site)
-    if rule is rules.share_largest:
+    if rule is backward.share_largest:
         (value,), (reference,) = values, references or values
         shared = lax.stop_gradient(jnp.maximum(value, reference))
         return [Carried(shared, shared)]
     probes = _probes(site, inputs, fixed)
-    if rule is None or rules.is_own_gradient(rule, site, settings.bias):
+    if rule is None or rule.is_own_gradient(site, settings.bias):
         outputs = _listed(affine.apply(site, values, fixed), site)
-    elif rule is rules.constant:
+    elif rule is backward.constant:
         outputs = [lax.stop_gradient(o) for o in _listed(affine.apply(site, values, fixed), site)]
     else:
         at_reference = (references, reference_outputs[0])
@@ -274,18 +274,13 @@ def _claimed(
 
     Every array goes in as an argument: what a `custom_vjp` closes over leaks.
     """
-    direct = rules.is_direct(rule)
-    if direct and not site.sees_input:
-        raise ValueError(
-            f"a rule for first layers ({_name(rule)}) was given to a layer that does not see the "
-            f"input: {site.describe()}; give it to composites.first_layer"
-        )
     bounds = None
-    if rules.bounds_of(rule) is not None:
-        bounds = _bounds(site, rules.bounds_of(rule), settings)
+    if rule.bounds is not None:
+        _check_sees_input(site, rule)
+        bounds = _bounds(site, rule.bounds, settings)
     arrays: list[Any] = []
-    skeleton = functions.split(rule, arrays)
-    with_probes = direct and all(c.probe is not None for c in inputs)
+    skeleton = functions.split(rule.backward, arrays)
+    with_probes = site.sees_input and all(c.probe is not None for c in inputs)
     probes = tuple(c.probe for c in inputs) if with_probes else None
 
     @jax.custom_vjp
@@ -301,6 +296,8 @@ def _claimed(
         around = (*at_reference, bounds)
         call = Call(site, values, constants, output, settings.bias, *around)
         found = functions.join(skeleton, arrays)(call, g)
+        if isinstance(found, Direct):
+            _check_sees_input(site, rule)
         gradients, relevances = _in_both_forms(found, values, with_probes)
         gradients = tuple(trees.cast(a, b) for a, b in zip(gradients, values, strict=True))
         return gradients, relevances, None, None
@@ -319,8 +316,12 @@ def _in_both_forms(found: Any, values: Any, with_probes: bool) -> tuple[Any, Any
     return tuple(affine.ratio(r, x) for r, x in zip(found.relevances, values, strict=True)), None
 
 
-def _name(rule: Rule) -> str:
-    return str(getattr(getattr(rule, "func", rule), "__name__", rule)).strip("_")
+def _check_sees_input(site: Site, rule: Rule) -> None:
+    if not site.sees_input:
+        raise ValueError(
+            f"a rule for first layers, {rule}, was given to a layer that does not see the input: "
+            f"{site.describe()}; give it to composites.first_layer"
+        )
 
 
 def _bounds(site: Site, bounds: Any, settings: Settings) -> Any:

@@ -3,169 +3,41 @@
 A rule is a function `rule(call, g) -> gradients of call.inputs`, where g is the gradient that has
 arrived at the output. The rules of layer-wise relevance propagation (LRP) carry the relevance R of
 a value x in gradient form, R = x ⊙ g: copies, residual adds, reshapes, pooling and LRP-0 are then
-JAX's own gradient. A rule that gives relevance to inputs that are zero returns `Direct`.
+JAX's own gradient. A rule that gives relevance to inputs that are zero returns `Direct`: that is
+for operations that see x itself.
+
+A function of your own is as good as a rule of the library:
+
+>>> import jax, jax.numpy as jnp, xattr
+>>> from xattr import composites
+>>> def epsilon_rule(call, g):  # what epsilon(2.0) does where no bias is in the denominator
+...     z, back = jax.vjp(call.linear, *call.inputs)
+...     return back(g * call.output / (z + jnp.where(z >= 0, 2.0, -2.0)))
+>>> f = lambda x: x @ jnp.array([1.0, -2.0])
+>>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(epsilon_rule))
+Array([ 2., -1.], dtype=float32)
+
+`Rule(function, name, bounds=(low, high))` gives it a name to print, and bounds of x, which come to
+it as `call.bounds`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from xattr import affine, trees
 from xattr.affine import ratio
+from xattr.backward import Bias, Call, Cotangents, Direct, Rule, relevance_of
 from xattr.sites import Site
-from xattr.types import Array, ArrayTree
+from xattr.types import Array
 
-__all__ = ["alpha_beta", "epsilon", "flat", "gamma", "w_square", "z_box", "z_plus", "zero"]
-
-Bias: TypeAlias = Literal["exclude", "include"]
-
-
-class Call(NamedTuple):
-    """One operation as it was carried out: what a rule gets to see."""
-
-    site: Site
-    inputs: tuple[jax.Array, ...]
-    constants: tuple[Any, ...]
-    output: jax.Array
-    bias: Bias
-    """Whether the bias takes its share of the relevance."""
-    references: tuple[Any, ...] | None
-    """The inputs at the reference (DeepLIFT)."""
-    reference_output: Any
-    bounds: tuple[tuple[Any, ...], tuple[Any, ...]] | None
-    """The smallest and largest values the inputs can have."""
-
-    def linear(self, *inputs: Any) -> Any:
-        """Return L x, the layer without its bias."""
-        return affine.linear(self.site, inputs or self.inputs, self.constants)
-
-    def plain(self, *inputs: Any) -> Any:
-        """Return what the operation computes."""
-        return affine.apply(self.site, inputs or self.inputs, self.constants)
-
-
-class Direct(NamedTuple):
-    """The relevance of the inputs itself, where it is not in the form x ⊙ g."""
-
-    relevances: tuple[jax.Array, ...]
-
-
-Cotangents: TypeAlias = Sequence[Any] | Direct
-Rule: TypeAlias = Callable[[Call, Any], Cotangents]
-
-
-def gradient(call: Call, g: jax.Array) -> Cotangents:
-    """Leave the operation to JAX's own gradient."""
-    return _transposed(call.plain, call.inputs, g)
-
-
-def constant(call: Call, g: jax.Array) -> Cotangents:
-    """Take the result for a constant: nothing goes back through it."""
-    return [jnp.zeros_like(x) for x in call.inputs]
-
-
-def share_largest(call: Call, g: jax.Array) -> Cotangents:
-    """Take the larger of value and reference for both, as a constant: the shift of a softmax."""
-    return constant(call, g)
-
-
-def _transposed(function: Callable[..., Any], inputs: Sequence[Any], g: Any) -> Sequence[Any]:
-    _, back = jax.vjp(function, *inputs)
-    gradients: Sequence[Any] = back(g)
-    return gradients
-
-
-# Rectifiers: guided backpropagation and DeConvNet --------------------------------------------
-
-
-def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
-    """Pass the signal where it is positive and the unit was active."""
-    return [trees.product(rectifier_slope(call.site, call.inputs[0]), jnp.maximum(g, 0))]
-
-
-def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
-    """Pass the signal where it is positive, whatever the unit did."""
-    return [jnp.maximum(g, 0)]
-
-
-def rectifier_slope(site: Site, x: jax.Array) -> jax.Array:
-    """Return the derivative of a ReLU, ReLU6 or leaky ReLU, with relu'(0) = 0."""
-    active = (x > 0) & (x < 6) if site.kind == "relu6" else x > 0
-    return jnp.where(active, jnp.ones_like(x), jnp.full_like(x, site.slope))
-
-
-# Relevance: activations and products ---------------------------------------------------------
-
-
-def pass_on(call: Call, g: jax.Array) -> Cotangents:
-    """Give the input of an activation the relevance of its output.
-
-    In gradient form g y / x; where x = 0 the derivative. Source: Bach et al. 2015; Achtibat et al.
-    2024, "AttnLRP", §3.2, the identity rule.
-    """
-    (x,), y = call.inputs, call.output
-    if call.site.kind == "relu":
-        return [jnp.where(x > 0, g, jnp.zeros_like(g))]
-    slope = slope_of(call, x)
-    zero = x == 0
-    return [g * jnp.where(zero, slope, y / jnp.where(zero, jnp.ones_like(x), x))]
-
-
-def slope_of(call: Call, at: jax.Array) -> jax.Array:
-    """Return the derivative of a function of each element, and 0 where it is infinite.
-
-    It is needed where x does not move or is 0: an infinite slope times that 0 is NaN in other
-    inputs, too, once a layer has summed.
-    """
-    (slope,) = _transposed(call.plain, (at,), jnp.ones_like(call.output))
-    return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))
-
-
-def halve(call: Call, g: jax.Array) -> Cotangents:
-    """Share the relevance of a product equally between its factors.
-
-    Source: Achtibat et al. 2024, "AttnLRP", §3.3.2, the uniform rule.
-    """
-    return [part / 2 for part in _transposed(call.plain, call.inputs, g)]
-
-
-def halve_quotient(call: Call, g: jax.Array) -> Cotangents:
-    """Share the relevance of y = a/b equally between a and b, as that of a · (1/b).
-
-    In gradient form g / (2b) and g y / (2b), of which b has what it passes on to 1/b (`pass_on`).
-    Source: Achtibat et al. 2024, "AttnLRP", §3.2 and §3.3.2, the identity and the uniform rule.
-    """
-    if len(call.inputs) == 1:  # x / x
-        return pass_on(call, g)
-    share = jnp.where(g == 0, jnp.zeros_like(g), g / call.inputs[1] / 2)
-    return of_shapes(call, [share, share * call.output])
-
-
-def of_shapes(call: Call, gradients: list[jax.Array]) -> Cotangents:
-    """Sum the gradient of an element that the operation took with several of the other factor."""
-    shape = call.output.shape
-    _, back = jax.vjp(lambda *x: [jnp.broadcast_to(v, shape) for v in x], *call.inputs)
-    summed: Cotangents = back([jnp.broadcast_to(g, shape) for g in gradients])
-    return summed
-
-
-def relevance_of(call: Call, g: jax.Array) -> jax.Array:
-    """Return y ⊙ g, also where a mask has made y infinite and nothing comes back."""
-    return jnp.where(g == 0, jnp.zeros_like(g), g * call.output)
-
-
-def pass_scaled(call: Call, g: jax.Array) -> Cotangents:
-    """Give each element of x the relevance of its scaled and shifted copy."""
-    relevance = relevance_of(call, g)
-    moved = functools.partial(_passed, call)
-    return Direct(tuple(_transposed(moved, call.inputs, relevance)))
-
-
-def _passed(call: Call, *inputs: Any) -> Any:
-    return affine.passed(call.site, inputs, call.constants)
+__all__ = ["Call", "Direct", "Rule"]
+__all__ += ["alpha_beta", "epsilon", "flat", "gamma", "w_square", "z_box", "z_plus", "zero"]
 
 
 # Relevance: layers ---------------------------------------------------------------------------
@@ -184,7 +56,11 @@ def zero() -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.zero()))
     Array([10., -5.], dtype=float32)
     """
-    return functools.partial(_epsilon, epsilon=0.0)
+    return Rule(functools.partial(_epsilon, epsilon=0.0), "zero()", None, _leaves_no_bias_out)
+
+
+def _leaves_no_bias_out(site: Site, bias: Bias) -> bool:
+    return bias == "include" or not site.has_offset
 
 
 def epsilon(epsilon: float = 1e-6) -> Rule:
@@ -201,7 +77,14 @@ def epsilon(epsilon: float = 1e-6) -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.epsilon(2.0)))
     Array([ 2., -1.], dtype=float32)
     """
-    return functools.partial(_epsilon, epsilon=_at_least_zero(epsilon, "epsilon"))
+    epsilon = _at_least_zero(epsilon, "epsilon")
+    return zero() if epsilon == 0 else _named(_epsilon, epsilon=epsilon)
+
+
+def _named(backward: Callable[..., Cotangents], **options: float) -> Rule:
+    """Return the rule with these options, named as it was called."""
+    name = f"{backward.__name__.strip('_')}({', '.join(f'{v:g}' for v in options.values())})"
+    return Rule(functools.partial(backward, **options), name)
 
 
 def _at_least_zero(value: Any, name: str) -> float:
@@ -235,7 +118,7 @@ def gamma(gamma: float = 0.25) -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.gamma(1.0)))
     Array([ 2.6666667, -0.6666667], dtype=float32)
     """
-    return functools.partial(_gamma, gamma=_at_least_zero(gamma, "gamma"))
+    return _named(_gamma, gamma=_at_least_zero(gamma, "gamma"))
 
 
 def _gamma(call: Call, g: jax.Array, gamma: float) -> Cotangents:
@@ -273,7 +156,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
     alpha, beta = _at_least_zero(alpha, "alpha"), _at_least_zero(beta, "beta")
     if abs(alpha - beta - 1) > 1e-9:
         raise ValueError(f"`alpha` must be `beta` + 1, not {alpha} with {beta}: try (2.0, 1.0)")
-    return functools.partial(_alpha_beta, alpha=alpha, beta=beta)
+    return _named(_alpha_beta, alpha=alpha, beta=beta)
 
 
 def z_plus() -> Rule:
@@ -292,7 +175,7 @@ def z_plus() -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_plus()))
     Array([2., 0.], dtype=float32)
     """
-    return alpha_beta(1.0, 0.0)
+    return dataclasses.replace(alpha_beta(1.0, 0.0), name="z_plus()")
 
 
 def _alpha_beta(call: Call, g: jax.Array, alpha: float, beta: float) -> Cotangents:
@@ -353,7 +236,7 @@ def flat() -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.flat()))
     Array([1., 1.], dtype=float32)
     """
-    return functools.partial(_by_weight, read="connected")
+    return Rule(functools.partial(_by_weight, affine.connected), "flat()")
 
 
 def w_square() -> Rule:
@@ -370,11 +253,10 @@ def w_square() -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.w_square()))
     Array([0.4, 1.6], dtype=float32)
     """
-    return functools.partial(_by_weight, read="squared")
+    return Rule(functools.partial(_by_weight, affine.squared), "w_square()")
 
 
-def _by_weight(call: Call, g: jax.Array, read: str) -> Cotangents:
-    function = affine.connected if read == "connected" else affine.squared
+def _by_weight(function: Callable[..., Any], call: Call, g: jax.Array) -> Cotangents:
     ones = tuple(jnp.ones_like(x) for x in call.inputs)
     total, back = jax.vjp(lambda *inputs: function(call.site, inputs, call.constants), *ones)
     return Direct(tuple(back(ratio(relevance_of(call, g), total))))
@@ -396,10 +278,11 @@ def z_box(low: Array | float, high: Array | float) -> Rule:
     >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_box(0.0, 5.0))).round(4)
     Array([0.6667, 1.3333], dtype=float32)
     """
-    return functools.partial(_z_box, low=low, high=high)
+    shown = ", ".join(f"{b:g}" if np.ndim(b) == 0 else str(np.shape(b)) for b in (low, high))
+    return Rule(_z_box, f"z_box({shown})", (low, high))
 
 
-def _z_box(call: Call, g: jax.Array, low: Any, high: Any) -> Cotangents:
+def _z_box(call: Call, g: jax.Array) -> Cotangents:
     assert call.bounds is not None
     lows, highs = call.bounds
 
@@ -413,29 +296,3 @@ def _z_box(call: Call, g: jax.Array, low: Any, high: Any) -> Cotangents:
     at = (call.inputs, lows, highs)
     products = trees.product(at, gradients)
     return Direct(tuple(a + b + c for a, b, c in zip(*products, strict=True)))
-
-
-def bounds_of(rule: Rule) -> tuple[ArrayTree, ArrayTree] | None:
-    """Return the bounds that a rule needs to know, in units of x, or None."""
-    if isinstance(rule, functools.partial) and rule.func is _z_box:
-        return rule.keywords["low"], rule.keywords["high"]
-    return None
-
-
-DIRECT = (_by_weight, _z_box, pass_scaled)
-"""Rules for what sees the input only."""
-
-
-def is_direct(rule: Rule) -> bool:
-    """Tell whether a rule returns the relevance itself."""
-    return getattr(rule, "func", rule) in DIRECT
-
-
-def is_own_gradient(rule: Rule, site: Site, bias: Bias) -> bool:
-    """Tell whether a rule is JAX's own gradient on a site: LRP-0 where no bias is left out."""
-    if rule is gradient or (rule is pass_scaled and bias == "include"):
-        return True
-    z_rule = isinstance(rule, functools.partial) and rule.func is _epsilon
-    if not z_rule or rule.keywords["epsilon"]:  # type: ignore[attr-defined]
-        return False
-    return bias == "include" or not site.has_offset
