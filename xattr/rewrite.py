@@ -145,13 +145,9 @@ def _computed_once(value: Any) -> Any:
     compile times and run times that grow with the square of the depth. It copies no divisions; an
     `optimization_barrier` it drops before it fuses. The one is spelled so that XLA cannot tell it.
     """
-
-    def over_one(value: jax.Array) -> jax.Array:
-        return value / ((value == value) | (value != value)).astype(value.dtype)
-
-    if value is None:
-        return None
-    return lax.platform_dependent(value, cpu=over_one, default=lambda value: value)
+    if value is None or jax.default_backend() != "cpu":
+        return value
+    return value / ((value == value) | (value != value)).astype(value.dtype)
 
 
 def _fit(carried: Carried, value: Value, settings: Settings, probe: bool) -> Carried:
