@@ -94,7 +94,13 @@ def test_two_spellings_of_a_function_give_one_map(name):
         np.testing.assert_allclose(method(one, X), method(other, X), rtol=1e-7)
 
 
+def _of_branches(z):
+    """Return relu(z), element by element by `lax.cond`."""
+    return jax.vmap(lambda z: jax.lax.cond(z > 0, lambda z: z, lambda z: 0 * z, z))(z)
+
+
 RECTIFIERS = {
+    "cond, vmapped": (_of_branches, jax.nn.relu),
     "min(relu(x), 6)": (lambda z: jnp.minimum(jax.nn.relu(z), 6), jax.nn.relu6),
     "relu(x) - relu(x - 6)": (lambda z: jax.nn.relu(z) - jax.nn.relu(z - 6), jax.nn.relu6),
     "(x + |x|) / 2": (lambda z: (z + jnp.abs(z)) / 2, jax.nn.relu),
@@ -114,6 +120,17 @@ def test_a_rectifier_is_one_however_it_is_composed(name):
     x = 4 * X  # beyond 6
     for method in (xattr.guided_backprop, xattr.deconvnet, xattr.lrp, reveal_cancel):
         np.testing.assert_allclose(method(one, x), method(other, x), rtol=1e-12)
+
+
+def test_a_gradient_that_f_stops():
+    """DeepLIFT is complete where x itself chooses, and an error where a mask does."""
+    by_value = network(lambda z: jnp.where(z > 0, z, jax.lax.stop_gradient(z)))
+    by_mask = network(lambda z: jnp.where(V > 0, z, jax.lax.stop_gradient(z)))
+    for f in (by_value, by_mask):
+        np.testing.assert_allclose(xattr.gradient(f, X), jax.grad(f)(X), rtol=1e-12)
+    np.testing.assert_allclose(xattr.deep_lift(by_value, X).sum(), by_value(X), rtol=1e-9)
+    with pytest.raises(xattr.UncoveredPrimitiveError, match="stop_gradient"):
+        xattr.deep_lift(by_mask, X)
 
 
 COMPOSED = {

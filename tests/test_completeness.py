@@ -125,7 +125,8 @@ NUMBERS = {  # Σ A, Σ|A|, f(x), f(x'); in float32 r = 1.22e-4 (Σ|A| + |f(x)| 
     "a unit in the last place is more than f": ((1, 8.5e6, 1, 0), True),
     "a unit in the last place is less than f": ((1, 8.3e6, 1, 0), False),
     "no measure": ((0.3, 1, 0, 0), False),
-    "not finite": ((np.nan, np.nan, 1, 0), False),
+    "not a number": ((np.nan, np.nan, 1, 0), True),
+    "an infinite change": ((1, 1, 0, -np.inf), True),
 }
 
 
@@ -136,6 +137,8 @@ def test_what_is_a_gap(name):
         warnings.simplefilter("always")
         completeness.warn((*numbers, 2.0**-23), 0.05, "")
     assert [each.category for each in found] == [xattr.IncompleteWarning] * told
+    if not np.isfinite(numbers).all():
+        assert "not finite" in str(found[0].message)
 
 
 # A quotient that is none to DeepLIFT: from r' = 1/b' = 1e9 the product a · r shares by means.

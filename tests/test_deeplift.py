@@ -194,6 +194,29 @@ def test_a_quotient_by_hand(x64):
     np.testing.assert_allclose(same, found, rtol=1e-12)
 
 
+def _complex_quotient(a, b):
+    return (lax.complex(a, a) * (1 / b).astype(complex)).real
+
+
+INVERSES = {
+    "its square": (lambda a, b: a * jnp.square(1 / b), lambda a, b: a / b**2),
+    "its cube": (lambda a, b: a * (1 / b) ** 3, lambda a, b: a / b**3),
+    "its root": (lambda a, b: a * jnp.sqrt(1 / b), lambda a, b: a / jnp.sqrt(b)),
+    "its power": (lambda a, b: a * (1 / b) ** 1.5, lambda a, b: a / b**1.5),
+    "a square of 1/√b": (lambda a, b: a * lax.rsqrt(b) ** 2, lambda a, b: a / b),
+    "of a complex value": (_complex_quotient, lambda a, b: a / b),
+}
+
+
+@pytest.mark.parametrize("name", INVERSES)
+def test_what_is_made_of_an_inverse_is_one(name, x64):
+    """From b' = 1e-12 a product's multipliers would be as large as 1 / b'."""
+    x, baseline = jnp.array([6.0, 3.0]), jnp.array([1.0, 1e-12])
+    found, expected = (xattr.deep_lift(lambda x, g=g: g(*x), x, baseline) for g in INVERSES[name])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(found[0], 5 * INVERSES[name][1](1.0, 3.0), rtol=1e-4)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_quotients_of_both_signs_are_complete(sign, x64):
     """b may change its sign on the way; what is small is not divided by."""

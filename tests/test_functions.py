@@ -196,6 +196,23 @@ def test_threads_that_race_share_a_program_and_leave_without_a_word():
     assert not run.stderr
 
 
+MODES = """
+import jax.numpy as jnp, xattr
+from flax import nnx
+
+for mode in ("train", "eval"):
+    model = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
+    getattr(model, mode)()
+    xattr.gradient(xattr.targets.logit(model), jnp.ones(3), args=(0,))
+"""
+
+
+def test_programs_of_two_alike_modules_leave_without_a_word():
+    """Their keys have the same hash, and flax's names, which compare them, are gone at exit."""
+    run = subprocess.run([sys.executable, "-c", MODES], capture_output=True, text=True, check=True)
+    assert not run.stderr
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int32])
 @pytest.mark.parametrize("classes", [10, 256, 300, 1000])
 @pytest.mark.parametrize("target", ["logit", "log_odds"])

@@ -299,6 +299,11 @@ def _while(x):
     return lax.while_loop(lambda h: h[0] < 10, lambda h: jax.nn.relu(h * 2 + 1), x).sum()
 
 
+def _counting(x):
+    step = lambda carried: (carried[0] + 1, carried[1] * x[0])
+    return lax.while_loop(lambda carried: carried[0] < 3, step, (0, x[1]))[1]
+
+
 def _callback(x):
     relu = lambda h: np.maximum(h, 0)
     return jnp.sum(jax.pure_callback(relu, jax.ShapeDtypeStruct(x.shape, x.dtype), x))
@@ -306,6 +311,7 @@ def _callback(x):
 
 UNCOVERED = {
     "while": (_while, "while"),
+    "a while that counts": (_counting, "while"),
     "a ReLU in a callback": (_callback, "pure_callback"),
     "an unknown primitive": (
         lambda x: jnp.sum(jnp.linalg.cholesky(jnp.diag(x**2 + 1))),

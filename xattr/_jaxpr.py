@@ -253,7 +253,26 @@ def open_program(body: Any, mask: Sequence[bool], whole: Whole, scope: str = "")
     constants: dict[Value, Any] = {}
     _open_constants(jaxpr, known, env, constants)
     _open(jaxpr, env, equations, constants, scope, whole)
-    return Program(inputs, [_read(env, v) for v in jaxpr.outvars], equations, constants)
+    outputs = [_read(env, v) for v in jaxpr.outvars]
+    _let_choices_through(equations, outputs)
+    return Program(inputs, outputs, equations, constants)
+
+
+def _let_choices_through(equations: list[Equation], outputs: list[Any]) -> None:
+    """Take stopped gradients for copies where x chooses between a value and its stopped copy.
+
+    So `jax.vmap` writes a `lax.cond`: a branch that is not taken gets its operand without a
+    gradient.
+    """
+    stopped = {e.output: e for e in equations if e.primitive is p.stop_gradient_p}
+    stay = set(stopped) & {v for v in outputs if isinstance(v, Value)}
+    for equation in equations if stopped else []:
+        chosen = equation.primitive is p.select_n_p and equation.inputs[0] in equation.dependents
+        for value in stopped.keys() & set(equation.operands):
+            if not chosen or stopped[value].inputs[0] not in equation.inputs[1:]:
+                stay.add(value)
+    for value in stopped.keys() - stay:
+        stopped[value].primitive = p.copy_p
 
 
 def _open_constants(

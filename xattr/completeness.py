@@ -9,9 +9,10 @@ where w is the option `warn_above`, ε the spacing of the coarsest numbers in us
 r = min(1024 ε, 1/16) (Σ|A| + s) what rounding may account for. Rounding excuses a gap where Δ is
 nearly 0, but none that is large beside f itself: there the attributions cancel, and what is left of
 them is rounding. That is so by the second condition even where the sum happens to be right. Where f
-is 0 at both ends there is no measure, and no warning.
+is 0 at both ends there is no measure, and no warning. What is not finite is a gap.
 """
 
+import math
 import sys
 import traceback
 import warnings
@@ -92,10 +93,17 @@ def warn(numbers: tuple[Any, ...], warn_above: float | None, remedy: str) -> Non
     change, scale = end - start, abs(end) + abs(start)
     rounding = rounding_share(spacing) * (size + scale)
     gap = abs(total - change)
-    misses = gap > warn_above * abs(change) + min(rounding, warn_above * scale)
+    limit = warn_above * abs(change) + min(rounding, warn_above * scale)
+    finite = math.isfinite(gap)
+    misses = gap > limit or not finite
     if not scale or not (misses or spacing * size > scale):
         return
-    if gap <= spacing * size:
+    if not finite:
+        remedy = (
+            "f or a slope of it is not finite on the way: keep roots, logarithms and quotients "
+            "from where theirs are not"
+        )
+    elif gap <= spacing * size:
         remedy = "they cancel to their rounding: compute in more bits, or choose another baseline"
     warnings.warn(
         f"the attributions sum to {total:.4g} (their absolute values to {size:.4g}), but f changes "

@@ -203,7 +203,7 @@ def _scaled(b: jax.Array, b0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
     h and the sum are 1 where b and b' are 0, as in a normalizer with a scale of 0.
     """
     largest = jnp.maximum(jnp.abs(b), jnp.abs(b0))
-    largest = jnp.where(largest == 0, jnp.ones_like(b), largest)
+    largest = jnp.where(largest == 0, jnp.ones_like(largest), largest).astype(b.dtype)
     b, b0 = b / largest, b0 / largest
     squares = b * b + b0 * b0
     return largest, b, b0, jnp.where(squares == 0, jnp.ones_like(b), squares)

@@ -208,7 +208,8 @@ def kind_of(graph: Graph, root: Value, equations: list[Equation]) -> tuple[str, 
         return kind, slope
     steps = list(opened(equations))
     if any(e.primitive in KINKED for e in steps):
-        return ("move" if slope == 1 else "activation"), slope
+        stops = any(e.origin.primitive is p.stop_gradient_p for e in steps)
+        return ("move" if slope == 1 and not stops else "activation"), slope
     if any(e.primitive in _BENT for e in steps):
         return "activation", 0.0
     curves = [e for e in steps if e.primitive not in _POLYNOMIAL or _divides(e)]

@@ -10,6 +10,7 @@ is read when it is first traced; pass what changes through `args`.
 """
 
 import functools
+import sys
 import types
 import warnings
 import weakref
@@ -221,8 +222,9 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
     if program is not None:
         return program  # not moved to the end: a thread may have dropped it meanwhile
 
-    def forget(_: Any, pop: Callable[..., Any] = _COMPILED.pop) -> None:
-        pop(key, None)  # bound early: at exit the module's names may be gone
+    def forget(_: Any, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not at_exit():  # then names are gone that this and the comparison of keys need
+            _COMPILED.pop(key, None)
 
     watched = _watch(skeleton, forget)
     key = (function, watched)

@@ -261,20 +261,24 @@ class _Reader:
         return bool(np.allclose(weights.sum(axes), 1, atol=1e-3))
 
     def _is_inverse(self, value: Value) -> bool:
-        """Tell whether a value is one over another, copied or scaled: 1/√variance, a / ‖x‖."""
-        scales = BROADCASTS | {p.mul_p, p.neg_p}
+        """Tell whether a value is one over another, copied or scaled: 1/√variance, a / ‖x‖.
+
+        So are its root and its powers.
+        """
+        scales = BROADCASTS | {p.mul_p, p.neg_p, p.square_p, p.sqrt_p}
         equation = self.graph.source(value, scales)
         while equation and equation.primitive is p.div_p and not _depends(equation.inputs[1]):
             equation = self.graph.source(equation.inputs[0], scales)
-        if equation is None or len(equation.dependents) != 1 or value.complex:
+        if equation is None or len(equation.dependents) != 1 or equation.output.complex:
             return False
         if equation.primitive is p.div_p:
             return _depends(equation.inputs[1])
         if equation.primitive is p.pow_p:
             exponent = self.graph.static(equation.inputs[1])
-            return exponent is not None and bool(exponent < 0)
+            negative = exponent is not None and bool(exponent < 0)
+            return negative or self._is_inverse(equation.inputs[0])
         if equation.primitive is p.integer_pow_p:
-            return bool(equation.params["y"] < 0)
+            return bool(equation.params["y"] < 0) or self._is_inverse(equation.inputs[0])
         return equation.primitive is p.rsqrt_p
 
     def _without_data(self, equation: Equation) -> str:

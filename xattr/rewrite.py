@@ -186,6 +186,9 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
 
 
 def _uncovered(site: Site) -> str:
+    reason = _NO_GRADIENT.get(site.main.name)
+    if reason is not None:
+        return f"no rule covers {site.describe()}: {reason}"
     if site.choice is not None:
         made = Site("other", [site.choice], site.choice.dependents, [], site.choice.outputs)
         return (
@@ -193,9 +196,6 @@ def _uncovered(site: Site) -> str:
             "choice, which has no share in f that could go back to x; leave the choice out of f, "
             "or pass on_uncovered='gradient' to take it for a constant"
         )
-    reason = _NO_GRADIENT.get(site.main.name)
-    if reason is not None:
-        return f"no rule covers {site.describe()}: {reason}"
     remedy = (
         "add a rule for it to the composite, or pass on_uncovered='gradient' to take its gradient"
     )
