@@ -194,6 +194,25 @@ def test_powers_and_what_negative_numbers_have_no_value_of_keep_their_gradient(n
     np.testing.assert_allclose(xattr.guided_backprop(f, x), jax.grad(f)(x), rtol=1e-12)
 
 
+GATES = {
+    "jnp.select": lambda z: jnp.select([z > 0], [z], 0.0),
+    "jnp.piecewise": lambda z: jnp.piecewise(z, [z > 0], [lambda z: z, 0.0]),
+    "a gate of another value": lambda z: jnp.where(z[::-1] > 0, z, 0),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_that_x_opens_is_no_gradient(name):
+    """It may be an activation: guided backpropagation says so, LRP and the gradient pass it."""
+    f = network(GATES[name])
+    for method in (xattr.guided_backprop, xattr.deconvnet):
+        with pytest.raises(xattr.UncoveredPrimitiveError, match=r"x through gt \("):
+            method(f, X)
+    open_ = xattr.guided_backprop(f, X, on_uncovered="gradient")
+    np.testing.assert_allclose(open_, jax.grad(f)(X), rtol=1e-12)
+    np.testing.assert_allclose(zero(f, X).sum(), f(X), rtol=1e-9)
+
+
 def test_the_function_begins_where_a_value_is_mixed_or_used_again():
     """A bias that is an array, a value that f uses twice, a cast: what lies before is not in it."""
     biased = lambda x: jax.nn.sigmoid(2 * (x @ W + V)) @ V

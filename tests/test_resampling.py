@@ -36,6 +36,15 @@ RESAMPLINGS = {
     "cubic": resize(12, "cubic"),
     "patches": patches,
     "identity": lambda h: h @ jnp.eye(h.shape[-1], dtype=h.dtype),
+    "mean": lambda h: jnp.tensordot(jnp.full((6, 6), 1 / 6, h.dtype), h, 1),
+    "average pool": lambda h: lax.conv_general_dilated(
+        h[None],
+        jnp.ones((2, 2, 1, h.shape[-1]), h.dtype) / 4,
+        (2, 2),
+        "VALID",
+        dimension_numbers=NHWC,
+        feature_group_count=h.shape[-1],
+    ),
     "shifted": lambda h: jnp.tensordot(jnp.eye(6, k=1, dtype=h.dtype), h, 1),
 }
 

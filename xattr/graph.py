@@ -77,12 +77,13 @@ class Graph:
         return self.static(maker.inputs[0], arrays=arrays)
 
     def computed(self, atom: Any) -> np.ndarray | None:
-        """Return an array that the program computes from its indices (iota), else None.
+        """Return an array that the program computes from indices (iota) or numbers, else None.
 
-        JAX writes the weights of a resampling, of patches and of an identity so. An array that f
-        brings along, as trained weights, is none of these.
+        JAX writes the weights of a resampling, of patches and of an identity so, and f those of an
+        average, as jnp.ones(4) / 4. An array that f brings along may be trained: it is not one.
         """
         found: set[Equation] = set()
+        brought: list[Any] = []
         todo = [atom]
         while todo:
             value = todo.pop()
@@ -90,13 +91,13 @@ class Graph:
                 continue
             equation = self.producer.get(value)
             if equation is None:
-                known = self.program.constants.get(value)
-                if known is None or trees.is_traced(known):
+                brought.append(self.program.constants.get(value))
+                if brought[-1] is None or trees.is_traced(brought[-1]):
                     return None
             elif equation not in found:
                 found.add(equation)
                 todo += equation.inputs
-        if not any(e.primitive is p.iota_p for e in found):
+        if brought and not any(e.primitive is p.iota_p for e in found):
             return None
         needed = self.in_order(found)
         with jax.ensure_compile_time_eval():

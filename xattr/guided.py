@@ -9,6 +9,7 @@ from xattr import backward, functions, rewrite, trees
 from xattr.backward import Backward, Call, Cotangents
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rewrite import OnUncovered
+from xattr.sites import Site
 from xattr.types import ArrayTree, Function
 
 
@@ -26,15 +27,25 @@ def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
 def _of_rectifiers(rule: Backward) -> Composite:
     """Return the composite with a rule for rectifiers and the gradient elsewhere.
 
-    Activations that are no rectifiers have no rule: neither method is defined for them.
+    Activations that are not rectifiers have no rule: neither method is defined for them. Nor has a
+    gate that x opens or closes (`jnp.select`, a table read at x > 0): it may be such an activation.
     """
     entries = (
         (kind("relu", "relu6", "leaky_relu"), rule),
-        (kind("dense", "conv", "sum", "scale", "product", "quotient", "power"), backward.gradient),
-        (kind(*SOFTMAX, "max", "choice", "shift", "normalizer", "complex"), backward.gradient),
+        (_is_smooth, backward.gradient),
         (kind("stop_gradient"), backward.constant),
     )
     return Composite(entries, "gradient")
+
+
+_SMOOTH = kind(
+    *("dense", "conv", "sum", "scale", "product", "quotient", "power", *SOFTMAX, "max", "choice"),
+    *("shift", "normalizer", "complex"),
+)
+
+
+def _is_smooth(site: Site) -> bool:
+    return _SMOOTH(site) and site.choice is None
 
 
 GUIDED = _of_rectifiers(guided_rectifier)

@@ -994,6 +994,22 @@ RULES = (
         "test_recognise.py::test_groups[masked]",
     ),
     mutant(
+        "guided-through-a-gate",
+        "guided",
+        "return _SMOOTH(site) and site.choice is None",
+        "return _SMOOTH(site)",
+        "guided backpropagation passes a ReLU written with jnp.select in silence",
+        "test_activations.py::test_a_gate_that_x_opens_is_no_gradient",
+    ),
+    mutant(
+        "an-average-is-a-layer",
+        "graph",
+        "if brought and not any(e.primitive is p.iota_p for e in found):",
+        "if not any(e.primitive is p.iota_p for e in found):",
+        "an average by numbers that f writes counts as a layer",
+        "test_resampling.py::test_relevance_is_kept_by_a_resampling[mean]",
+    ),
+    mutant(
         "a-resize-is-a-layer",
         "grouping",
         'if role == "weight" and self._resamples(equation):',
