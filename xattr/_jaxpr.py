@@ -247,9 +247,8 @@ def open_program(body: Any, mask: Sequence[bool], whole: Whole, scope: str = "")
     """Return the equations of a jaxpr in one list, calls opened."""
     jaxpr, known = _parts(body)
     equations: list[Equation] = []
-    env: dict[Any, Any] = {}
     inputs = [Value(v.aval, bool(m)) for v, m in zip(jaxpr.invars, mask, strict=True)]
-    env.update(zip(jaxpr.invars, inputs, strict=True))
+    env: dict[Any, Any] = dict(zip(jaxpr.invars, inputs, strict=True))
     constants: dict[Value, Any] = {}
     _open_constants(jaxpr, known, env, constants)
     _open(jaxpr, env, equations, constants, scope, whole)
