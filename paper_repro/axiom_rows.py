@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import xattr
-from xattr import axioms, composites, paths, problems, quadrature, rules
+from xattr import axioms, composites, paths, quadrature, rules
 from xattr.axioms import Gap
-from xattr.testing import AXIOMS, Problem
+from xattr.testing import AXIOMS, Problem, instances
 from xattr.types import ArrayTree, Function, Method, Path, Quadrature, UncoveredPrimitiveError
 
 RULE = quadrature.composite(quadrature.gauss_legendre(5), 48)
@@ -128,7 +128,7 @@ def _at_pace(make: Callable[[Any, Any], Path], problem: Problem) -> Gap:
         functools.partial(xattr.path_integral, quadrature=RULE, chunk_size=NODES),
         problem.f,
         make(problem.baseline, problem.x),
-        warp=problems.WARPS[problem.options["warp"]],
+        warp=instances.WARPS[problem.options["warp"]],
         args=problem.args,
     )
 

@@ -14,9 +14,9 @@ from paper_repro import axiom_rows
 from paper_repro.axiom_rows import ROWS, Measure, Row
 from paper_repro.results import Claim, Result, Setting, Table
 from paper_repro.saliency import shown
-from xattr import composites, paths, quadrature, rules, toys, trials
+from xattr import composites, paths, quadrature, rules
 from xattr.axioms import Gap
-from xattr.testing import AXIOMS, Problem, Verdict, falsify, problem, problems
+from xattr.testing import AXIOMS, Problem, Verdict, falsify, problem, problems, search, toys
 from xattr.types import UncoveredPrimitiveError
 
 EXAMPLES, QUICK_EXAMPLES = 40, 2
@@ -172,7 +172,7 @@ def drawn_problems(axiom: str, count: int, seed: int) -> list[Problem]:
         drawn.append(each)
         return False
 
-    trials.find(problems(axiom), keep, count, seed)
+    search.find(problems(axiom), keep, count, seed)
     return drawn
 
 

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 import xattr
 from tests.test_kinks import layers, mlp
-from xattr.adaptive import AdaptiveResult, integrate_to_tolerance
-from xattr.kinks import exact_quadrature
+from xattr._integrate.adaptive import AdaptiveResult, integrate_to_tolerance
+from xattr._integrate.exact import exact_quadrature
 from xattr.testing import count_compilations
 
 

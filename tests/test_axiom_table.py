@@ -18,8 +18,8 @@ import paper_repro
 import xattr
 from paper_repro import axiom_rows, axioms
 from paper_repro.axiom_rows import ROWS
-from xattr import composites, paths, quadrature, rules, toys
-from xattr.testing import AXIOMS, problem
+from xattr import composites, paths, quadrature, rules
+from xattr.testing import AXIOMS, problem, toys
 from xattr.types import UncoveredPrimitiveError
 
 GRID = {

@@ -12,7 +12,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 import xattr
-from xattr import completeness
+from xattr._core import completeness
 from xattr.testing import count_compilations
 
 ONE = xattr.quadrature.riemann_right(1)

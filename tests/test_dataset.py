@@ -15,9 +15,9 @@ import pytest
 from jax.sharding import AxisType
 
 import xattr
-import xattr.sharding
+import xattr._scale.sharding
 from tests import table
-from xattr.dataset import attribute_dataset
+from xattr._scale.dataset import attribute_dataset
 from xattr.testing import count_compilations
 
 PARAMS = table.parameters()
@@ -100,13 +100,13 @@ class Runs(list):
 
 @pytest.fixture
 def runs(monkeypatch):
-    seen, original = Runs(), xattr.sharding.vmapped
+    seen, original = Runs(), xattr._scale.sharding.vmapped
 
     def vmapped(method, in_axes):
         attribute = original(method, in_axes)
         return lambda *operands: (seen.add(operands), attribute(*operands))[1]
 
-    monkeypatch.setattr(xattr.sharding, "vmapped", vmapped)
+    monkeypatch.setattr(xattr._scale.sharding, "vmapped", vmapped)
     return seen
 
 
@@ -274,7 +274,7 @@ SCRIPT = """
     jax.config.update("jax_num_cpu_devices", 2)
     import numpy as np
     import xattr
-    from xattr.dataset import attribute_dataset
+    from xattr._scale.dataset import attribute_dataset
 
     last, *folders = sys.argv[1:]
     def f(x):
@@ -287,12 +287,12 @@ SCRIPT = """
             yield np.random.default_rng(number).standard_normal((4, 5), np.float32)
 
     computed = []
-    import xattr.sharding
-    plain = xattr.sharding.sharded
+    import xattr._scale.sharding
+    plain = xattr._scale.sharding.sharded
     def counting(*args, **options):
         attribute = plain(*args, **options)
         return lambda *operands: (computed.append(1), attribute(*operands))[1]
-    xattr.sharding.sharded = counting
+    xattr._scale.sharding.sharded = counting
     mesh = jax.make_mesh((2,), ("step",), axis_types=(jax.sharding.AxisType.Auto,))
     method = lambda x, **options: xattr.integrated_gradients(f, x, **options)
     for out in folders:

@@ -15,7 +15,7 @@ import pytest
 
 import xattr
 from tests import table
-from xattr import functions
+from xattr._core import compilation
 from xattr.testing import KERNEL, count_compilations
 
 X = jnp.array([1.0, 2.0, 3.0])
@@ -128,21 +128,21 @@ def test_as_many_programs_are_kept_as_there_is_room_for():
         def __call__(self, x):
             return jnp.sum(self.activation(self.weight * x))
 
-    for factor in range(functions._MAX_PROGRAMS + 20):
-        functions.compiled(power, Module(jnp.ones(3), lambda v, factor=factor: factor * v))
-    assert len(functions._COMPILED) <= functions._MAX_PROGRAMS
+    for factor in range(compilation._MAX_PROGRAMS + 20):
+        compilation.compiled(power, Module(jnp.ones(3), lambda v, factor=factor: factor * v))
+    assert len(compilation._COMPILED) <= compilation._MAX_PROGRAMS
 
 
 def test_a_program_goes_with_its_function():
-    functions._COMPILED.clear()
+    compilation._COMPILED.clear()
     f = lambda x: jnp.sum(x**2)
     xattr.gradient(f, X)
     gone = weakref.ref(f)
-    assert functions._COMPILED
+    assert compilation._COMPILED
     del f
     gc.collect()
     assert gone() is None
-    assert not functions._COMPILED
+    assert not compilation._COMPILED
 
 
 def test_closures_over_tracers_do_not_leak():
@@ -170,22 +170,22 @@ def test_threads_share_programs():
 
 RACE = """
 import threading
-from xattr import functions
+from xattr._core import compilation
 
 def power(x):
     return x**2
 
 def compiled():
-    programs.append(functions.compiled(functions.call, power).func)
+    programs.append(compilation.compiled(compilation.call, power).func)
 
-programs, both, watch = [], threading.Barrier(2), functions._watch
-functions._watch = lambda *args: (both.wait(), watch(*args))[1]  # neither has found the other's
+programs, both, watch = [], threading.Barrier(2), compilation._watch
+compilation._watch = lambda *args: (both.wait(), watch(*args))[1]  # neither has found the other's
 threads = [threading.Thread(target=compiled) for _ in range(2)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(len(functions._COMPILED), programs[0] is programs[1])
+print(len(compilation._COMPILED), programs[0] is programs[1])
 """
 
 

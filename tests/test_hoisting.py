@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import xattr
 from tests import table
-from xattr import hoisting
+from xattr._integrate import hoisting
 from xattr.testing import KERNEL, count_compilations
 
 RULE = xattr.quadrature.midpoint(5)

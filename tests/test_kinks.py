@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import xattr
-from xattr.kinks import crossings, exact_quadrature
+from xattr._integrate.exact import crossings, exact_quadrature
 from xattr.testing import count_compilations
 
 

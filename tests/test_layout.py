@@ -10,52 +10,76 @@ import pytest
 import xattr
 
 PACKAGE = Path(xattr.__file__).parent
-LAYERS = [
+ROOMS = [
     {"types"},
-    {"trees", "marks"},
-    {"functions", "chunks", "targets"},
-    {"quadrature", "_versions", "completeness"},
-    {"_jaxpr"},
-    {"paths", "sites", "running", "workload"},
-    {"graph"},
-    {"transposes"},
-    {"pooling", "stencils", "convolutions"},
-    {"peephole"},
-    {"kernel", "elementwise", "softmaxes", "normalizers"},
-    {"adaptive", "hoisting"},
-    {"gradients"},
-    {"integrated", "baselines", "noise", "shifts"},
-    {"grouping", "kinks"},
-    {"recognise"},
-    {"affine"},
-    {"backward"},
-    {"rules"},
-    {"composites"},
-    {"rewrite"},
-    {"guided", "relevance", "deeplift", "cutting", "places"},
-    {"estimation"},
-    {"patterns", "layers"},
-    {"report"},
-    {"perturb", "shapley", "interactions"},
-    {"signatures"},
-    {"gaps"},
-    {"invariances"},
-    {"axioms", "plot", "sharding"} | {"sanity", "metrics", "attacks", "competitive", "edges"},
-    {"dataset", "compilations", "toys"},
-    {"specimens"},
-    {"problems"},
-    {"strategies", "assertions"},
-    {"trials"},
+    {"_core", "plot", "targets"},
+    {"_program", "metrics", "paths", "quadrature"},
+    {"_cpu", "_recognise"},
+    {"_integrate", "rules"},
+    {"_gradients", "composites"},
+    {"_backward"},
+    {"_layers", "_scale", "attacks", "sanity"},
+    {"axioms"},
     {"testing"},
     {"__init__"},
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+"""Rooms, from the lowest up: a file imports from its own room and from those below."""
+
+FLOORS = [
+    {"_core.marks", "_core.trees"},
+    {"_core.chunks", "_core.compilation"},
+    {"_core.completeness"},
+    {"_program.versions"},
+    {"_program.jaxpr"},
+    {"_program.running", "_program.workload"},
+    {"_program.graph"},
+    {"_program.cutting"},
+    {"_cpu.transposes"},
+    {"_cpu.convolutions", "_cpu.pooling", "_cpu.shifted_products"},
+    {"_cpu.peephole"},
+    {"_recognise.elementwise", "_recognise.normalizer", "_recognise.softmax"},
+    {"_recognise.operation"},
+    {"_recognise.grouping"},
+    {"_recognise.affine", "_recognise.recognise"},
+    {"_recognise.backward"},
+    {"_integrate.kernel"},
+    {"_integrate.adaptive", "_integrate.exact", "_integrate.expected", "_integrate.hoisting"},
+    {"_integrate.straight_line"},
+    {"_gradients.edges", "_gradients.gradient"},
+    {"_gradients.competitive", "_gradients.noise"},
+    {"_backward.rewrite"},
+    {"_backward.deeplift", "_backward.guided", "_backward.lrp"},
+    {"_backward.patterns.places"},
+    {"_backward.patterns.fit"},
+    {"_backward.patterns.methods"},
+    {"_backward.report"},
+    {"_scale.sharding"},
+    {"_scale.dataset"},
+    {"attacks.shifts"},
+    {"attacks.fragility"},
+    {"axioms.signatures"},
+    {"axioms.gaps"},
+    {"axioms.comparing"},
+    {"axioms.single"},
+    {"testing.compilations", "testing.toys"},
+    {"testing.functions"},
+    {"testing.instances"},
+    {"testing.assertions", "testing.strategies"},
+    {"testing.search"},
+]
+"""The files of a room that has several, from the lowest up."""
+
+ROOM = {name: level for level, names in enumerate(ROOMS) for name in names}
+FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
 def imports(module):
     """The modules that a file imports, with whether the import stands at its top."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse(FILES[module].read_text())
     top = set(map(id, tree.body))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -64,20 +88,31 @@ def imports(module):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "absolute imports only"
             for alias in node.names:
-                name = f"{node.module}.{alias.name}" if node.module == "xattr" else node.module
-                yield name, id(node) in top
+                name = f"{node.module}.{alias.name}"
+                file = name.removeprefix("xattr.") in {*FILES, *ROOM}
+                yield name if file else node.module, id(node) in top
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", FILES)
 def test_imports_point_down(module):
-    assert module in LEVEL, f"give {module}.py its place in LAYERS"
+    room = module.split(".")[0]
+    assert room in ROOM, f"give {room} its place in ROOMS"
+    if "." not in module or module.endswith("__init__"):
+        rank = len(FLOORS)
+    else:
+        assert module in FLOOR, f"give {module} its place in FLOORS"
+        rank = FLOOR[module]
     for name, _ in imports(module):
-        if name.startswith("xattr."):
-            imported = name.split(".")[1]
-            assert LEVEL[imported] < LEVEL[module], f"{module} imports {imported}, which is above"
+        if not name.startswith("xattr."):
+            continue
+        imported = name.removeprefix("xattr.")
+        if imported.split(".")[0] != room:
+            assert ROOM[imported.split(".")[0]] < ROOM[room], f"{module} imports {imported}, above"
+        else:
+            assert FLOOR[imported] < rank, f"{module} imports {imported}, which is above"
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", FILES)
 def test_only_allowed_packages_are_imported(module):
     for name, at_top in imports(module):
         root = name.split(".")[0]
@@ -86,15 +121,15 @@ def test_only_allowed_packages_are_imported(module):
             assert not at_top, "matplotlib is imported when a picture is made"
             continue
         if root == "hypothesis":
-            assert module in ("strategies", "trials")
+            assert module in ("testing.strategies", "testing.search")
             assert not at_top, "hypothesis is imported when something is drawn"
             continue
         assert root in {"xattr", "jax", "numpy", "chex"} or root in sys.stdlib_module_names, name
-        assert not name.startswith(("jax._src", "jax.extend")) or module == "_jaxpr"
+        assert not name.startswith(("jax._src", "jax.extend")) or module == "_program.jaxpr"
 
 
 def test_files_are_short():
-    lines = [len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")]
+    lines = [len(path.read_text().splitlines()) for path in FILES.values()]
     assert sum(count < 200 for count in lines) >= len(lines) / 2
     assert max(lines) < 450
 
@@ -102,7 +137,7 @@ def test_files_are_short():
 def test_this_xattr_is_ours():
     """Another package on PyPI has the import name `xattr`: installing it overwrites this one."""
     assert xattr.__version__ == importlib.metadata.version("xattr-jax")
-    assert (PACKAGE / "kernel.py").is_file()
+    assert (PACKAGE / "_integrate" / "kernel.py").is_file()
     assert (PACKAGE / "py.typed").is_file()
 
 

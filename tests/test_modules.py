@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import xattr
-from xattr import functions
+from xattr._core import compilation
 
 
 class Recurrent(nnx.Module):
@@ -81,7 +81,7 @@ def test_equal_to_the_merged_form(method, module):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
     merged = lambda x: nnx.merge(graphdef, state, copy=True)(x)
     attribute = METHODS[method]
-    functions._COMPILED.clear()  # or it was traced before, and is not told of again
+    compilation._COMPILED.clear()  # or it was traced before, and is not told of again
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found, expected = attribute(model, x), attribute(merged, x)
@@ -98,7 +98,7 @@ def test_a_batch_of_one_example():
     """In training the output is the bias, whatever x is; in evaluation x / √(1 + 1e-5) goes on."""
     model = Normalized(nnx.Rngs(0))
     f = lambda model, x: jnp.sum(model.layer(model.norm(x[None])))
-    functions._COMPILED.clear()
+    compilation._COMPILED.clear()
     with pytest.warns(UserWarning, match=r"Call model\.eval\(\) before"):
         assert not xattr.integrated_gradients(functools.partial(f, model), jnp.ones(3)).any()
     model.eval()

@@ -15,7 +15,7 @@ from jax.nn import relu
 from tests import oracles
 from tests.graphs import network
 from xattr import targets
-from xattr.patterns import fit_patterns, pattern_attribution, pattern_net
+from xattr._backward.patterns.methods import fit_patterns, pattern_attribution, pattern_net
 from xattr.testing import count_compilations
 from xattr.types import UncoveredPrimitiveError
 

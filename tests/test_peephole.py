@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from jax import lax
 
 import xattr
-from xattr import _jaxpr, convolutions, peephole, pooling, stencils
-from xattr.graph import Graph
+from xattr._cpu import convolutions, peephole, pooling, shifted_products
+from xattr._program import jaxpr
+from xattr._program.graph import Graph
 
 
 def found(finder, f, *operands):
-    program, _ = _jaxpr.trace(f, operands[0], operands[1:], whole="always")
+    program, _ = jaxpr.trace(f, operands[0], operands[1:], whole="always")
     return finder.found(Graph(program))
 
 
@@ -130,7 +131,7 @@ def test_sums_of_shifted_products(stride, size, x64):
         return jnp.sum(jnp.tanh(shifted(x, kernel, stride, size)))
 
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    (replacement,) = found(stencils, f, x, kernel).values()
+    (replacement,) = found(shifted_products, f, x, kernel).values()
     assert len(replacement.inputs) == 1 + size * size
     same_gradients(f, x, kernel, rtol=1e-11, atol=1e-12)
 
@@ -144,7 +145,7 @@ def test_weights_that_are_numbers_rows_or_known_arrays(x64):
         return jnp.sum(jnp.tanh((spread + 2 * part(2, 5)) + part(3, 6) * np.float64(0.5)))
 
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)))
-    assert len(found(stencils, f, x)) == 1
+    assert len(found(shifted_products, f, x)) == 1
     same_gradients(f, x, rtol=1e-11, atol=1e-12)
 
 
@@ -170,7 +171,7 @@ def _dependent(x):
 @pytest.mark.parametrize("f", [_varying, _two_sources, _few, _dependent])
 def test_other_sums_are_left_alone(f, x64):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)))
-    assert not found(stencils, f, x)
+    assert not found(shifted_products, f, x)
     same_gradients(lambda x: jnp.sum(jnp.tanh(f(x))), x)
 
 
@@ -181,7 +182,7 @@ def test_a_partial_sum_that_is_used_elsewhere_ends_the_sum(x64):
         return jnp.sum(jnp.tanh(first + rest) * jnp.sin(first))
 
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2)))
-    assert len(found(stencils, f, x)) == 2
+    assert len(found(shifted_products, f, x)) == 2
     same_gradients(f, x, rtol=1e-11, atol=1e-12)
 
 
@@ -223,7 +224,7 @@ def test_the_gradient_of_a_convolution_keeps_the_layout_of_the_kernel():
     )
 
     def kernels(f):
-        equations = _jaxpr.trace(lambda x: jax.grad(f)(x).sum(), x, ())[0].equations
+        equations = jaxpr.trace(lambda x: jax.grad(f)(x).sum(), x, ())[0].equations
         made = [e for e in equations if e.name == "conv_general_dilated"]
         return {e.params["dimension_numbers"].rhs_spec for e in made}
 
@@ -273,7 +274,7 @@ def test_every_transformation_of_a_network_with_all_three(x64):
     random = np.random.default_rng(0)
     xs = jnp.asarray(random.normal(size=(3, 6, 8, 2)))
     kernel = jnp.asarray(random.normal(size=(3, 3, 2, 4)))
-    for finder in (pooling, stencils, convolutions):
+    for finder in (pooling, shifted_products, convolutions):
         assert len(found(finder, network, xs[0], kernel)) == 1
     same_gradients(network, xs[0], kernel, rtol=1e-10, atol=1e-12)
     fast = jax.grad(peephole.faster(network))

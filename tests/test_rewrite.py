@@ -264,7 +264,7 @@ def test_gradients_of_attributions_and_methods_on_top(x64):
         _mlp, x, key, method=xattr.lrp, num_samples=4, noise_scale=0.0, args=(w,)
     )
     close(smooth, xattr.lrp(_mlp, x, args=(w,)), 1e-5)
-    guided = xattr.with_rules(_mlp, xattr.guided.GUIDED)
+    guided = xattr.with_rules(_mlp, xattr._backward.guided.GUIDED)
     rule = xattr.quadrature.midpoint(8)
     along = xattr.integrated_gradients(guided, x, quadrature=rule, args=(w,))
     points = [xattr.guided_backprop(_mlp, a * x, args=(w,)) for a in np.asarray(rule.nodes)]

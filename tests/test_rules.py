@@ -245,7 +245,7 @@ def _named(x):
 
 
 def _rules_of(composite, f=_named, x=(1.0, 2.0)):
-    operations = xattr.rewrite.traced(f, jnp.array(x), (), "relevance")[0].sites
+    operations = xattr._backward.rewrite.traced(f, jnp.array(x), (), "relevance")[0].sites
     return [composite.rule_for(site) for site in operations if site.is_layer]
 
 
@@ -455,7 +455,7 @@ BAD = {
     ),
     "not callable": (lambda: xattr.with_rules(3, Z_RULE), TypeError, "`f` must be a function"),
     "with_rules for differences": (
-        lambda: xattr.with_rules(_named, xattr.deeplift.RULES),
+        lambda: xattr.with_rules(_named, xattr._backward.deeplift.RULES),
         ValueError,
         "use xattr.deep_lift",
     ),

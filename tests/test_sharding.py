@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import xattr
 from tests import table
-from xattr.sharding import sharded
+from xattr._scale.sharding import sharded
 from xattr.testing import count_compilations
 
 RULE = xattr.quadrature.gauss_legendre(13)  # shared out among 2, 4 or 8 devices with some over

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 import xattr
 from tests import networks
 from xattr import axioms, testing
-from xattr.specimens import SPECIMENS
+from xattr.testing.functions import SPECIMENS
 
 pytestmark = pytest.mark.usefixtures("x64")
 IG = xattr.integrated_gradients

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 import xattr
-from xattr import _jaxpr, _versions, running
+from xattr._program import jaxpr, running, versions
 
 SENTENCE = (
     rf"cannot read the program that JAX {jax.__version__} traced \(.*\): it is tested with JAX "
@@ -43,21 +43,21 @@ def no_parameter(scan):
 
 
 def rename_scan(monkeypatch):
-    monkeypatch.setattr(_jaxpr.p, "missing", ["scan_p"])
-    monkeypatch.setattr(_jaxpr.p, "found", _jaxpr.p.found - {_jaxpr.p.scan_p})
+    monkeypatch.setattr(jaxpr.p, "missing", ["scan_p"])
+    monkeypatch.setattr(jaxpr.p, "found", jaxpr.p.found - {jaxpr.p.scan_p})
 
 
 def rename_window(monkeypatch):
-    class Params(_versions.Params):
+    class Params(versions.Params):
         def __init__(self, params):
             super().__init__((k, v) for k, v in params.items() if k != "window_dimensions")
 
-    monkeypatch.setattr(_versions, "Params", Params)
+    monkeypatch.setattr(versions, "Params", Params)
 
 
 BREAKS = {
-    "parameters of a scan": lambda patch: patch.setattr(_jaxpr, "scan_counts", no_parameter),
-    "the body of a call": lambda patch: patch.setattr(_jaxpr, "_body_of", no_parameter),
+    "parameters of a scan": lambda patch: patch.setattr(jaxpr, "scan_counts", no_parameter),
+    "the body of a call": lambda patch: patch.setattr(jaxpr, "_body_of", no_parameter),
     "how an operation is run": lambda patch: patch.setattr(running, "_bound", no_parameter),
     "the name of a primitive": rename_scan,
     "a parameter of max-pooling": rename_window,  # which no rule reads
@@ -132,8 +132,8 @@ except xattr.UnreadableProgramError as error:
 def test_the_range_is_that_of_the_project():
     """And this JAX is in it: a newer one must first be tested, then named."""
     numbers = lambda text: [int(part) for part in text.split(".")[:2]]
-    assert f"jax>={_versions.OLDEST.rpartition('.')[0]}" in " ".join(
+    assert f"jax>={versions.OLDEST.rpartition('.')[0]}" in " ".join(
         importlib.metadata.requires("xattr-jax")
     )
-    assert numbers(_versions.OLDEST) <= numbers(jax.__version__) <= numbers(_versions.NEWEST)
-    assert not _jaxpr.p.missing  # or an operation that no rule knows would be taken for one of them
+    assert numbers(versions.OLDEST) <= numbers(jax.__version__) <= numbers(versions.NEWEST)
+    assert not jaxpr.p.missing  # or an operation that no rule knows would be taken for one of them

@@ -10,7 +10,8 @@ from jax import lax
 
 import xattr
 from tests import table
-from xattr import _jaxpr, chunks, workload
+from xattr._core import chunks
+from xattr._program import jaxpr, workload
 
 MIB = 2**20
 
@@ -55,7 +56,7 @@ def test_where_nothing_was_measured(monkeypatch):
 def test_what_cannot_be_read_or_is_not_a_score(monkeypatch):
     assert workload.chunk_size(None, lambda x: x, jnp.ones(3), ()) == 16
     assert workload.chunk_size(None, lambda x: 1.0, jnp.ones(0), ()) == 64
-    monkeypatch.setattr(_jaxpr, "open_program", lambda *args: args[0].renamed)
+    monkeypatch.setattr(jaxpr, "open_program", lambda *args: args[0].renamed)
     with pytest.warns(RuntimeWarning, match="slower than it could be"):
         assert workload.chunk_size(None, widening(MIB), jnp.ones(3), ()) == 16
 

@@ -13,9 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import xattr
-import xattr.sharding
-from xattr.dataset import attribute_dataset
-from xattr.sharding import sharded
+import xattr._scale.sharding
+from xattr._scale.dataset import attribute_dataset
+from xattr._scale.sharding import sharded
 
 HEARTBEAT_SECONDS = 5
 AXES = (0, None)
@@ -57,13 +57,13 @@ def meshes():
 
 def counting():
     """Count the batches that are computed."""
-    computed, original = [], xattr.sharding.sharded
+    computed, original = [], xattr._scale.sharding.sharded
 
     def counted(*args, **options):
         attribute = original(*args, **options)
         return lambda *operands: (computed.append(1), attribute(*operands))[1]
 
-    xattr.sharding.sharded = counted
+    xattr._scale.sharding.sharded = counted
     return computed
 
 

@@ -2,6 +2,14 @@
 
 Every method is a function `method(f, x, ..., *, args=())` of a function `f(x, *args) -> scalar` for
 one example, and composes with `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map`.
+
+- `paths`, `quadrature`: γ, and the nodes and weights along it, for `integrated_gradients` and others.
+- `rules`, `composites`: what goes back through an operation, for `lrp`.
+- `targets`: a model as such a function f; `plot`: maps as pictures.
+- `axioms`, `testing`: what attributions are held to, as measures and as tests.
+- `metrics`, `sanity`, `attacks`: how alike two maps are, and what changes them.
+
+`xattr/README.md` is the map of the files.
 """
 
 from importlib.metadata import version as _version
@@ -19,19 +27,22 @@ from xattr import (
     targets,
     testing,
 )
-from xattr.adaptive import AdaptiveResult, integrate_to_tolerance
-from xattr.axioms import completeness_gap
-from xattr.baselines import expected_gradients
-from xattr.competitive import competitive_gradient_x_input
-from xattr.dataset import attribute_dataset
-from xattr.deeplift import deep_lift
-from xattr.edges import edge_detector
-from xattr.gradients import gradient, gradient_x_input, interior_gradients
-from xattr.guided import deconvnet, guided_backprop
-from xattr.integrated import aumann_shapley, integrated_gradients
-from xattr.kernel import integrate, path_integral, sample
-from xattr.kinks import exact_quadrature
-from xattr.layers import (
+from xattr._backward.deeplift import deep_lift
+from xattr._backward.guided import deconvnet, guided_backprop
+from xattr._backward.lrp import deep_taylor, lrp
+from xattr._backward.patterns.methods import fit_patterns, pattern_attribution, pattern_net
+from xattr._backward.report import explain, relevance_report
+from xattr._backward.rewrite import with_rules
+from xattr._gradients.competitive import competitive_gradient_x_input
+from xattr._gradients.edges import edge_detector
+from xattr._gradients.gradient import gradient, gradient_x_input, interior_gradients
+from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad
+from xattr._integrate.adaptive import AdaptiveResult, integrate_to_tolerance
+from xattr._integrate.exact import exact_quadrature
+from xattr._integrate.expected import expected_gradients
+from xattr._integrate.kernel import integrate, path_integral, sample
+from xattr._integrate.straight_line import aumann_shapley, integrated_gradients
+from xattr._layers import (
     at_layer,
     conductance,
     grad_cam,
@@ -40,12 +51,9 @@ from xattr.layers import (
     layer_gradient,
     layer_integrated_gradients,
 )
-from xattr.noise import smooth_grad, smooth_grad_squared, var_grad
-from xattr.patterns import fit_patterns, pattern_attribution, pattern_net
-from xattr.relevance import deep_taylor, lrp
-from xattr.report import explain, relevance_report
-from xattr.rewrite import with_rules
-from xattr.sharding import sharded
+from xattr._scale.dataset import attribute_dataset
+from xattr._scale.sharding import sharded
+from xattr.axioms import completeness_gap
 from xattr.types import (
     IncompleteWarning,
     PathSamples,

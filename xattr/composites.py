@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
-from xattr import backward, rules
-from xattr.backward import Backward, Rule
-from xattr.recognise import is_elementwise_affine
-from xattr.sites import KINDS, Mode, Site
+from xattr import rules
+from xattr._recognise import backward
+from xattr._recognise.backward import Backward, Rule
+from xattr._recognise.operation import KINDS, Mode, Site
+from xattr._recognise.recognise import is_elementwise_affine
 from xattr.types import Array
 
 __all__ = [

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import trees
+from xattr._core import trees
 from xattr.types import Array
 
 __all__ = [

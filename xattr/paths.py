@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import functions, trees
+from xattr._core import compilation, trees
 from xattr.types import ArrayTree, Path
 
 __all__ = [
@@ -234,8 +234,8 @@ def reparametrize(path: Path, warp: Callable[[Any], Any]) -> Path:
     >>> reparametrize(aumann_shapley(jnp.array([2.0])), jnp.square)(0.5)
     Array([0.5], dtype=float32)
     """
-    functions.check_callable(path, "path")
-    functions.check_callable(warp, "warp")
+    compilation.check_callable(path, "path")
+    compilation.check_callable(warp, "warp")
     for end in (0.0, 1.0):
         value = warp(jnp.asarray(end))
         if jnp.shape(value) != ():
@@ -264,7 +264,7 @@ def reverse(path: Path) -> Path:
     >>> reverse(aumann_shapley(jnp.array([2.0])))(0.25)
     Array([1.5], dtype=float32)
     """
-    functions.check_callable(path, "path")
+    compilation.check_callable(path, "path")
     return functools.partial(_reversed, path)
 
 
@@ -291,7 +291,7 @@ def concatenate(paths: Sequence[Path]) -> Path:
     if not paths:
         raise ValueError("`paths` is empty: give at least one path")
     for index, path in enumerate(paths):
-        functions.check_callable(path, f"paths[{index}]")
+        compilation.check_callable(path, f"paths[{index}]")
     for index, (path, following) in enumerate(itertools.pairwise(paths)):
         _check_joint(path, following, index)
     return functools.partial(_concatenated, paths)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr import chunks, functions, trees
+from xattr._core import chunks, compilation, trees
 from xattr.types import Array, ArrayTree, Function, Path, Quadrature
 
 __all__ = [
@@ -161,8 +161,8 @@ def concentrated(
     Array([22., 47., 53., 78.], dtype=float32)
     """
     n, count = _count(n), _count(probes, "probes") + 1
-    functions.check_args(args)
-    evaluate, points_at = functions.compiled(probe_kernel, f), _points_of(path)
+    compilation.check_args(args)
+    evaluate, points_at = compilation.compiled(probe_kernel, f), _points_of(path)
     alphas = np.linspace(0, 1, count)
 
     def part(start: Any, size: int, valid: Array) -> Array:
@@ -179,10 +179,10 @@ def concentrated(
 
 def _points_of(path: Path) -> Callable[[Array], ArrayTree]:
     """Return the function from nodes to the path's values; a path of ours is compiled."""
-    functions.check_callable(path, "path")
+    compilation.check_callable(path, "path")
     if chunks.is_staged():
         return functools.partial(path_points, path)
-    return functions.compiled_if_pure(path_points, path)
+    return compilation.compiled_if_pure(path_points, path)
 
 
 def path_points(path: Path, alphas: Array) -> ArrayTree:
@@ -195,7 +195,7 @@ def path_points(path: Path, alphas: Array) -> ArrayTree:
 
 def probe_kernel(f: Function, points: ArrayTree, mine: Array, args: tuple[Any, ...]) -> Array:
     """Return the values of f, in float32 at least, each at its place among all probes, else 0."""
-    value = functions.checked(f)
+    value = compilation.checked(f)
     values = trees.widen(jax.vmap(lambda point: value(point, *args))(points))
     return jnp.sum(jnp.where(mine, values[:, None], 0), axis=0)
 

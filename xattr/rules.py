@@ -30,10 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import affine, trees
-from xattr.affine import ratio
-from xattr.backward import Bias, Call, Cotangents, Direct, Rule, relevance_of
-from xattr.sites import Site
+from xattr._core import trees
+from xattr._recognise import affine
+from xattr._recognise.affine import ratio
+from xattr._recognise.backward import Bias, Call, Cotangents, Direct, Rule, relevance_of
+from xattr._recognise.operation import Site
 from xattr.types import Array
 
 __all__ = ["Call", "Direct", "Rule"]

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import trees
+from xattr._core import trees
 from xattr.types import Array, ArrayTree, PRNGKey
 
 __all__ = ["cascading", "independent", "randomize", "randomize_labels", "truncated_normal"]

@@ -45,7 +45,7 @@ def one_process(network: str, way: str) -> dict[str, float]:
     import rewrites
 
     import xattr
-    from xattr import hoisting
+    from xattr._integrate import hoisting
 
     (work,) = rewrites.works([network])
     in_f, in_split, events = [0.0], [0.0], {"to_mlir": 0.0, "backend": 0.0}

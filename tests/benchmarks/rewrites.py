@@ -20,7 +20,7 @@ import numpy as np
 
 import xattr
 from paper_repro import demo, efficientnet
-from xattr import peephole
+from xattr._cpu import peephole
 
 REWRITES = {name: getattr(xattr, name) for name in ("pooling", "stencils", "convolutions")}
 

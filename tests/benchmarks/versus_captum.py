@@ -211,8 +211,8 @@ def against_captum(problem: Problem, chunks: list[int] | None, repeats: int) -> 
 def default_chunk(problem: Problem) -> int:
     """Return the number of gradients that the library takes together by itself."""
     args = (problem.labels[0], problem.params)
-    chosen = xattr.workload.chunk_size(None, problem.f, problem.images[0], args)
-    size: int = xattr.chunks.split(problem.nodes, chosen)[0]
+    chosen = xattr._program.workload.chunk_size(None, problem.f, problem.images[0], args)
+    size: int = xattr._core.chunks.split(problem.nodes, chosen)[0]
     return size
 
 

@@ -32,7 +32,7 @@ LAYER = "test_rules.py::test_rules_against_oracles[dense]"
 PATH_METHODS = (
     mutant(
         "kernel-without-velocity",
-        "kernel",
+        "_integrate/kernel",
         "slopes = trees.product(trees.widen(samples.velocities), gradients)",
         "slopes = gradients",
         "the velocity of the path is dropped",
@@ -40,7 +40,7 @@ PATH_METHODS = (
     ),
     mutant(
         "kernel-point-for-velocity",
-        "kernel",
+        "_integrate/kernel",
         "return trees.cast_like(value, form), trees.cast_like(velocity, form)",
         "return trees.cast_like(value, form), trees.cast_like(value, form)",
         "the point is taken for the velocity",
@@ -48,7 +48,7 @@ PATH_METHODS = (
     ),
     mutant(
         "kernel-unweighted",
-        "kernel",
+        "_integrate/kernel",
         "factors = jnp.asarray(weights, leaf.dtype)",
         "factors = jnp.ones_like(jnp.asarray(weights, leaf.dtype))",
         "every weight is 1",
@@ -56,7 +56,7 @@ PATH_METHODS = (
     ),
     mutant(
         "kernel-weights-shifted",
-        "kernel",
+        "_integrate/kernel",
         "factors = jnp.asarray(weights, leaf.dtype)",
         "factors = jnp.roll(jnp.asarray(weights, leaf.dtype), 1)",
         "every node has the weight of the one before",
@@ -64,7 +64,7 @@ PATH_METHODS = (
     ),
     mutant(
         "chunks-lose-the-last",
-        "chunks",
+        "_core/chunks",
         "return size, starts, starts[:, None] + np.arange(size) >= firsts[:, None]",
         "counted = starts[:, None] + np.arange(size) >= firsts[:, None]\n"
         "    return size, starts, counted & (firsts < max(firsts[-1], 1))[:, None]",
@@ -73,7 +73,7 @@ PATH_METHODS = (
     ),
     mutant(
         "chunks-count-the-remainder-twice",
-        "chunks",
+        "_core/chunks",
         "return size, starts, starts[:, None] + np.arange(size) >= firsts[:, None]",
         "return size, starts, np.ones((len(starts), size), bool)",
         "what the last chunk reaches back over is counted again",
@@ -81,7 +81,7 @@ PATH_METHODS = (
     ),
     mutant(
         "chunks-scan-keeps-the-last",
-        "chunks",
+        "_core/chunks",
         "return combine(result, part(item)), None",
         "return part(item), None",
         "inside a trace the last chunk replaces the sum",
@@ -89,7 +89,7 @@ PATH_METHODS = (
     ),
     mutant(
         "chunks-repeat-the-end-of-a-block",
-        "chunks",
+        "_core/chunks",
         "yield items[inside].ravel(), (valid[inside] & (chunks < count)[:, None]).ravel()",
         "yield items[inside].ravel(), valid[inside].ravel()",
         "what fills up the last block is counted again",
@@ -97,7 +97,7 @@ PATH_METHODS = (
     ),
     mutant(
         "chunks-of-the-parameters",
-        "workload",
+        "_program/workload",
         "for v in [*program.inputs, *made] if v.dependent",
         "for v in [*program.inputs, *made]",
         "the size of what does not depend on x decides how many gradients are taken together",
@@ -105,7 +105,7 @@ PATH_METHODS = (
     ),
     mutant(
         "loop-as-at-its-first-step",
-        "_jaxpr",
+        "_program/jaxpr",
         "if all(b or not a for a, b in zip(after, before, strict=True)):",
         "if len(after) == len(before):",
         "what a loop carries to its second step is taken for a constant",
@@ -113,7 +113,7 @@ PATH_METHODS = (
     ),
     mutant(
         "reader-without-the-range",
-        "_versions",
+        "_program/versions",
         'raise unreadable(f"{type(error).__name__}: {error}") from error',
         "raise UnreadableProgramError(str(error)) from error",
         "nothing says which versions of JAX can be read",
@@ -121,7 +121,7 @@ PATH_METHODS = (
     ),
     mutant(
         "ig-ends-swapped",
-        "integrated",
+        "_integrate/straight_line",
         "        baseline,\n        x,\n        quadrature=quadrature,",
         "        x,\n        baseline,\n        quadrature=quadrature,",
         "input and baseline are swapped",
@@ -129,7 +129,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-without-the-baseline",
-        "hoisting",
+        "_integrate/hoisting",
         "change = jax.tree.map(jnp.subtract, trees.widen(x), trees.widen(baseline))",
         "change = trees.widen(x)",
         "the factor is x, not x − baseline",
@@ -137,7 +137,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-skips-the-bias",
-        "hoisting",
+        "_integrate/hoisting",
         "return None if split is None else (split.prefix(baseline), split.prefix(x))",
         "if split is None:\n        return None\n"
         "    bias = split.prefix(jax.tree.map(jnp.zeros_like, x))\n"
@@ -148,7 +148,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-takes-products-for-affine",
-        "hoisting",
+        "_integrate/hoisting",
         "return sum(dependent) == 1",
         "return sum(dependent) >= 1",
         "the product of two values that depend on x is hoisted",
@@ -156,7 +156,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-takes-quotients-for-affine",
-        "hoisting",
+        "_integrate/hoisting",
         "return not any(dependent[1:])",
         "return True",
         "a quotient whose denominator depends on x is hoisted",
@@ -260,7 +260,7 @@ PATH_METHODS = (
     ),
     mutant(
         "adaptive-trusts-the-gap",
-        "adaptive",
+        "_integrate/adaptive",
         "jnp.maximum(gap, high * decay**2)",
         "gap",
         "errors of features that cancel in the sum are not seen",
@@ -268,7 +268,7 @@ PATH_METHODS = (
     ),
     mutant(
         "adaptive-halves-the-error",
-        "adaptive",
+        "_integrate/adaptive",
         "jnp.maximum(gap, high * decay**2)",
         "jnp.maximum(gap, high * decay**2) / 2",
         "the estimate is half the error: it stops early",
@@ -279,7 +279,7 @@ PATH_METHODS = (
     ),
     mutant(
         "adaptive-counts-what-is-cut",
-        "adaptive",
+        "_integrate/adaptive",
         "add = functools.partial(_add_where, (now.expected >= 0) & ~rejected)",
         "add = functools.partial(_add_where, now.expected >= 0)",
         "an interval that is cut in two is counted beside its parts",
@@ -287,7 +287,7 @@ PATH_METHODS = (
     ),
     mutant(
         "exact-nodes-on-the-kinks",
-        "kinks",
+        "_integrate/exact",
         "return Quadrature((ends[:-1] + ends[1:]) / 2, np.diff(ends))",
         "return Quadrature(ends[:-1], np.diff(ends))",
         "the nodes lie where the pieces begin",
@@ -295,7 +295,7 @@ PATH_METHODS = (
     ),
     mutant(
         "exact-crossing-from-the-other-end",
-        "kinks",
+        "_integrate/exact",
         "place = ahead[meets] / (ahead + behind)[meets]",
         "place = behind[meets] / (ahead + behind)[meets]",
         "a kink is counted from the other end of its part",
@@ -303,7 +303,7 @@ PATH_METHODS = (
     ),
     mutant(
         "exact-clip-bends-once",
-        "kinks",
+        "_integrate/exact",
         "    yield _pair(a, low)\n    yield _pair(a, high)\n",
         "    yield _pair(a, low)\n",
         "the upper bend of a clip is not seen",
@@ -311,7 +311,7 @@ PATH_METHODS = (
     ),
     mutant(
         "expected-gradients-of-one-baseline",
-        "baselines",
+        "_integrate/expected",
         "return order, (jnp.arange(count, dtype=dtype) + shifts) / count",
         "return 0 * order, (jnp.arange(count, dtype=dtype) + shifts) / count",
         "the first baseline is drawn every time",
@@ -319,7 +319,7 @@ PATH_METHODS = (
     ),
     mutant(
         "expected-gradients-without-alpha",
-        "baselines",
+        "_integrate/expected",
         "shifts = jax.random.uniform(shift, (count,), dtype)",
         "shifts = jnp.zeros((count,), dtype)",
         "α is the lower end of its part, not drawn",
@@ -327,7 +327,7 @@ PATH_METHODS = (
     ),
     mutant(
         "expected-gradients-at-midpoints",
-        "baselines",
+        "_integrate/expected",
         "shifts = jax.random.uniform(shift, (count,), dtype)",
         "shifts = jnp.full((count,), 0.5, dtype)",
         "α is the middle of its part, not drawn",
@@ -335,7 +335,7 @@ PATH_METHODS = (
     ),
     mutant(
         "expected-gradients-times-x",
-        "baselines",
+        "_integrate/expected",
         "jax.tree.map(jnp.subtract, x, baseline)",
         "jax.tree.map(lambda end, _: end, x, baseline)",
         "the factor is x, not x − x'",
@@ -343,7 +343,7 @@ PATH_METHODS = (
     ),
     mutant(
         "gap-adds-the-baseline",
-        "axioms",
+        "axioms/single",
         "change = end.astype(dtype) - start.astype(dtype)",
         "change = end.astype(dtype) + start.astype(dtype)",
         "f(baseline) has the wrong sign",
@@ -351,7 +351,7 @@ PATH_METHODS = (
     ),
     mutant(
         "symmetry-of-the-sum",
-        "axioms",
+        "axioms/single",
         "gaps.pick(first, maps) - gaps.pick(second, maps)",
         "gaps.pick(first, maps) + gaps.pick(second, maps)",
         "the attributions of the two features are added",
@@ -359,7 +359,7 @@ PATH_METHODS = (
     ),
     mutant(
         "positivity-of-the-other-sign",
-        "axioms",
+        "axioms/single",
         "jnp.maximum(-a, 0)",
         "jnp.maximum(a, 0)",
         "positive attributions are taken for the miss",
@@ -367,7 +367,7 @@ PATH_METHODS = (
     ),
     mutant(
         "linearity-factors-swapped",
-        "invariances",
+        "axioms/comparing",
         "_mixed(a, p, b, q), one.maps",
         "_mixed(b, p, a, q), one.maps",
         "the factors of the two functions are swapped",
@@ -375,7 +375,7 @@ PATH_METHODS = (
     ),
     mutant(
         "gaps-of-a-sign",
-        "gaps",
+        "axioms/gaps",
         "return Gap(jnp.abs(miss), ",
         "return Gap(miss, ",
         "an axiom missed by a negative number holds",
@@ -386,7 +386,7 @@ PATH_METHODS = (
     ),
     mutant(
         "gaps-trust-the-quadrature",
-        "gaps",
+        "axioms/gaps",
         "error += SAFETY * jnp.max(changes)",
         "error += 0 * jnp.max(changes)",
         "the tolerance does not cover the error of the quadrature",
@@ -399,7 +399,7 @@ PATH_METHODS = (
 GRADIENTS = (
     mutant(
         "gradient-x-input-without-input",
-        "gradients",
+        "_gradients/gradient",
         "return _at_one_point(f, x, x, args)",
         "return _at_one_point(f, x, jax.tree.map(jnp.ones_like, x), args)",
         "the product with the input is left out",
@@ -407,7 +407,7 @@ GRADIENTS = (
     ),
     mutant(
         "interior-gradients-from-zero",
-        "gradients",
+        "_gradients/gradient",
         "paths.straight_line(trees.baseline_like(baseline, x), x)",
         "paths.straight_line(trees.baseline_like(None, x), x)",
         "the baseline is not used",
@@ -415,7 +415,7 @@ GRADIENTS = (
     ),
     mutant(
         "noise-of-any-range",
-        "noise",
+        "_gradients/noise",
         "scale = jnp.asarray(noise_scale, extent.dtype) * extent",
         "scale = jnp.asarray(noise_scale, extent.dtype) * jnp.ones_like(extent)",
         "the noise is not a share of max − min",
@@ -423,7 +423,7 @@ GRADIENTS = (
     ),
     mutant(
         "noise-of-one-key",
-        "noise",
+        "_gradients/noise",
         "_noisy(x, jax.random.fold_in(key, index), scale)",
         "_noisy(x, key, scale)",
         "every sample has the same noise",
@@ -431,7 +431,7 @@ GRADIENTS = (
     ),
     mutant(
         "noise-alike-in-all-leaves",
-        "noise",
+        "_gradients/noise",
         "keys = jax.random.split(key, len(leaves))",
         "keys = [key] * len(leaves)",
         "the leaves of x share one key",
@@ -439,7 +439,7 @@ GRADIENTS = (
     ),
     mutant(
         "smooth-grad-squared-of-the-mean",
-        "noise",
+        "_gradients/noise",
         "lambda mean, var: mean**2 + var",
         "lambda mean, var: mean**2",
         "the mean is squared, not the maps",
@@ -447,7 +447,7 @@ GRADIENTS = (
     ),
     mutant(
         "var-grad-over-n-minus-1",
-        "noise",
+        "_gradients/noise",
         "leaf / moments.number.astype(leaf.dtype)",
         "leaf / (moments.number - 1).astype(leaf.dtype)",
         "the sum of squares is divided by n − 1",
@@ -455,7 +455,7 @@ GRADIENTS = (
     ),
     mutant(
         "var-grad-within-chunks",
-        "noise",
+        "_gradients/noise",
         "trees.add(within, jax.tree.map(between, apart))",
         "within",
         "the variance between chunks is left out",
@@ -479,7 +479,7 @@ GRADIENTS = (
     ),
     mutant(
         "competitive-sides-swapped",
-        "competitive",
+        "_gradients/competitive",
         "jnp.where(own > 0, own < high, own > low)",
         "jnp.where(own > 0, own > low, own < high)",
         "the largest and the smallest rival are swapped",
@@ -487,7 +487,7 @@ GRADIENTS = (
     ),
     mutant(
         "competitive-chunks-swapped",
-        "competitive",
+        "_gradients/competitive",
         "jax.tree.map(jnp.maximum, left.high, right.high)",
         "jax.tree.map(jnp.minimum, left.high, right.high)",
         "of two chunks of classes the smaller rival is kept",
@@ -495,7 +495,7 @@ GRADIENTS = (
     ),
     mutant(
         "edges-not-smoothed",
-        "edges",
+        "_gradients/edges",
         "return (left + 2 * middle + right) / 4",
         "return (left + middle + right) / 3",
         "the weights of the Sobel filter are equal",
@@ -508,7 +508,7 @@ GRADIENTS = (
 RULES = (
     mutant(
         "guided-without-the-forward-mask",
-        "guided",
+        "_backward/guided",
         "return [trees.product(slope, jnp.maximum(g, 0))]",
         "return [jnp.maximum(g, 0)]",
         "a unit that was off passes the signal",
@@ -516,7 +516,7 @@ RULES = (
     ),
     mutant(
         "guided-passes-negative-signals",
-        "guided",
+        "_backward/guided",
         "return [trees.product(slope, jnp.maximum(g, 0))]",
         "return [trees.product(slope, g)]",
         "it is the gradient",
@@ -524,7 +524,7 @@ RULES = (
     ),
     mutant(
         "guided-is-deconvnet",
-        "guided",
+        "_backward/guided",
         "return ruled_gradient(f, x, GUIDED, args, on_uncovered)",
         "return ruled_gradient(f, x, DECONVOLVED, args, on_uncovered)",
         "guided backpropagation follows the rules of DeConvNet",
@@ -532,7 +532,7 @@ RULES = (
     ),
     mutant(
         "deconvnet-with-the-forward-mask",
-        "guided",
+        "_backward/guided",
         "return [jnp.maximum(g, 0)]\n",
         "return [jnp.maximum(g, 0) * (call.inputs[0] > 0).astype(g.dtype)]\n",
         "a unit that was off does not pass the signal",
@@ -540,7 +540,7 @@ RULES = (
     ),
     mutant(
         "lrp-epsilon-sign",
-        "affine",
+        "_recognise/affine",
         "jnp.where(bottom >= 0, epsilon, -epsilon)",
         "jnp.where(bottom >= 0, -epsilon, epsilon)",
         "ε brings the denominator nearer to zero",
@@ -572,7 +572,7 @@ RULES = (
     ),
     mutant(
         "lrp-offset-forgotten",
-        "affine",
+        "_recognise/affine",
         "return _like_output(equation, _plus(left, right))",
         "return None",
         "the bias is not found where it is included",
@@ -580,7 +580,7 @@ RULES = (
     ),
     mutant(
         "lrp-second-factor-unsigned",
-        "affine",
+        "_recognise/affine",
         "_scaled(positive, above, equation_scale), _scaled(negative, below, equation_scale)",
         "_scaled(positive, above, equation_scale), _scaled(negative, above, equation_scale)",
         "a negative weight behind a negative weight counts as negative",
@@ -606,7 +606,7 @@ RULES = (
     ),
     mutant(
         "lrp-w-square-not-squared",
-        "affine",
+        "_recognise/affine",
         "change=jnp.square",
         "change=jnp.abs",
         "the w²-rule shares by |w|",
@@ -623,7 +623,7 @@ RULES = (
     ),
     mutant(
         "lrp-product-not-shared",
-        "backward",
+        "_recognise/backward",
         "return [part / 2 for part in transposed(call.plain, call.inputs, g)]",
         "return [part for part in transposed(call.plain, call.inputs, g)]",
         "both factors of a product get all of its relevance",
@@ -631,7 +631,7 @@ RULES = (
     ),
     mutant(
         "lrp-activation-by-its-slope",
-        "backward",
+        "_recognise/backward",
         "return [g * jnp.where(zero, slope, y / jnp.where(zero, jnp.ones_like(x), x))]",
         "return [g * slope]",
         "a smooth activation passes the gradient, not the relevance",
@@ -639,7 +639,7 @@ RULES = (
     ),
     mutant(
         "lrp-relevance-of-zeros-lost",
-        "rewrite",
+        "_backward/rewrite",
         "    if with_probes:\n",
         "    if False:\n",
         "an input that is zero gets no relevance",
@@ -655,7 +655,7 @@ RULES = (
     ),
     mutant(
         "deep-taylor-flat-first",
-        "relevance",
+        "_backward/lrp",
         "first = rules.w_square() if",
         "first = rules.flat() if",
         "the first layer has the flat rule, not w²",
@@ -663,7 +663,7 @@ RULES = (
     ),
     mutant(
         "deep-taylor-z-rule-inside",
-        "relevance",
+        "_backward/lrp",
         '(composites.kind("dense", "conv"), rules.z_plus())',
         '(composites.kind("dense", "conv"), rules.zero())',
         "the hidden layers have the z-rule, not z⁺",
@@ -671,7 +671,7 @@ RULES = (
     ),
     mutant(
         "report-absorbed-negative",
-        "report",
+        "_backward/report",
         "came, went, came - went)",
         "came, went, went - came)",
         "what a layer absorbs has the wrong sign",
@@ -679,7 +679,7 @@ RULES = (
     ),
     mutant(
         "deeplift-secant-reversed",
-        "deeplift",
+        "_backward/deeplift",
         "difference = call.output - call.reference_output",
         "difference = call.reference_output - call.output",
         "Δy has the wrong sign",
@@ -687,7 +687,7 @@ RULES = (
     ),
     mutant(
         "deeplift-rescale-is-the-gradient",
-        "deeplift",
+        "_backward/deeplift",
         "return [g * _secant(call, x, reference)]",
         "return [g * _derivative(call, x)]",
         "the multiplier of an activation is its derivative",
@@ -695,7 +695,7 @@ RULES = (
     ),
     mutant(
         "deeplift-nothing-at-the-reference",
-        "deeplift",
+        "_backward/deeplift",
         "return jnp.where(near, slope, difference",
         "return jnp.where(near, jnp.zeros_like(slope), difference",
         "the multiplier is 0, not the derivative, where Δx = 0",
@@ -703,7 +703,7 @@ RULES = (
     ),
     mutant(
         "zero-times-infinity",
-        "trees",
+        "_core/trees",
         "jnp.where(lost, jnp.zeros_like(slope), slope)",
         "slope",
         "a feature that does not move gets NaN from an infinite slope",
@@ -711,7 +711,7 @@ RULES = (
     ),
     mutant(
         "infinite-slope-of-an-activation",
-        "backward",
+        "_recognise/backward",
         "return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))",
         "return slope",
         "a dead group gives NaN to the others behind the next layer",
@@ -719,7 +719,7 @@ RULES = (
     ),
     mutant(
         "direct-relevance-as-a-gradient",
-        "rewrite",
+        "_backward/rewrite",
         "with_probes = site.sees_input and all(c.probe is not None for c in inputs)",
         "with_probes = False",
         "relevance given to an input of 0 is lost",
@@ -727,7 +727,7 @@ RULES = (
     ),
     mutant(
         "direct-relevance-anywhere",
-        "rewrite",
+        "_backward/rewrite",
         """        if isinstance(found, Direct):
             _check_sees_input(site, rule)
 """,
@@ -745,7 +745,7 @@ RULES = (
     ),
     mutant(
         "quotient-as-its-gradient",
-        "backward",
+        "_recognise/backward",
         "return of_shapes(call, [share, share * call.output])",
         "return of_shapes(call, [share, -share * call.output])",
         "what is below the line gets the negative of its share",
@@ -753,7 +753,7 @@ RULES = (
     ),
     mutant(
         "quotient-masked-out",
-        "backward",
+        "_recognise/backward",
         "share = jnp.where(g == 0, jnp.zeros_like(g), g / call.inputs[1] / 2)",
         "share = g / call.inputs[1] / 2",
         "a quotient by 0 gives NaN behind a mask that drops it",
@@ -761,15 +761,15 @@ RULES = (
     ),
     mutant(
         "complex-weights-for-a-layer",
-        "grouping",
-        "if equation.primitive in _jaxpr.SPECTRAL or kind in linear or modulus:",
-        "if equation.primitive in _jaxpr.SPECTRAL or modulus:",
+        "_recognise/grouping",
+        "if equation.primitive in jaxpr.SPECTRAL or kind in linear or modulus:",
+        "if equation.primitive in jaxpr.SPECTRAL or modulus:",
         "the rules of layers read signs of complex weights",
         "test_linear_transforms.py::test_no_rule_of_layers_reads_the_signs_of_complex_weights",
     ),
     mutant(
         "imaginary-constant",
-        "grouping",
+        "_recognise/grouping",
         'adds = self.mode == "relevance" and self.graph.static(other) != 0',
         "adds = False",
         "a constant imaginary part keeps relevance although biases are left out",
@@ -777,7 +777,7 @@ RULES = (
     ),
     mutant(
         "modulus-at-one-end",
-        "deeplift",
+        "_backward/deeplift",
         "around = jnp.conj(call.inputs[0] + _references(call)[0])",
         "around = jnp.conj(2 * call.inputs[0])",
         "the amplitude of a spectrum has its gradient for multipliers",
@@ -785,7 +785,7 @@ RULES = (
     ),
     mutant(
         "modulus-conjugate",
-        "deeplift",
+        "_backward/deeplift",
         "around = jnp.conj(call.inputs[0] + _references(call)[0])",
         "around = call.inputs[0] + _references(call)[0]",
         "the imaginary part has the wrong sign",
@@ -793,7 +793,7 @@ RULES = (
     ),
     mutant(
         "empty-segments-differ",
-        "deeplift",
+        "_backward/deeplift",
         "return jnp.where(a == b, jnp.zeros_like(a), a - b)",
         "return a - b",
         "−∞ less −∞ is NaN",
@@ -801,7 +801,7 @@ RULES = (
     ),
     mutant(
         "smallest-of-segments-for-the-largest",
-        "_jaxpr",
+        "_program/jaxpr",
         "SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p, p.scatter_min_p})",
         "SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p, p.scatter_min_p})\n"
         "LARGEST |= {p.scatter_min_p}",
@@ -810,7 +810,7 @@ RULES = (
     ),
     mutant(
         "first-step-as-the-others",
-        "rewrite",
+        "_backward/rewrite",
         "for first in firsts[:count]:",
         "for first in firsts[:0]:",
         "a constant state takes a share of the first step of a loop",
@@ -818,7 +818,7 @@ RULES = (
     ),
     mutant(
         "first-step-from-the-other-end",
-        "rewrite",
+        "_backward/rewrite",
         "part = jax.tree.map(lambda each: each[-1 if backwards else 0], slices)",
         "part = jax.tree.map(lambda each: each[0], slices)",
         "a loop backwards begins at its end",
@@ -826,7 +826,7 @@ RULES = (
     ),
     mutant(
         "first-steps-by-dependence-alone",
-        "recognise",
+        "_recognise/recognise",
         "if merged == data[loop] and program is programs[-1]:",
         "if program is programs[-1]:",
         "a state that carries no relevance at first carries none later",
@@ -834,7 +834,7 @@ RULES = (
     ),
     mutant(
         "deeplift-a-product-for-a-quotient",
-        "deeplift",
+        "_backward/deeplift",
         "if call.site.inverse is not None:",
         "if False:",
         "multipliers of a normalizer at zeros are ±500 and cancel",
@@ -842,7 +842,7 @@ RULES = (
     ),
     mutant(
         "branches-with-stopped-gradients",
-        "_jaxpr",
+        "_program/jaxpr",
         "    for value in stopped.keys() - stay:",
         "    for value in set():",
         "a ReLU written as a cond under vmap is none",
@@ -850,7 +850,7 @@ RULES = (
     ),
     mutant(
         "stopped-gradients-of-masks",
-        "_jaxpr",
+        "_program/jaxpr",
         "is p.select_n_p and equation.inputs[0] in equation.dependents",
         "is p.select_n_p",
         "DeepLIFT takes a gradient that a mask stops for its multiplier, and misses f",
@@ -858,7 +858,7 @@ RULES = (
     ),
     mutant(
         "powers-of-an-inverse",
-        "grouping",
+        "_recognise/grouping",
         'bool(equation.params["y"] < 0) or self._is_inverse(equation.inputs[0])',
         'bool(equation.params["y"] < 0)',
         "the square of 1/√variance is a factor like any other: multipliers of millions",
@@ -866,7 +866,7 @@ RULES = (
     ),
     mutant(
         "deeplift-quotient-weights",
-        "deeplift",
+        "_backward/deeplift",
         "of_bottom = -(b0 * call.output + b * call.reference_output)",
         "of_bottom = -(b * call.output + b0 * call.reference_output)",
         "the ways are weighted for the other end",
@@ -874,7 +874,7 @@ RULES = (
     ),
     mutant(
         "deeplift-inverse-weights",
-        "deeplift",
+        "_backward/deeplift",
         "of_inverse = (p * call.output + p0 * call.reference_output)",
         "of_inverse = (p0 * call.output + p * call.reference_output)",
         "the ways are weighted for the other end",
@@ -882,7 +882,7 @@ RULES = (
     ),
     mutant(
         "choices-of-a-factor",
-        "recognise",
+        "_recognise/recognise",
         "reached.update(site.constants)",
         "pass",
         "a factor chosen by x is taken for a constant of both runs",
@@ -890,7 +890,7 @@ RULES = (
     ),
     mutant(
         "choices-of-a-term",
-        "grouping",
+        "_recognise/grouping",
         "if self._loses_relevance(equation):",
         "if False:",
         "relevance of a chosen term is lost in silence",
@@ -898,7 +898,7 @@ RULES = (
     ),
     mutant(
         "choices-of-the-score",
-        "grouping",
+        "_recognise/grouping",
         'return self.mode == "relevance" and not self.data.issuperset(scores)',
         "return False",
         "a score that is a choice gives zeros in silence",
@@ -906,7 +906,7 @@ RULES = (
     ),
     mutant(
         "regions-over-a-bias",
-        "elementwise",
+        "_recognise/elementwise",
         "return all(self.graph.static(v, arrays=False) is not None for v in fixed)",
         "return True",
         "a bias is taken for a part of the activation behind it",
@@ -914,7 +914,7 @@ RULES = (
     ),
     mutant(
         "regions-over-a-shared-value",
-        "elementwise",
+        "_recognise/elementwise",
         "if root in self.graph.results or any(e not in inside for e in self.graph.uses[root]):",
         "if False:",
         "a function reaches over a value that is used again",
@@ -922,7 +922,7 @@ RULES = (
     ),
     mutant(
         "regions-of-another-type",
-        "elementwise",
+        "_recognise/elementwise",
         "while line and line[-1].dtype != out.dtype:",
         "while False:",
         "a function begins at a value of another type",
@@ -930,7 +930,7 @@ RULES = (
     ),
     mutant(
         "regions-over-chosen-terms",
-        "elementwise",
+        "_recognise/elementwise",
         "if any(self._is_chosen(v, root) for v in last.dependents):",
         "if False:",
         "what is added because of a choice takes relevance in silence",
@@ -939,7 +939,7 @@ RULES = (
     ),
     mutant(
         "regions-made-of-relus",
-        "elementwise",
+        "_recognise/elementwise",
         "if not self.whole and any(e.primitive in KINKED for e in opened(region)):",
         "if False:",
         "what is made of ReLUs has no guided backpropagation",
@@ -947,7 +947,7 @@ RULES = (
     ),
     mutant(
         "regions-never-whole",
-        "elementwise",
+        "_recognise/elementwise",
         "if not self.whole and any(",
         "if any(",
         "RevealCancel depends on how a function of ReLUs is spelled",
@@ -955,7 +955,7 @@ RULES = (
     ),
     mutant(
         "regions-over-activations",
-        "elementwise",
+        "_recognise/elementwise",
         'if "activation" not in kinds and',
         "if True and",
         "an activation behind a ReLU is no longer seen",
@@ -963,7 +963,7 @@ RULES = (
     ),
     mutant(
         "hard-sigmoid-is-relu6",
-        "elementwise",
+        "_recognise/elementwise",
         'if kind == "relu6" and open_ and self._is_shifted(open_, root):',
         "if False:",
         "the numbers of a hard sigmoid count as biases",
@@ -971,7 +971,7 @@ RULES = (
     ),
     mutant(
         "composed-is-a-power",
-        "elementwise",
+        "_recognise/elementwise",
         "composed = len(curves) > 1 or (curves and joined)",
         "composed = False",
         "guided backpropagation passes squareplus in silence",
@@ -979,7 +979,7 @@ RULES = (
     ),
     mutant(
         "undefined-is-an-activation",
-        "elementwise",
+        "_recognise/elementwise",
         "return values is None or bool(np.isfinite(values).all())",
         "return True",
         "1/√x counts as an activation",
@@ -987,7 +987,7 @@ RULES = (
     ),
     mutant(
         "a-mask-is-an-activation",
-        "elementwise",
+        "_recognise/elementwise",
         "return last.inputs[0] in last.dependents  # else a mask",
         "return True",
         "a constant mask counts as an activation",
@@ -995,7 +995,7 @@ RULES = (
     ),
     mutant(
         "guided-through-a-gate",
-        "guided",
+        "_backward/guided",
         "return _SMOOTH(site) and site.choice is None",
         "return _SMOOTH(site)",
         "guided backpropagation passes a ReLU written with jnp.select in silence",
@@ -1003,7 +1003,7 @@ RULES = (
     ),
     mutant(
         "an-average-is-a-layer",
-        "graph",
+        "_program/graph",
         "if brought and not any(e.primitive is p.iota_p for e in found):",
         "if not any(e.primitive is p.iota_p for e in found):",
         "an average by numbers that f writes counts as a layer",
@@ -1011,7 +1011,7 @@ RULES = (
     ),
     mutant(
         "a-resize-is-a-layer",
-        "grouping",
+        "_recognise/grouping",
         'if role == "weight" and self._resamples(equation):',
         "if False:",
         "a bilinear resize counts as a layer with weights",
@@ -1019,7 +1019,7 @@ RULES = (
     ),
     mutant(
         "the-layer-behind-a-resize",
-        "recognise",
+        "_recognise/recognise",
         'moves = site.kind == "move" or site.resamples or',
         'moves = site.kind == "move" or',
         "the layer behind a resize is not the first",
@@ -1027,7 +1027,7 @@ RULES = (
     ),
     mutant(
         "residual-streams-computed-again",
-        "rewrite",
+        "_backward/rewrite",
         "return value / ((value == value) | (value != value)).astype(value.dtype)",
         "return value",
         "XLA computes each block again for all that follow",
@@ -1035,7 +1035,7 @@ RULES = (
     ),
     mutant(
         "graph-looks-at-all-equations",
-        "graph",
+        "_program/graph",
         "return sorted(equations, key=self.place.__getitem__)",
         "return [e for e in self.program.equations if e in set(equations)]",
         "the time to find a group grows with the whole program",
@@ -1043,7 +1043,7 @@ RULES = (
     ),
     mutant(
         "normalizer-region-one-step",
-        "normalizers",
+        "_recognise/normalizer",
         "                todo.append(maker)\n",
         "",
         "of a normalizer only what leads to its root at once belongs to it",
@@ -1051,7 +1051,7 @@ RULES = (
     ),
     mutant(
         "probes-of-a-resize",
-        "rewrite",
+        "_backward/rewrite",
         "moved = affine.linear if site.resamples else affine.passed",
         "moved = affine.passed",
         "the relevance of a resized picture comes back with weights of 1",
@@ -1059,7 +1059,7 @@ RULES = (
     ),
     mutant(
         "deeplift-times-x",
-        "deeplift",
+        "_backward/deeplift",
         "steps = [leaf - reference for",
         "steps = [leaf for",
         "the factor is x, not x − baseline",
@@ -1067,7 +1067,7 @@ RULES = (
     ),
     mutant(
         "deeplift-positive-part-first",
-        "deeplift",
+        "_backward/deeplift",
         "of_up = (with_up - at_start + at_end - with_down) / 2\n"
         "    of_down = (with_down - at_start + at_end - with_up) / 2",
         "of_up = with_up - at_start\n    of_down = at_end - with_up",
@@ -1076,7 +1076,7 @@ RULES = (
     ),
     mutant(
         "deeplift-softmax-without-its-sum",
-        "deeplift",
+        "_backward/deeplift",
         "return [mean * g - of_total * total(mean * g)]",
         "return [mean * g]",
         "the denominator of a softmax takes no part",
@@ -1084,7 +1084,7 @@ RULES = (
     ),
     mutant(
         "deeplift-product-at-the-input",
-        "deeplift",
+        "_backward/deeplift",
         "middle = [(x + r) / 2 for x, r in zip",
         "middle = [x for x, r in zip",
         "a product is shared by its factors at the input, not by their means",
@@ -1092,7 +1092,7 @@ RULES = (
     ),
     mutant(
         "deeplift-maximum-of-the-input",
-        "deeplift",
+        "_backward/deeplift",
         "rising = change >= 0 if call.site.selects_largest else change <= 0",
         "rising = jnp.ones_like(change, bool)",
         "the largest element of the input gets all, also where it did not change",
@@ -1100,7 +1100,7 @@ RULES = (
     ),
     mutant(
         "patterns-not-normalised",
-        "estimation",
+        "_backward/patterns/fit",
         "scaled.append(c / place.by_weight(jnp.where(bottom == 0, jnp.ones_like(bottom), bottom)))",
         "scaled.append(c)",
         "wᵀ a is not 1",
@@ -1108,7 +1108,7 @@ RULES = (
     ),
     mutant(
         "patterns-mean-of-one-half",
-        "estimation",
+        "_backward/patterns/fit",
         "shifted = seen.y - origin[None] * seen.weight",
         "shifted = seen.regimes[0][1] - origin[None] * seen.regimes[0][0]",
         "E[y] is taken over y > 0 alone",
@@ -1116,7 +1116,7 @@ RULES = (
     ),
     mutant(
         "patterns-halves-swapped",
-        "estimation",
+        "_backward/patterns/fit",
         "[y > 0, y <= 0]",
         "[y <= 0, y > 0]",
         "the patterns of the two regimes are swapped",
@@ -1124,7 +1124,7 @@ RULES = (
     ),
     mutant(
         "pattern-attribution-without-weights",
-        "patterns",
+        "_backward/patterns/methods",
         "found = weight.astype(pattern.dtype) * pattern",
         "found = pattern",
         "PatternAttribution is PatternNet",
@@ -1132,7 +1132,7 @@ RULES = (
     ),
     mutant(
         "pattern-net-by-the-other-sign",
-        "patterns",
+        "_backward/patterns/methods",
         "above = call.output > 0",
         "above = call.output <= 0",
         "a unit is sent back by the pattern of the other regime",
@@ -1140,7 +1140,7 @@ RULES = (
     ),
     mutant(
         "pattern-net-without-the-mask",
-        "patterns",
+        "_backward/patterns/methods",
         '(kind("relu"), backward.pass_on),',
         '(kind("relu"), lambda call, g: [g]),',
         "a ReLU that was off passes the signal",
@@ -1154,7 +1154,7 @@ RULES = (
 TOOLS = (
     mutant(
         "grad-cam-without-relu",
-        "layers",
+        "_layers",
         "cam = jax.nn.relu(cam) if relu else cam",
         "pass",
         "the map has negative values",
@@ -1162,7 +1162,7 @@ TOOLS = (
     ),
     mutant(
         "grad-cam-of-sums",
-        "layers",
+        "_layers",
         "slopes.mean(range(value.ndim - 1))",
         "slopes.sum(range(value.ndim - 1))",
         "the weights are sums over the pixels, not means",
@@ -1170,7 +1170,7 @@ TOOLS = (
     ),
     mutant(
         "guided-grad-cam-adds",
-        "layers",
+        "_layers",
         "product: Array = signal * cam",
         "product: Array = signal + cam",
         "the two maps are added",
@@ -1178,7 +1178,7 @@ TOOLS = (
     ),
     mutant(
         "conductance-without-velocity",
-        "layers",
+        "_layers",
         "return _path_kernel(from_layer, ends, rule, args, lambda velocity: velocity)",
         "return _path_kernel(from_layer, ends, rule, args, lambda velocity: velocity**0)",
         "conductance is internal influence",
@@ -1186,7 +1186,7 @@ TOOLS = (
     ),
     mutant(
         "influence-with-velocity",
-        "layers",
+        "_layers",
         "return _path_kernel(from_layer, ends, rule, args, jnp.ones_like)",
         "return _path_kernel(from_layer, ends, rule, args, lambda velocity: velocity)",
         "internal influence is conductance",
@@ -1194,7 +1194,7 @@ TOOLS = (
     ),
     mutant(
         "layer-ig-ends-swapped",
-        "layers",
+        "_layers",
         "paths.straight_line(start, end)",
         "paths.straight_line(end, start)",
         "the values of the layer at input and baseline are swapped",
@@ -1266,7 +1266,7 @@ TOOLS = (
     ),
     mutant(
         "mean-shift-the-other-way",
-        "shifts",
+        "attacks/shifts",
         "bias.astype(wide.dtype) - change",
         "bias.astype(wide.dtype) + change",
         "the bias doubles the shift",
@@ -1274,7 +1274,7 @@ TOOLS = (
     ),
     mutant(
         "targeted-shift-from-zero",
-        "shifts",
+        "attacks/shifts",
         "return jnp.where(inside, target / jnp.where(inside, slope, 1) - x, outside)",
         "return jnp.where(inside, target / jnp.where(inside, slope, 1), outside)",
         "the input is not subtracted",
@@ -1282,7 +1282,7 @@ TOOLS = (
     ),
     mutant(
         "attack-downhill",
-        "attacks",
+        "attacks/fragility",
         "sign = (slope > 0).astype(wide.dtype) - (slope < 0).astype(wide.dtype)",
         "sign = (slope < 0).astype(wide.dtype) - (slope > 0).astype(wide.dtype)",
         "the attack makes the maps more alike",
@@ -1290,7 +1290,7 @@ TOOLS = (
     ),
     mutant(
         "attack-of-any-label",
-        "attacks",
+        "attacks/fragility",
         "(jnp.argmax(targets.scores_of(model, point, args)) == label) & (",
         "(",
         "an iterate with another label is returned",
@@ -1298,7 +1298,7 @@ TOOLS = (
     ),
     mutant(
         "attack-returns-the-last",
-        "attacks",
+        "attacks/fragility",
         "            value > best.objective\n",
         "            value == value\n",
         "the last iterate is returned, not the best",
@@ -1311,7 +1311,7 @@ TOOLS = (
 PROGRAMS = (
     mutant(
         "sharded-padding-counted",
-        "sharding",
+        "_scale/sharding",
         "jnp.concatenate([weights, jnp.zeros(extra, weights.dtype)])",
         "jnp.concatenate([weights, jnp.broadcast_to(weights[-1:], (extra,))])",
         "the nodes that fill up the devices have a weight",
@@ -1319,7 +1319,7 @@ PROGRAMS = (
     ),
     mutant(
         "sharded-mean-over-devices",
-        "sharding",
+        "_scale/sharding",
         "lax.psum(leaf.astype(wide), axis)",
         "lax.pmean(leaf.astype(wide), axis)",
         "the shares of the devices are averaged, not added",
@@ -1327,7 +1327,7 @@ PROGRAMS = (
     ),
     mutant(
         "sharded-drops-the-first",
-        "sharding",
+        "_scale/sharding",
         "lambda leaf: leaf[:count]",
         "lambda leaf: leaf[-count:]",
         "the first examples are dropped, and the padding kept",
@@ -1335,7 +1335,7 @@ PROGRAMS = (
     ),
     mutant(
         "dataset-writes-the-padding",
-        "dataset",
+        "_scale/dataset",
         "_storable(_own(leaf, mesh)[:count])",
         "_storable(_own(leaf, mesh))",
         "the examples that fill up a batch are written, too",
@@ -1343,7 +1343,7 @@ PROGRAMS = (
     ),
     mutant(
         "dataset-resumes-from-anything",
-        "dataset",
+        "_scale/dataset",
         'if str(stored["digest"]) == digest:',
         'if "digest" in stored:',
         "a file of other inputs is taken for this one's",
@@ -1351,7 +1351,7 @@ PROGRAMS = (
     ),
     mutant(
         "dataset-never-resumes",
-        "dataset",
+        "_scale/dataset",
         "and files[-1].name in finished:",
         "and not finished:",
         "what is there is computed again",
@@ -1359,7 +1359,7 @@ PROGRAMS = (
     ),
     mutant(
         "pooling-tie-to-the-last",
-        "pooling",
+        "_cpu/pooling",
         "hits = jnp.where(equal, jnp.broadcast_to(places, parts.shape), count)\n"
         "    chosen = places == jnp.min(hits, axis=inner, keepdims=True)",
         "hits = jnp.where(equal, jnp.broadcast_to(places, parts.shape), -count)\n"
@@ -1369,7 +1369,7 @@ PROGRAMS = (
     ),
     mutant(
         "convolution-not-flipped",
-        "convolutions",
+        "_cpu/convolutions",
         "jnp.flip(kernel, weights[2:])",
         "kernel",
         "the gradient convolves with the kernel as it is",
@@ -1377,7 +1377,7 @@ PROGRAMS = (
     ),
     mutant(
         "stencil-gathers-forward",
-        "stencils",
+        "_cpu/shifted_products",
         "part = lax.slice(padded, before + offset, before + offset + sizes)",
         "part = lax.slice(padded, before, before + sizes)",
         "the gradient is gathered from one place for all products",
@@ -1385,7 +1385,7 @@ PROGRAMS = (
     ),
     mutant(
         "stencil-phases-not-apart",
-        "stencils",
+        "_cpu/shifted_products",
         "if not np.any((np.array(phase) - start) % strides)",
         "if True",
         "every product reaches every phase of a strided sum",
@@ -1393,7 +1393,7 @@ PROGRAMS = (
     ),
     mutant(
         "products-of-constant-weights",
-        "transposes",
+        "_cpu/transposes",
         "tangent += apply(data, changed, form)",
         "tangent += 0 * apply(data, changed, form)",
         "there is no derivative with respect to the weights",
@@ -1410,7 +1410,7 @@ MODULES = "test_modules.py::test_equal_to_the_merged_form"
 WARNINGS = (
     mutant(
         "gap-without-rounding",
-        "completeness",
+        "_core/completeness",
         "+ min(rounding, warn_above * scale)",
         "",
         "rounding of large values is called a gap",
@@ -1418,7 +1418,7 @@ WARNINGS = (
     ),
     mutant(
         "gap-excused-by-any-rounding",
-        "completeness",
+        "_core/completeness",
         "+ min(rounding, warn_above * scale)",
         "+ rounding",
         "what cancels may miss any sum",
@@ -1426,7 +1426,7 @@ WARNINGS = (
     ),
     mutant(
         "gap-of-the-sum-alone",
-        "completeness",
+        "_core/completeness",
         "(misses or spacing * size > scale)",
         "misses",
         "terms that cancel to a sum that happens to be right are not told",
@@ -1434,7 +1434,7 @@ WARNINGS = (
     ),
     mutant(
         "gap-without-a-measure",
-        "completeness",
+        "_core/completeness",
         "if not scale or not",
         "if not",
         "rounding is called a gap where f is 0 at both ends",
@@ -1442,7 +1442,7 @@ WARNINGS = (
     ),
     mutant(
         "gap-from-the-end",
-        "kernel",
+        "_integrate/kernel",
         "return value(jnp.asarray(1.0)), value(jnp.asarray(0.0))",
         "return value(jnp.asarray(0.0)), value(jnp.asarray(1.0))",
         "the ends of a path are taken for one another",
@@ -1450,7 +1450,7 @@ WARNINGS = (
     ),
     mutant(
         "gap-of-deeplift-from-the-end",
-        "deeplift",
+        "_backward/deeplift",
         "completeness.numbers(attributions, x, *ends)",
         "completeness.numbers(attributions, x, *ends[::-1])",
         "DeepLIFT takes its reference for the input",
@@ -1458,7 +1458,7 @@ WARNINGS = (
     ),
     mutant(
         "a-sum-that-is-no-number-is-silent",
-        "completeness",
+        "_core/completeness",
         "misses = gap > limit or not finite",
         "misses = gap > limit",
         "attributions that are NaN, and those of an infinite f, are not told",
@@ -1466,7 +1466,7 @@ WARNINGS = (
     ),
     mutant(
         "gap-told-of-the-library",
-        "completeness",
+        "_core/completeness",
         "return 1 + sum(1 for _ in inside)",
         "return 2",
         "the warning names a line of the library instead of the caller's",
@@ -1474,7 +1474,7 @@ WARNINGS = (
     ),
     mutant(
         "states-that-count-are-told",
-        "functions",
+        "_core/compilation",
         "kept and jnp.issubdtype(a.dtype, jnp.floating)",
         "kept",
         "a Dropout that counts its calls is taken for training",
@@ -1482,7 +1482,7 @@ WARNINGS = (
     ),
     mutant(
         "states-are-not-told",
-        "functions",
+        "_core/compilation",
         "_warn_of_state(rebuilt, arrays)",
         "_warn_of_state(rebuilt, [])",
         "batch normalization in training is not told",
@@ -1490,7 +1490,7 @@ WARNINGS = (
     ),
     mutant(
         "programs-forgotten-at-exit",
-        "functions",
+        "_core/compilation",
         "if not at_exit():",
         "if True:",
         "at exit keys are compared by names that are gone",
@@ -1498,7 +1498,7 @@ WARNINGS = (
     ),
     mutant(
         "loop-taken-for-a-choice",
-        "rewrite",
+        "_backward/rewrite",
         "    if reason is not None:",
         "    if reason is not None and site.choice is None:",
         "of a loop that counts its steps the remedy is that of a choice, which has none",
@@ -1506,7 +1506,7 @@ WARNINGS = (
     ),
     mutant(
         "threads-with-programs-of-their-own",
-        "functions",
+        "_core/compilation",
         "program = _COMPILED.setdefault(key, jax.jit(joined))",
         "program = _COMPILED[key] = jax.jit(joined)",
         "threads that race compile twice",

@@ -1,0 +1,1 @@
+"""Methods that change what goes back through an operation."""

@@ -1,0 +1,379 @@
+"""DeepLIFT: differences from a reference, shared out operation by operation.
+
+The program runs on pairs (value, value at the reference). Every operation satisfies
+Δy = Σᵢ mᵢ Δxᵢ with its own multipliers m, so completeness holds for the whole.
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xattr._backward import rewrite
+from xattr._backward.rewrite import Carried, OnUncovered, Settings
+from xattr._core import compilation, completeness, trees
+from xattr._program.jaxpr import Value, p
+from xattr._recognise import affine, backward
+from xattr._recognise.affine import ratio
+from xattr._recognise.backward import Call, Cotangents
+from xattr._recognise.operation import Recognised, Site
+from xattr.composites import SOFTMAX, Composite, kind
+from xattr.rules import halves_by_sign, merged_by_sign
+from xattr.types import ArrayTree, Function
+
+REVEALED = "layer and activation"
+
+_REMEDY = (
+    'see xattr.explain for operations without multipliers (`on_uncovered="gradient"` gives up '
+    "completeness), casts to fewer bits and terms that cancel"
+)
+
+
+def deep_lift(
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    rule: Literal["rescale", "reveal_cancel"] = "rescale",
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+    warn_above: float | None = completeness.WARN_ABOVE,
+) -> ArrayTree:
+    """Attribute f(x) − f(baseline) to the inputs by DeepLIFT.
+
+    Aᵢ = (xᵢ − xᵢ') mᵢ, the multipliers m by the chain rule from mₖ = Δy / Δz at every function of
+    one element (rescale). `rule="reveal_cancel"` shares Δy between the positive and the negative
+    contributions to Δz instead. Σ A = f(x) − f(baseline). Products share by the means of their
+    factors; quotients, and with them normalizers, by means that stay bounded where the reference
+    has no variance; softmax is attributed with one shift for x and baseline. A cast to fewer bits
+    within f rounds both ways: the sum is then complete to its precision. Outside a trace an
+    `xattr.IncompleteWarning` tells of sums that miss more than `warn_above` of f(x) − f(baseline)
+    (5 %), or of terms so large that rounding may; it costs a wait for the result, and None does not
+    look. Inside a trace, look with `xattr.completeness_gap`.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
+    of f. `baseline` is zeros if None. Raises `xattr.UncoveredPrimitiveError` for an operation
+    without multipliers (a sorting, a choice by x and what is computed from one) unless
+    `on_uncovered="gradient"`, which gives up completeness; `ValueError` for a baseline unlike x and
+    another `rule`.
+    Source: Shrikumar, Greenside & Kundaje 2017, "Learning important features through propagating
+    activation differences", §3.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
+    >>> xattr.deep_lift(f, jnp.array([3.0, 1.0]))
+    Array([ 2., -1.], dtype=float32)
+    """
+    compilation.check_args(args)
+    compilation.check_callable(f, "f")
+    rewrite.check_options("exclude", on_uncovered)
+    if rule not in ("rescale", "reveal_cancel"):
+        raise ValueError(f'`rule` must be "rescale" or "reveal_cancel", not {rule!r}')
+    x = trees.floating(x, "x")
+    baseline = trees.baseline_like(baseline, x)
+    completeness.check_option(warn_above)
+    attribute = functools.partial(_deep_lift, f, rule, on_uncovered)
+    result, numbers = compilation.compiled(deep_lift_kernel, attribute)(x, baseline, args)
+    completeness.warn(numbers, warn_above, _REMEDY)
+    return result
+
+
+def deep_lift_kernel(
+    attribute: Function, x: ArrayTree, baseline: ArrayTree, args: tuple[Any, ...]
+) -> tuple[ArrayTree, tuple[Any, ...]]:
+    """Attribute with f and the options that are bound to the function, and static."""
+    result: tuple[ArrayTree, tuple[Any, ...]] = attribute(x, baseline, args)
+    return result
+
+
+def _deep_lift(
+    f: Function,
+    rule: str,
+    on_uncovered: OnUncovered,
+    x: ArrayTree,
+    baseline: ArrayTree,
+    args: tuple[Any, ...],
+) -> tuple[ArrayTree, tuple[Any, ...]]:
+    recognised, operands = rewrite.traced(compilation.checked(f), x, args, "difference")
+    if rule == "reveal_cancel":
+        recognised = fused(recognised)
+    leaves, structure = jax.tree.flatten(x)
+    references = jax.tree.leaves(baseline)
+    rest = [Carried(o) for o in operands[len(leaves) :]]
+    settings = Settings(RULES, on_uncovered=on_uncovered)
+
+    def value(leaves: list[Any]) -> tuple[Any, tuple[Any, Any]]:
+        pairs = [Carried(*pair) for pair in zip(leaves, references, strict=True)]
+        (result,) = rewrite.run(recognised, [*pairs, *rest], settings)
+        start = result.value if result.reference is None else result.reference
+        return result.value, (result.value, start)
+
+    multipliers, ends = jax.grad(value, has_aux=True)(leaves)
+    steps = [leaf - reference for leaf, reference in zip(leaves, references, strict=True)]
+    attributions = jax.tree.unflatten(structure, trees.product(steps, multipliers))
+    return attributions, completeness.numbers(attributions, x, *ends)
+
+
+# Multipliers ------------------------------------------------------------------------------------
+
+
+def _references(call: Call) -> tuple[Any, ...]:
+    assert call.references is not None
+    return call.references
+
+
+def rescale(call: Call, g: jax.Array) -> Cotangents:
+    """Return g Δy / Δx, and the derivative where Δx = 0."""
+    (x,), (reference,) = call.inputs, _references(call)
+    return [g * _secant(call, x, reference)]
+
+
+def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
+    """Return (f(x) − f(x')) / (x − x').
+
+    Where the two lie close together the quotient is rounding: there a smooth function has the
+    derivative half way, which differs from it by the third order.
+    """
+    step = _step(x, reference)
+    if call.site.kind in ("relu", "relu6", "leaky_relu") or not call.site.smooth:
+        near, at = step == 0, x
+    else:
+        scale = jnp.minimum(jnp.abs(x), jnp.abs(reference))
+        scale = scale if call.site.kind == "power" else 1 + scale
+        near = jnp.abs(step) <= float(np.cbrt(float(jnp.finfo(x.dtype).eps))) * scale  # type: ignore[no-untyped-call]
+        at = (x + reference) / 2
+    slope = _derivative(call, at)
+    difference = call.output - call.reference_output
+    return jnp.where(near, slope, difference / jnp.where(near, jnp.ones_like(step), step))
+
+
+def _step(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a − b, which is 0 also where both are the same infinity: the maximum of nothing."""
+    return jnp.where(a == b, jnp.zeros_like(a), a - b)
+
+
+def _derivative(call: Call, at: jax.Array) -> jax.Array:
+    if call.site.kind in ("relu", "relu6", "leaky_relu"):
+        return backward.rectifier_slope(call.site, at)
+    return backward.slope_of(call, at)
+
+
+def share_product(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a product, Δ(ab) = Δa (b + b')/2 + (a + a')/2 Δb.
+
+    A factor that is one over another value, as the 1/√variance of a normalizer, makes a quotient.
+    """
+    if call.site.inverse is not None:
+        return _share_inverse(call, g, call.site.inverse)
+    middle = [(x + r) / 2 for x, r in zip(call.inputs, _references(call), strict=True)]
+    _, back = jax.vjp(call.plain, *middle)
+    gradients: Cotangents = back(g)
+    return gradients
+
+
+def share_quotient(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of y = a/b, Δy = ((b + b') Δa − (b'y + b y') Δb) / (b² + b'²).
+
+    The mean of the two ways in which a and b can change one after the other, with the weights b²
+    and b'². Of a small b' and a large b next to nothing is left of the way that divides by b': at a
+    reference without variance the multipliers of a normalizer are those of x over its own
+    deviation. They stay below 1.21 / max(|b|, |b'|), and none cancels another.
+    """
+    if len(call.inputs) == 1:
+        return [jnp.zeros_like(call.inputs[0])]  # x / x
+    b, b0 = call.inputs[1], _references(call)[1]
+    largest, b, b0, squares = _scaled(b, b0)
+    of_top = (b + b0) / (largest * squares)
+    of_bottom = -(b0 * call.output + b * call.reference_output) / (largest * squares)
+    return backward.of_shapes(call, [g * of_top, g * of_bottom])
+
+
+def _share_inverse(call: Call, g: jax.Array, place: int) -> Cotangents:
+    """Return the multipliers of y = a r with r = 1/b: those of the quotient a/b, written in r."""
+    r0 = _references(call)[place]
+    largest, p, p0, squares = _scaled(call.inputs[place], r0)
+    of_inverse = (p * call.output + p0 * call.reference_output) / (largest * squares)
+    of_other = p * r0 * (p + p0) / squares
+    return backward.of_shapes(call, [g * of_inverse, g * of_other][:: 1 if place == 0 else -1])
+
+
+def _scaled(b: jax.Array, b0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return h = max(|b|, |b'|), b/h, b'/h and the sum of their squares, which cannot overflow.
+
+    h and the sum are 1 where b and b' are 0, as in a normalizer with a scale of 0.
+    """
+    largest = jnp.maximum(jnp.abs(b), jnp.abs(b0))
+    largest = jnp.where(largest == 0, jnp.ones_like(largest), largest).astype(b.dtype)
+    b, b0 = b / largest, b0 / largest
+    squares = b * b + b0 * b0
+    return largest, b, b0, jnp.where(squares == 0, jnp.ones_like(b), squares)
+
+
+def share_softmax(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a softmax p, a log-softmax or a logsumexp L.
+
+    With κᵢ = Δpᵢ / Δ log pᵢ (and log p = x − L): Δpᵢ = κᵢ (Δxᵢ − ΔL) and, since Σ Δp = 0,
+    ΔL = Σⱼ κⱼ Δxⱼ / Σⱼ κⱼ. The same for any shift of x, and no large numbers cancel.
+    """
+    (x,), (reference,) = call.inputs, _references(call)
+    axes, kind = call.site.axes, call.site.kind
+    total = functools.partial(jnp.sum, axis=axes, keepdims=True)
+    ends = ((x, call.output), (reference, call.reference_output))
+    logs, chances = zip(*(_logs(call.site, *end) for end in ends), strict=True)
+    mean = _logarithmic_mean(chances, logs)
+    of_total = mean / total(mean)
+    if kind == "logsumexp":
+        return [of_total * jnp.reshape(g, total(x).shape)]
+    if kind == "log_softmax":
+        return [g - of_total * total(g)]
+    return [mean * g - of_total * total(mean * g)]
+
+
+def _logs(site: Site, x: jax.Array, result: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return log p and p, where `result` is p, log p or L."""
+    if site.kind == "softmax":  # x − log p is L wherever p is not masked: p has not its digits
+        some = result > 0
+        totals = x - jnp.log(jnp.where(some, result, jnp.ones_like(result)))
+        shares = jnp.where(some, result * totals, jnp.zeros_like(x))
+        return x - jnp.sum(shares, site.axes, keepdims=True), result
+    if site.kind == "logsumexp":
+        kept = [n for i, n in enumerate(x.shape) if i not in site.axes]
+        result = x - jnp.expand_dims(jnp.reshape(result, kept), site.axes)
+    return result, jnp.exp(result)
+
+
+def _logarithmic_mean(values: Any, logs: Any) -> jax.Array:
+    """Return (a − b) / (log a − log b)."""
+    a, b = values
+    masked = (a == 0) & (b == 0)  # there both logarithms may be −∞
+    step = jnp.where(masked, jnp.zeros_like(a), logs[0] - logs[1])
+    near = jnp.abs(step) < 1e-2  # where a quotient of differences is rounding: its series
+    series = jnp.sqrt(a) * jnp.sqrt(b) * (1 + step**2 / 24 + step**4 / 1920)
+    return jnp.where(near, series, (a - b) / jnp.where(near, jnp.ones_like(step), step))
+
+
+def share_selection(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a maximum or minimum.
+
+    All of Δy goes to the element that is largest in x if y > y', and to that which is largest in
+    x' if not: its own difference is then not zero (SHAP's rule for DeepLIFT's max-pooling).
+    """
+    references = _references(call)
+    change = _step(call.output, call.reference_output)
+    rising = change >= 0 if call.site.selects_largest else change <= 0
+    zero = jnp.zeros_like(change)
+    _, back = jax.vjp(call.plain, *call.inputs)
+    _, back_reference = jax.vjp(call.plain, *references)
+    here = back(jnp.where(rising, g * change, zero))
+    there = back_reference(jnp.where(rising, zero, g * change))
+    steps = map(_step, call.inputs, references)
+    return [ratio(a + b, step) for a, b, step in zip(here, there, steps, strict=True)]
+
+
+def share_modulus(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of |z|, Δ|z| = Re((z + z')* Δz) / (|z| + |z'|).
+
+    Those of two squares, their sum and its root, one after the other.
+    """
+    total = call.output + call.reference_output
+    around = jnp.conj(call.inputs[0] + _references(call)[0])
+    return [ratio(g, total).astype(around.dtype) * around]
+
+
+def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
+    """Return the multipliers of a layer and its activation, positive and negative Δz apart.
+
+    Δy⁺ = ½ (f(z'+Δz⁺) − f(z')) + ½ (f(z'+Δz⁺+Δz⁻) − f(z'+Δz⁻)), Δy⁻ likewise; contributions to
+    Δz⁺ get Δy⁺/Δz⁺. Source: Shrikumar et al. 2017, §3.5.2.
+    """
+    layer, activation = call.site.parts
+    references = _references(call)
+    within = dict(zip(call.site.constants, call.constants, strict=True))
+    constants, of_activation = (
+        tuple(within[v] for v in site.constants) for site in (layer, activation)
+    )
+    steps = tuple(x - r for x, r in zip(call.inputs, references, strict=True))
+
+    def function(z: Any) -> Any:
+        return affine.apply(activation, (z,), of_activation)
+
+    def totals(parts: Any) -> Any:
+        return halves_by_sign(layer, parts, constants)
+
+    start = affine.apply(layer, references, constants)
+    parts = (
+        tuple(jnp.maximum(s, 0) for s in steps),
+        tuple(jnp.minimum(s, 0) for s in steps),
+    )
+    (up, down), back = jax.vjp(totals, parts)
+    at_start, at_end = function(start), function(start + up + down)
+    with_up, with_down = function(start + up), function(start + down)
+    of_up = (with_up - at_start + at_end - with_down) / 2
+    of_down = (with_down - at_start + at_end - with_up) / 2
+    (gradients,) = back((g * ratio(of_up, up), g * ratio(of_down, down)))
+    return merged_by_sign(steps, gradients)
+
+
+def _can_select(site: Site) -> bool:
+    return site.kind == "max" and site.selects
+
+
+def _is_modulus(site: Site) -> bool:
+    return site.kind == "complex" and site.main.primitive is p.abs_p
+
+
+def _shifts(site: Site) -> bool:
+    return site.kind == "stop_gradient" and site.is_largest
+
+
+RULES = Composite(
+    (
+        (_is_modulus, share_modulus),
+        (kind("dense", "conv", "sum", "scale", "choice", "shift", "complex"), backward.gradient),
+        (kind("relu", "relu6", "leaky_relu", "activation", "power"), rescale),
+        (kind("product"), share_product),
+        (kind("quotient"), share_quotient),
+        (kind(*SOFTMAX), share_softmax),
+        (_can_select, share_selection),
+        (_shifts, backward.share_largest),
+        (kind(REVEALED), reveal_cancel),
+    ),
+    "difference",
+)
+
+
+def fused(recognised: Recognised) -> Recognised:
+    """Join every affine site whose consumers are activations to each of them."""
+    users: dict[Value, list[Site]] = {}
+    for site in recognised.sites:
+        for value in (*site.inputs, *site.constants):
+            users.setdefault(value, []).append(site)
+    results = {v for v in recognised.program.outputs if isinstance(v, Value)}
+    layers = {
+        site.output: site
+        for site in recognised.sites
+        if site.kind in ("dense", "conv", "sum", "scale")
+        and site.output not in results
+        and all(user.kind in _ACTIVATIONS for user in users.get(site.output, []))
+    }
+    sites = []
+    for site in recognised.sites:
+        site.bodies = [fused(body) for body in site.bodies]
+        if site.kind in _ACTIVATIONS and site.inputs[0] in layers:
+            sites.append(_joined(layers[site.inputs[0]], site))
+        elif not (site.outputs and site.output in layers):
+            sites.append(site)
+    return Recognised(recognised.program, sites)
+
+
+_ACTIVATIONS = frozenset({"relu", "relu6", "leaky_relu", "activation", "power"})
+
+
+def _joined(layer: Site, activation: Site) -> Site:
+    constants = [*dict.fromkeys([*layer.constants, *activation.constants])]
+    equations = [*layer.equations, *activation.equations]
+    joined = Site(REVEALED, equations, layer.inputs, constants, activation.outputs)
+    joined.parts = (layer, activation)
+    return joined

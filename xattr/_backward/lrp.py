@@ -1,0 +1,153 @@
+"""Layer-wise relevance propagation and deep Taylor decomposition."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xattr import composites, rules
+from xattr._backward import rewrite
+from xattr._backward.rewrite import Carried, OnUncovered, Settings
+from xattr._core import compilation, trees
+from xattr._recognise import affine
+from xattr._recognise.backward import Bias
+from xattr._recognise.operation import Recognised, Site
+from xattr.composites import Composite
+from xattr.types import Array, ArrayTree, Function
+
+DEFAULT = composites.every_layer(rules.epsilon(1e-6))
+"""The composite where none is given: the ε-rule, with ε = 1e-6."""
+
+
+def lrp(
+    f: Function,
+    x: ArrayTree,
+    composite: Composite | None = None,
+    *,
+    bias: Bias = "exclude",
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> ArrayTree:
+    """Return the relevance of every input by layer-wise relevance propagation.
+
+    R = f(x) at the output; a layer y = W a + b gives Rᵢ = Σₖ aᵢ wᵢₖ / Σⱼ aⱼ wⱼₖ Rₖ to its inputs,
+    or what the composite's rule for it says. `bias="include"` adds b to the denominator: the bias
+    then absorbs its share, and LRP-0 is gradient ⊙ input. b is all that does not depend on x: a
+    state that is still constant adds its product with weights to it, in a scan as where the steps
+    are written out; in x W + h U + b, where x and h depend on x, it belongs to the sum. Activations
+    pass relevance on; products and quotients of two values share it equally; softmax and
+    LayerNorm follow AttnLRP.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
+    of f. `composite` is the ε-rule for every layer if None. Raises `TypeError` unless `composite`
+    is one of `xattr.composites`, `xattr.UncoveredPrimitiveError` for an operation that no rule
+    covers unless `on_uncovered="gradient"`, `ValueError` for a rule for first layers given to
+    another, and as `xattr.gradient` does.
+    Source: Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions";
+    Achtibat et al. 2024, "AttnLRP".
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
+    >>> xattr.lrp(f, jnp.array([3.0, 1.0])).round(4)
+    Array([ 2., -1.], dtype=float32)
+    """
+    compilation.check_args(args)
+    x = trees.floating(x, "x")
+    rewrite.check_options(bias, on_uncovered)
+    chosen = DEFAULT if composite is None else composite
+    modified = rewrite.with_rules(f, chosen, bias=bias, on_uncovered=on_uncovered)
+    result: ArrayTree = compilation.compiled(relevance_kernel, modified)(x, args)
+    return result
+
+
+def relevance_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
+    """Return x ⊙ ∇f(x) under the rules, and what they give to x itself."""
+    recognised, operands, settings = prepared(modified, x, args)
+    leaves, structure = jax.tree.flatten(x)
+    rest = operands[len(leaves) :]
+
+    def value(leaves: Sequence[Any], probes: Sequence[Any]) -> Any:
+        seen = [Carried(leaf, None, probe) for leaf, probe in zip(leaves, probes, strict=True)]
+        (result,) = rewrite.run(recognised, [*seen, *map(Carried, rest)], settings)
+        return result.value
+
+    probes = [jnp.zeros_like(leaf) for leaf in leaves]
+    gradients, direct = jax.grad(value, (0, 1))(leaves, probes)
+    relevance = trees.add(trees.product(leaves, gradients), direct)
+    return jax.tree.unflatten(structure, relevance)
+
+
+def prepared(
+    modified: Any, x: ArrayTree, args: tuple[Any, ...]
+) -> tuple[Recognised, list[Any], Settings]:
+    """Return the sites, the inputs and the settings of what `rewrite.with_rules` has bound."""
+    f, composite, bias, on_uncovered = modified.args
+    settings = Settings(composite, bias, on_uncovered)
+    recognised, operands = rewrite.traced(compilation.checked(f), x, args, composite.mode)
+    return recognised, operands, settings._replace(bounded=_bounds_at(recognised, x, operands))
+
+
+def _bounds_at(
+    recognised: Recognised, x: ArrayTree, operands: Sequence[Any]
+) -> Callable[[Site, Any], list[Any]]:
+    """Return the function from a site and bounds of x to those of the site's inputs."""
+    leaves = jax.tree.leaves(x)
+    program = recognised.program
+
+    def bounded(site: Site, bound: Any) -> list[Any]:
+        if site not in recognised.sites:
+            raise ValueError(f"rules.z_box cannot be used inside a loop: {site.describe()}")
+        env: dict[Any, Any] = {
+            **program.constants,
+            **dict(zip(program.inputs, operands, strict=True)),
+        }
+        for value, leaf in zip(program.inputs, leaves, strict=False):
+            env[value] = jnp.broadcast_to(jnp.asarray(bound, leaf.dtype), leaf.shape)
+        for each in recognised.sites:
+            if each.moves_input or each.kind == "constant":
+                inputs = [env[v] for v in (*each.inputs, *each.constants)]
+                count = len(each.inputs)
+                results = affine.apply(each, inputs[:count], inputs[count:])
+                listed = results if len(each.outputs) > 1 else [results]
+                env.update(zip(each.outputs, listed, strict=True))
+            if each is site:
+                break
+        return [env[v] for v in site.inputs]
+
+    return bounded
+
+
+def deep_taylor(
+    f: Function,
+    x: ArrayTree,
+    *,
+    low: Array | float | None = None,
+    high: Array | float | None = None,
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> ArrayTree:
+    """Return the relevance of every input by deep Taylor decomposition.
+
+    Each layer's root point lies where its inputs can be: hidden layers Rᵢ = Σₖ (aᵢ wᵢₖ)⁺ /
+    Σⱼ (aⱼ wⱼₖ)⁺ Rₖ (z⁺), the first layer Rᵢ = Σₖ wᵢₖ² / Σⱼ wⱼₖ² Rₖ (w²) or, if x is known to lie
+    between `low` and `high`, the z^B-rule. Biases take no part.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
+    of f. `low` and `high` are numbers or arrays that broadcast to x. Raises `ValueError` if only
+    one of them is given, and as `xattr.lrp` does.
+    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+    decomposition", eq. 12, 14 and 16.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.relu(x @ jnp.array([1.0, -2.0]) + 1)
+    >>> xattr.deep_taylor(f, jnp.array([4.0, 1.0]))
+    Array([0.6, 2.4], dtype=float32)
+    """
+    if (low is None) != (high is None):
+        raise ValueError("`low` and `high` go together: give both bounds of x, or neither")
+    first = rules.w_square() if low is None or high is None else rules.z_box(low, high)
+    composite = composites.compose(
+        (composites.first_layer, first), (composites.kind("dense", "conv"), rules.z_plus())
+    )
+    return lrp(f, x, composite, args=args, on_uncovered=on_uncovered)

@@ -1,0 +1,1 @@
+"""PatternNet and PatternAttribution."""

@@ -1,0 +1,272 @@
+"""PatternNet and PatternAttribution: the signal in the data of each layer, sent back to the input.
+
+A layer's weights say how to filter its input, not where its signal lies: w = (1, −1) picks s out of
+x = s (1, 0) + ε (1, 1) by cancelling ε. The pattern a of a unit is the direction in which its input
+moves with its output, here (1, 0). Patterns are fitted once, on data, and then take the place of
+the weights in the backward pass.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from xattr._backward import rewrite
+from xattr._backward.patterns import fit, places
+from xattr._backward.patterns.fit import Estimator
+from xattr._backward.rewrite import Carried, OnUncovered, Settings
+from xattr._core import compilation, trees
+from xattr._recognise import affine, backward
+from xattr._recognise.backward import Call, Cotangents
+from xattr._recognise.operation import Site
+from xattr.composites import SOFTMAX, Composite, kind
+from xattr.types import ArrayTree, Function, Progress
+
+Patterns: TypeAlias = Mapping[str, Any]
+"""Patterns by layer: arrays shaped as the weights of the layer."""
+
+ESTIMATORS = ("linear", "relu", "two_point")
+BASE = (
+    # The mask of the forward pass, also where max(x, 0) has a tie.
+    (kind("relu"), backward.pass_on),
+    (kind("relu6", "leaky_relu"), backward.gradient),
+    (kind("sum", "scale", "product", "quotient", "power", "max", "choice"), backward.gradient),
+    (kind(*SOFTMAX, "shift", "normalizer", "complex"), backward.gradient),
+    (kind("stop_gradient"), backward.constant),
+)
+"""What happens to a signal beside the layers with weights."""
+
+
+def fit_patterns(
+    f: Function,
+    data: Iterable[Any],
+    *,
+    estimator: Estimator = "relu",
+    args: tuple[Any, ...] = (),
+    progress: Progress | None = None,
+) -> dict[str, jax.Array]:
+    """Estimate from data which direction of a layer's input carries the signal of each unit.
+
+    a = c / (wᵀ c) for a unit y = wᵀ x + b, so that wᵀ a = 1. "linear": c = E[x y] − E[x] E[y], the
+    covariance. "relu": c = E₊[x y] − E₊[x] E[y], with E₊ the mean where y > 0. "two_point": that
+    one where y > 0 and the same with E₋, over y ≤ 0, elsewhere. A denominator of 0 counts as 1: a
+    unit that never changes, or is never positive, has the pattern 0 ("relu": a class score, too).
+    In a convolution x is the patch and the mean is over samples and places. A factor beside the
+    weights (batch normalization) counts as part of w; where it is 0 (a mask) there is no sample.
+
+    Shapes: `f(x, *args)` returns a scalar for one example. `data` is an array or a dict (any pytree
+    but a list or a tuple) like x with a leading axis of examples, taken 64 at a time, or an
+    iterable of such batches, gone through once; `progress` wraps the loop as `tqdm.tqdm` does. The
+    result is a dict of arrays, at least float32, one for each array of weights and shaped as it is
+    ("00 dense", "01 conv"; two for "two_point"). It fits any f with the same layers: another class,
+    another size of image. In dense layers the linear estimator does not depend on a shift of the
+    data that the bias undoes; "relu" and "two_point" do if they are fitted anew. Raises
+    `ValueError` for data that are empty or unlike each other, an unknown estimator and an f without
+    layers, `NotImplementedError` for a layer inside a loop.
+    Source: Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
+    PatternAttribution"; conventions of github.com/pikinder/nn-patterns.
+
+    >>> import jax.numpy as jnp, numpy as np, xattr
+    >>> f = lambda x: x @ jnp.array([1.0, -1.0])
+    >>> signal, noise = jnp.array([[1.0, 1, -1, -1]]), jnp.array([[1.0, -1, 1, -1]])
+    >>> data = signal.T * jnp.array([[1.0, 0]]) + noise.T * jnp.array([[1.0, 1]])
+    >>> patterns = xattr.fit_patterns(f, data, estimator="linear")
+    >>> patterns
+    {'00 dense': Array([1., 0.], dtype=float32)}
+
+    To save and load them: `np.savez("patterns.npz", **patterns)`, `np.load("patterns.npz")`.
+    """
+    compilation.check_callable(f, "f")
+    compilation.check_args(args)
+    if estimator not in ESTIMATORS:
+        names = ", ".join(f'"{name}"' for name in ESTIMATORS)
+        raise ValueError(f"`estimator` must be one of {names}, not {estimator!r}")
+    fitted = functools.partial(fit.fitted, f, estimator)
+    example: Any = None
+    state: Any = None
+    for number, batch in enumerate(fit.batches(data, progress)):
+        batch = fit.checked_batch(batch, example, number)
+        if state is None:
+            example = fit.example_of(batch)
+            state = fit.empty(f, example, args, estimator)
+        jax.block_until_ready(state)  # or the host would run ahead and fill the memory
+        state = compilation.compiled(fit.pattern_step, fitted)(state, batch, args)
+    if state is None:
+        raise ValueError("`data` is empty: pass at least one batch of examples")
+    patterns: dict[str, jax.Array] = compilation.compiled(fit.pattern_end, fitted)(
+        state, example, args
+    )
+    return patterns
+
+
+def pattern_net(
+    f: Function,
+    x: ArrayTree,
+    patterns: Patterns,
+    *,
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> ArrayTree:
+    """Return the signal of an input: what of x made f say what it said.
+
+    The backward pass from s = f(x), sᵢ = Σₖ aᵢₖ sₖ through a layer with the patterns a, masked at
+    each ReLU as in the forward pass. For a linear f it is a wᵀx, the estimated signal.
+
+    Shapes: `f(x, *args)` returns a scalar for one example; `patterns` are those of
+    `xattr.fit_patterns`; the result is a pytree like x, in units of x. Raises `ValueError` for
+    patterns of another network, `xattr.UncoveredPrimitiveError` for an activation that is no ReLU
+    unless `on_uncovered="gradient"`, and as `xattr.gradient` does.
+    Source: Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
+    PatternAttribution".
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f = lambda x: x @ jnp.array([1.0, -1.0])
+    >>> patterns = {"00 dense": jnp.array([1.0, 0.0])}
+    >>> xattr.pattern_net(f, jnp.array([2.0, 0.5]), patterns)
+    Array([1.5, 0. ], dtype=float32)
+    """
+    return _explained(f, x, patterns, False, args, on_uncovered)
+
+
+def pattern_attribution(
+    f: Function,
+    x: ArrayTree,
+    patterns: Patterns,
+    *,
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> ArrayTree:
+    """Return how much each dimension of the signal contributes to f.
+
+    The backward pass from r = f(x), rᵢ = Σₖ wᵢₖ aᵢₖ rₖ through a layer with weights w and patterns
+    a, masked at each ReLU as in the forward pass. For a linear f it is w ⊙ a f(x).
+
+    Shapes: `f(x, *args)` returns a scalar for one example; `patterns` are those of
+    `xattr.fit_patterns`; the result is a pytree like x, in units of f. Raises `ValueError` for
+    patterns of another network, `xattr.UncoveredPrimitiveError` for an activation that is no ReLU
+    unless `on_uncovered="gradient"`, and as `xattr.gradient` does.
+    Source: Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
+    PatternAttribution".
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f = lambda x: x @ jnp.array([2.0, 1.0])
+    >>> patterns = {"00 dense": jnp.array([0.5, 0.0])}
+    >>> xattr.pattern_attribution(f, jnp.array([2.0, 0.5]), patterns)
+    Array([4.5, 0. ], dtype=float32)
+    """
+    return _explained(f, x, patterns, True, args, on_uncovered)
+
+
+# Explaining ---------------------------------------------------------------------------------------
+
+
+def _explained(
+    f: Function,
+    x: ArrayTree,
+    patterns: Patterns,
+    attribution: bool,
+    args: tuple[Any, ...],
+    on_uncovered: OnUncovered,
+) -> ArrayTree:
+    compilation.check_callable(f, "f")
+    compilation.check_args(args)
+    rewrite.check_options("exclude", on_uncovered)
+    if not isinstance(patterns, Mapping):
+        raise TypeError(
+            "`patterns` must be a dict of arrays, as xattr.fit_patterns(f, data) returns it, but "
+            f"is a {type(patterns).__name__}"
+        )
+    x = trees.floating(x, "x")
+    arrays = trees.floating(dict(patterns), "patterns")
+    modified = functools.partial(_options, f, attribution, on_uncovered)
+    result: ArrayTree = compilation.compiled(pattern_kernel, modified)(x, arrays, args)
+    return result
+
+
+def _options(
+    f: Function, attribution: bool, on_uncovered: OnUncovered
+) -> tuple[Function, bool, OnUncovered]:
+    """Hold a function and the options together, for `functions.compiled`."""
+    return f, attribution, on_uncovered
+
+
+def pattern_kernel(
+    modified: Any, x: ArrayTree, patterns: dict[str, Any], args: tuple[Any, ...]
+) -> ArrayTree:
+    """Return what comes back from f(x) through the patterns."""
+    f, attribution, on_uncovered = modified()
+    recognised = fit.traced(f, x, args)
+    layers = places.layers_of(recognised)
+    entries = tuple(
+        (
+            functools.partial(_is_at, index=layer.site.index),
+            functools.partial(
+                _through_patterns,
+                patterns=regimes,
+                attribution=attribution,
+            ),
+        )
+        for layer, regimes in zip(layers, places.assigned(layers, patterns), strict=True)
+    )
+    settings = Settings(Composite((*entries, *BASE), "gradient"), on_uncovered=on_uncovered)
+
+    def value_of(x: ArrayTree) -> jax.Array:
+        operands = [Carried(leaf) for leaf in jax.tree.leaves((x, args))]
+        (result,) = rewrite.run(recognised, operands, settings)
+        value: jax.Array = result.value
+        return value
+
+    value, back = jax.vjp(value_of, x)
+    (result,) = back(value)
+    return result
+
+
+def _is_at(site: Site, index: int) -> bool:
+    return site.is_layer and site.index == index
+
+
+def _through_patterns(
+    call: Call, g: jax.Array, patterns: list[list[jax.Array]], attribution: bool
+) -> Cotangents:
+    """Send a signal back with patterns, or weights ⊙ patterns, instead of weights."""
+    if len(patterns) == 1:
+        signals = [g]
+    else:
+        above = call.output > 0
+        signals = [jnp.where(above, g, jnp.zeros_like(g)), jnp.where(above, jnp.zeros_like(g), g)]
+    weights = [_replaced(call, regime, attribution) for regime in patterns]
+
+    def replaced(*inputs: Any) -> list[Any]:
+        return [affine.weighted(call.site, inputs, call.constants, w, True) for w in weights]
+
+    _, back = jax.vjp(replaced, *call.inputs)
+    gradients: Sequence[Any] = back(signals)
+    return gradients
+
+
+def _replaced(call: Call, patterns: list[jax.Array], attribution: bool) -> list[Any]:
+    """Return w ⊙ a or a / s for the weights w, the patterns a and the factors s beside w.
+
+    The factors are then applied as in the forward pass: one that is the same at all positions
+    leaves a, one that masks positions out still does.
+    """
+    found_at = places.places_of(call.site)
+    replaced = dict(
+        zip(
+            affine.weight_places(call.site),
+            map(jnp.asarray, affine.weight_operands(call.site, call.constants)),
+            strict=True,
+        )
+    )
+    factors = places.factors_of(call.site, found_at, call.constants)
+    for place, pattern, factor in zip(found_at, patterns, factors, strict=True):
+        weight = replaced[place.equation]
+        if attribution:
+            found = weight.astype(pattern.dtype) * pattern
+        else:
+            factor = place.by_weight(place.largest(factor)).astype(pattern.dtype)
+            found = affine.ratio(pattern, jnp.broadcast_to(factor, pattern.shape))
+        replaced[place.equation] = found.astype(weight.dtype)
+    return list(replaced.values())

@@ -1,0 +1,283 @@
+"""The layers of a program, and where their weights stand: what a pattern is fitted for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xattr._core import trees
+from xattr._program import jaxpr
+from xattr._program.jaxpr import Equation, p
+from xattr._recognise import affine
+from xattr._recognise.operation import Recognised, Site
+
+SIGNS = ("y>0", "y<=0")
+"""The regimes of the two-point estimator, as they stand in the names of its patterns."""
+
+
+class Place(NamedTuple):
+    """A product with an array of weights.
+
+    Its results, one for each unit and position, have axes of positions, along which the weights are
+    shared, and axes of units. "By unit" below means shaped as the results, positions of length 1.
+    """
+
+    equation: Equation
+    units: tuple[int, ...]
+    """The axes of the weights that tell units apart, in the order they have in the results."""
+    positions: tuple[int, ...]
+    """The axes of the results that are positions."""
+
+    @property
+    def weight(self) -> int:
+        """Which operand holds the weights."""
+        return jaxpr.weight_position(self.equation)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weights."""
+        shape: tuple[int, ...] = self.equation.inputs[self.weight].shape
+        return shape
+
+    @property
+    def summed(self) -> tuple[int, ...]:
+        """The axes of the weights that are summed over."""
+        return tuple(axis for axis in range(len(self.shape)) if axis not in self.units)
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        """The shape of what there is by unit."""
+        sizes = self.equation.output.shape
+        return tuple(1 if axis in self.positions else n for axis, n in enumerate(sizes))
+
+    def by_weight(self, values: jax.Array) -> jax.Array:
+        """Return values by unit so that they broadcast to the weights."""
+        ordered = jnp.transpose(jnp.squeeze(values, self.positions), _order(self.units))
+        return jnp.expand_dims(ordered, self.summed)
+
+    def by_unit(self, values: jax.Array) -> jax.Array:
+        """Sum values shaped as the weights over the inputs of each unit."""
+        ranks = _order(_order(self.units))
+        return jnp.expand_dims(jnp.transpose(values.sum(self.summed), ranks), self.positions)
+
+    def over_positions(self, values: jax.Array) -> jax.Array:
+        """Sum values shaped as the results over the positions."""
+        return values.sum(self.positions, keepdims=True)
+
+    def largest(self, values: jax.Array) -> jax.Array:
+        """Return the value of largest magnitude among the positions, with its sign."""
+        high = values.max(self.positions, keepdims=True)
+        low = values.min(self.positions, keepdims=True)
+        return jnp.where(high >= -low, high, low)
+
+
+def _order(values: Sequence[int]) -> list[int]:
+    return sorted(range(len(values)), key=values.__getitem__)
+
+
+class Layer(NamedTuple):
+    """A site with weights, up to where single units are picked out of it."""
+
+    name: str
+    site: Site
+    core: Site
+    """The site without its tail."""
+    tail: list[Equation]
+    """Choices of single units (a class) and factors: units not chosen have patterns all the same,
+    so that patterns fitted for one class serve for another."""
+    places: list[Place]
+
+    @property
+    def equations(self) -> list[Equation]:
+        """The products with weights."""
+        return [place.equation for place in self.places]
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype in which sums over the data are taken."""
+        return trees.wide(self.core.output.dtype)
+
+    def weights(self, constants: Sequence[Any]) -> list[Any]:
+        """Return the arrays of weights at the places."""
+        operands = zip(
+            affine.weight_places(self.site),
+            affine.weight_operands(self.site, constants),
+            strict=True,
+        )
+        return [operand for equation, operand in operands if equation in self.equations]
+
+    def factor(self, constants: Sequence[Any]) -> jax.Array:
+        """Return the factor that the tail multiplies by."""
+        ones = self.core.output.full(1)
+        if not self.tail:
+            return ones.ravel()[0]
+        rest = Site("move", self.tail, [self.core.output], self.site.constants, self.site.outputs)
+        return jnp.ravel(affine.linear(rest, [ones], constants))[0]
+
+    def completed(self, products: Sequence[Any], constants: Sequence[Any]) -> Any:
+        """Return the output of the core for given products."""
+        cast = [
+            jnp.asarray(value, equation.output.dtype)
+            for value, equation in zip(products, self.equations, strict=True)
+        ]
+        return affine.completed(self.core, cast, constants, True, self.equations)
+
+    def back(self, constants: Sequence[Any]) -> Callable[[Any], list[jax.Array]]:
+        """Return the function that moves values at the output of the core back to the products."""
+        back = _back(self.core, self.places, constants, scale=False)
+        dtype = self.core.output.dtype
+        return lambda values: [t.astype(self.dtype) for t in back(values.astype(dtype))]
+
+
+def _back(
+    site: Site, places: Sequence[Place], constants: Sequence[Any], scale: bool
+) -> Callable[[Any], list[jax.Array]]:
+    """Return the transpose of what comes after the products of a site."""
+    equations = [place.equation for place in places]
+    zeros = [equation.output.full(0) for equation in equations]
+
+    def completed(products: list[Any]) -> Any:
+        return affine.completed(site, products, constants, scale, equations)
+
+    _, back = jax.vjp(completed, zeros)
+
+    def found(values: Any) -> list[jax.Array]:
+        (moved,) = back(values)
+        return moved  # type: ignore[no-any-return]
+
+    return found
+
+
+def factors_of(site: Site, places: Sequence[Place], constants: Sequence[Any]) -> list[jax.Array]:
+    """Return the factors beside the weights, shaped as the results."""
+    equations = [place.equation for place in places]
+    if not any(e.primitive in _SCALING for e in site.equations if e not in equations):
+        return [equation.output.full(1) for equation in equations]
+    ones = site.output.full(1)
+    scaled, plain = (_back(site, places, constants, scale)(ones) for scale in (True, False))
+    return [affine.ratio(top, bottom) for top, bottom in zip(scaled, plain, strict=True)]
+
+
+_SCALING = frozenset({p.mul_p, p.div_p, p.neg_p, p.sub_p})
+
+
+def layers_of(recognised: Recognised) -> list[Layer]:
+    """Return the layers of a program in order; raise for one that is inside of a loop."""
+    found: list[Layer] = []
+    for site in recognised.sites:
+        for inner in _inside(site):
+            raise NotImplementedError(
+                f"a layer inside {site.equations[0].name} has no patterns: {inner.describe()}; "
+                "write scan as a Python loop, and leave out cond and checkpoint"
+            )
+        # Weights computed from x (behind stop_gradient) differ from one example to the next.
+        if site.is_layer and not any(v.dependent for v in site.constants):
+            scope = f" {site.scope}" if site.scope else ""
+            core, tail = _without_tail(site)
+            name = f"{len(found):02d} {site.kind}{scope}"
+            found.append(Layer(name, site, core, tail, places_of(site)))
+    if not found:
+        raise ValueError("`f` has no dense or convolutional layer: there are no patterns to fit")
+    return found
+
+
+def _inside(site: Site) -> Iterator[Site]:
+    """Yield the layers in the bodies of control flow."""
+    for body in site.bodies:
+        for inner in body.sites:
+            if inner.is_layer:
+                yield inner
+            yield from _inside(inner)
+
+
+def _without_tail(site: Site) -> tuple[Site, list[Equation]]:
+    """Part a site from the equations at its end that choose units, with the factors after them."""
+    cut = len(site.equations)
+    for place in reversed(range(1, len(site.equations))):
+        equation = site.equations[place]
+        if equation.primitive not in jaxpr.MOVES and not _is_factor(equation):
+            break
+        if equation.primitive in _CHOICES:
+            cut = place
+    head, tail = site.equations[:cut], site.equations[cut:]
+    return Site(site.kind, head, site.inputs, site.constants, head[-1].outputs), tail
+
+
+_CHOICES = frozenset({p.slice_p, p.dynamic_slice_p, p.gather_p})
+
+
+def _is_factor(equation: Equation) -> bool:
+    scalar = any(isinstance(v, jaxpr.Literal) or v.shape == () for v in equation.inputs)
+    return equation.primitive is p.neg_p or (equation.primitive in (p.mul_p, p.div_p) and scalar)
+
+
+def places_of(site: Site) -> list[Place]:
+    """Return the products with weights; a product of such a product is a factor beside them."""
+    found: list[Place] = []
+    weighed: set[Any] = set()
+    candidates = affine.weight_places(site)
+    for equation in site.equations:
+        if any(v in weighed for v in equation.dependents):
+            weighed.update(equation.outputs)
+        elif equation in candidates:
+            weighed.update(equation.outputs)
+            found.append(_place(equation))
+    return found
+
+
+def _place(equation: Equation) -> Place:
+    rank = len(equation.output.shape)
+    if equation.primitive is p.mul_p:
+        return Place(equation, tuple(range(rank)), ())
+    numbers = equation.params["dimension_numbers"]
+    if equation.primitive is p.conv_general_dilated_p:
+        feature = numbers.out_spec[1]
+        positions = tuple(axis for axis in range(rank) if axis != feature)
+        return Place(equation, (numbers.rhs_spec[0],), positions)
+    weight = jaxpr.weight_position(equation)
+    contracted, batch = (pair[weight] for pair in numbers)
+    axes = range(len(equation.inputs[weight].shape))
+    free = [axis for axis in axes if axis not in (*contracted, *batch)]
+    first = len(batch) + (0 if weight else len(free))  # the operand on the left comes first
+    count = rank - len(batch) - len(free)
+    return Place(equation, (*batch, *free), tuple(range(first, first + count)))
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+def names_of(layer: Layer, two_point: bool) -> list[list[str]]:
+    """Return the names of a layer's patterns, by regime and place."""
+    several = len(layer.places) > 1
+    names = [
+        f"{layer.name} weights {number}" if several else layer.name
+        for number in range(len(layer.places))
+    ]
+    return [[f"{name} {sign}" for name in names] for sign in SIGNS] if two_point else [names]
+
+
+def assigned(layers: list[Layer], patterns: dict[str, Any]) -> list[list[list[Any]]]:
+    """Return the patterns of each layer by regime and place; raise if they are of another f."""
+    two_point = any(name.endswith(SIGNS) for name in patterns)
+    names = [names_of(layer, two_point) for layer in layers]
+    expected = {
+        name: place.shape
+        for layer, regimes in zip(layers, names, strict=True)
+        for regime in regimes
+        for name, place in zip(regime, layer.places, strict=True)
+    }
+    problems = [f"there is none for {name!r}" for name in expected if name not in patterns]
+    problems += [f"f has no {name!r}" for name in patterns if name not in expected]
+    problems += [
+        f"{name!r} has shape {patterns[name].shape}, but the weights {shape}"
+        for name, shape in expected.items()
+        if name in patterns and patterns[name].shape != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(
+            f"`patterns` are of another network: {'; '.join(problems[:3])}{more}. "
+            "Fit them on this f, with xattr.fit_patterns(f, data)"
+        )
+    return [[[patterns[name] for name in regime] for regime in regimes] for regimes in names]

@@ -1,0 +1,242 @@
+"""What the library makes of a program: its operations, their rules, and where relevance goes."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xattr._backward import deeplift, guided, lrp, rewrite
+from xattr._backward.patterns import methods
+from xattr._backward.rewrite import Carried, OnUncovered, Taps
+from xattr._core import compilation, trees
+from xattr._program import jaxpr
+from xattr._recognise.backward import Bias
+from xattr._recognise.operation import KINDS, Recognised, Site
+from xattr._recognise.recognise import recognise
+from xattr.composites import Composite
+from xattr.types import ArrayTree, Function
+
+
+class ExplainedOperation(NamedTuple):
+    """One line of `xattr.explain`."""
+
+    kind: str
+    """One of the kinds that `xattr.composites.kind` takes."""
+    operations: str
+    shapes: str
+    scope: str
+    """The named scopes around it, for `composites.named`."""
+    source: str
+    flags: str
+    """"first", "last" for layers."""
+    covered: tuple[str, ...]
+    """The methods that have a rule for it."""
+    depth: int
+    """How many loops, branches or checkpoints it lies in."""
+
+
+class Explained(NamedTuple):
+    """The operations of a program; prints as a table."""
+
+    operations: tuple[ExplainedOperation, ...]
+
+    def __str__(self) -> str:
+        head = ("kind", "operations", "shapes", "rules for", "scope", "source")
+        rows = [head, *map(_cells, self.operations)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+        lines.insert(1, "-" * len(lines[0]))
+        used = sorted({o.kind for o in self.operations})
+        notes = [f"{kind}: {KINDS[kind]}" for kind in used]
+        return "\n".join([*(line.rstrip() for line in lines), "", *notes])
+
+
+def _cells(row: ExplainedOperation) -> tuple[str, ...]:
+    kind = "  " * row.depth + row.kind + (f" ({row.flags})" if row.flags else "")
+    covered = "all" if len(row.covered) == len(_FAMILIES) else ", ".join(row.covered) or "none"
+    return kind, row.operations, row.shapes, covered, row.scope, row.source
+
+
+_FAMILIES = ("guided", "lrp", "deep_lift", "patterns")
+
+
+def explain(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> Explained:
+    """List the operations of f, what each was recognised as, and which methods have a rule for it.
+
+    f = its operations, in order. Print the result for a table. Nothing is computed: f is traced.
+
+    Shapes: `f(x, *args)` returns a scalar for one example. Raises as `xattr.gradient` does.
+    Source: Bach et al. 2015 and the works cited at `xattr.lrp` and `xattr.deep_lift`, for what the
+    kinds of operations are.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jnp.sum(jax.nn.relu(x @ jnp.array([1.0, -2.0, 3.0]) + 1))
+    >>> [operation.kind for operation in xattr.explain(f, jnp.ones(3)).operations]
+    ['dense', 'relu', 'sum']
+    """
+    compilation.check_args(args)
+    compilation.check_callable(f, "f")
+    x = trees.floating(x, "x")
+    found: list[ExplainedOperation] = []
+
+    def note(x: Any, args: tuple[Any, ...]) -> Any:
+        program, _ = jaxpr.trace(compilation.checked(f), x, args, whole=False)
+        recognised = recognise(program, "relevance")
+        differences = _covered_equations(recognise(program, "difference"))
+        found.extend(_rows(recognised, differences, 0))
+        return jnp.zeros(())
+
+    jax.eval_shape(note, x, args)
+    return Explained(tuple(found))
+
+
+def _rows(recognised: Recognised, differences: set[Any], depth: int) -> list[ExplainedOperation]:
+    rows = []
+    for site in recognised.sites:
+        if site.kind == "constant":
+            continue
+        rows.append(_row(site, differences, depth))
+        for body in site.bodies:
+            rows += _rows(body, differences, depth + 1)
+    return rows
+
+
+def _row(site: Site, differences: set[Any], depth: int) -> ExplainedOperation:
+    names = [e.name for e in site.equations]
+    flags = [name for name, flag in (("first", site.first), ("last", site.last)) if flag]
+    shapes = f"{', '.join(map(str, site.inputs or site.constants))} -> {site.outputs[0]}"
+    return ExplainedOperation(
+        site.kind,
+        " ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]]),
+        shapes,
+        site.scope,
+        site.main.source,
+        ", ".join(flags) if site.is_layer else "",
+        _covered(site, differences),
+        depth,
+    )
+
+
+def _covered(site: Site, differences: set[Any]) -> tuple[str, ...]:
+    free = site.kind in ("move", "constant", "control")
+    composites = {
+        "guided": guided.GUIDED,
+        "lrp": lrp.DEFAULT,
+        "patterns": Composite(methods.BASE, "gradient"),
+    }
+    names = {n for n, c in composites.items() if free or c.rule_for(site) is not None}
+    if site.is_layer:
+        names.add("patterns")
+    if all(e in differences for e in site.equations):
+        names.add("deep_lift")
+    return tuple(name for name in _FAMILIES if name in names)
+
+
+def _covered_equations(recognised: Recognised) -> set[Any]:
+    """Return the equations that DeepLIFT covers."""
+    covered = set()
+    for site in recognised.sites:
+        free = site.kind in ("move", "constant", "control")
+        if free or deeplift.RULES.rule_for(site) is not None:
+            covered.update(site.equations)
+        for body in site.bodies:
+            covered |= _covered_equations(body)
+    return covered
+
+
+# Where relevance goes ---------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RelevanceReport:
+    """The relevance that arrives at every layer, and what becomes of it; prints as a table."""
+
+    layers: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    """Kind and scope or source of each, in the order of the program."""
+    arriving: jax.Array
+    """Σₖ Rₖ over the outputs, shape (layers,)."""
+    passed_on: jax.Array
+    """Σᵢ Rᵢ over the inputs, shape (layers,)."""
+    absorbed: jax.Array
+    """The difference: what the bias and the stabilizer keep, shape (layers,)."""
+
+    def __str__(self) -> str:
+        width = max([len("layer"), *map(len, self.layers)])
+        head = f"{'layer':{width}}{'arriving':>14}{'passed on':>14}{'absorbed':>14}"
+        columns = zip(self.arriving, self.passed_on, self.absorbed, strict=True)
+        lines = [
+            f"{name:{width}}" + "".join(f"{float(v):>14.6g}" for v in row)
+            for name, row in zip(self.layers, columns, strict=True)
+        ]
+        return "\n".join([head, "-" * len(head), *lines])
+
+
+def relevance_report(
+    f: Function,
+    x: ArrayTree,
+    composite: Composite | None = None,
+    *,
+    bias: Bias = "exclude",
+    args: tuple[Any, ...] = (),
+    on_uncovered: OnUncovered = "error",
+) -> RelevanceReport:
+    """Report for every layer and sum the relevance that arrives, goes on and is absorbed.
+
+    absorbed = Σₖ Rₖ − Σᵢ Rᵢ: 0 for a rule that conserves relevance; the share of the bias where
+    it is in the denominator; what ε and units without contributions keep.
+
+    Shapes: as for `xattr.lrp`; arrays of one entry for each layer or sum outside loops and
+    checkpoints. Raises as `xattr.lrp` does.
+    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 2 and 56 to 60.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jax.nn.relu(x @ jnp.array([1.0, 1.0]) + 1)
+    >>> z_rule = xattr.composites.every_layer(xattr.rules.zero())
+    >>> xattr.relevance_report(f, jnp.array([2.0, 1.0]), z_rule, bias="include").absorbed
+    Array([1.], dtype=float32)
+    """
+    compilation.check_args(args)
+    x = trees.floating(x, "x")
+    chosen = lrp.DEFAULT if composite is None else composite
+    modified = rewrite.with_rules(f, chosen, bias=bias, on_uncovered=on_uncovered)
+    report: RelevanceReport = compilation.compiled(report_kernel, modified)(x, args)
+    return report
+
+
+def report_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> RelevanceReport:
+    """Run the program with zeros added around every layer, and look at what comes back there."""
+    recognised, operands, settings = lrp.prepared(modified, x, args)
+    leaves = jax.tree.leaves(x)
+    sites = [s for s in recognised.sites if s.is_affine and s.kind != "move"]
+    taps = {site.index: _taps(site) for site in sites}
+
+    def value(taps: dict[int, Taps]) -> Any:
+        seen: dict[int, Any] = {}
+        probed = [Carried(leaf, None, jnp.zeros_like(leaf)) for leaf in leaves]
+        rest = map(Carried, operands[len(leaves) :])
+        tapped = settings._replace(taps=taps, seen=seen)
+        (result,) = rewrite.run(recognised, [*probed, *rest], tapped)
+        return result.value, seen
+
+    gradients, seen = jax.grad(value, has_aux=True)(taps)
+    arriving, passed_on = [], []
+    for site in sites:
+        inputs, output = seen[site.index]
+        tap = gradients[site.index]
+        arriving.append(trees.total([output * tap.output, tap.output_probe]))
+        products = [a * g for a, g in zip(inputs, tap.inputs, strict=True)]
+        passed_on.append(trees.total([*products, *tap.probes]))
+    came, went = (jnp.stack(sums) if sums else jnp.zeros(0) for sums in (arriving, passed_on))
+    return RelevanceReport(tuple(map(_label, sites)), came, went, came - went)
+
+
+def _taps(site: Site) -> Taps:
+    zeros = tuple(value.full(0) for value in site.inputs)
+    zero = site.output.full(0)
+    return Taps(zeros, zeros, zero, zero)
+
+
+def _label(site: Site) -> str:
+    return f"{site.index} {site.kind} {site.scope or site.main.source}"

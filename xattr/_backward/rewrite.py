@@ -1,0 +1,415 @@
+"""Run a traced program with backward rules: the same values, another gradient."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from xattr._core import compilation, trees
+from xattr._program import jaxpr
+from xattr._program.jaxpr import Value, p
+from xattr._recognise import affine, backward
+from xattr._recognise.backward import Bias, Call, Direct, Rule
+from xattr._recognise.operation import Recognised, Site
+from xattr._recognise.recognise import recognise
+from xattr.composites import Composite
+from xattr.types import ArrayTree, Function, UncoveredPrimitiveError
+
+OnUncovered: TypeAlias = Literal["error", "gradient"]
+
+
+class Carried(NamedTuple):
+    """What is known of a value while the program runs."""
+
+    value: Any
+    reference: Any = None
+    """The value at the reference, where the program is run on pairs (DeepLIFT)."""
+    probe: Any = None
+    """Zeros like the value, as long as it is x moved or scaled: the gradient with respect to them
+    is relevance that is not in the form x ⊙ g."""
+
+
+class Taps(NamedTuple):
+    """Zeros added at the inputs and the output of a site, to see what goes back there."""
+
+    inputs: tuple[Any, ...]
+    probes: tuple[Any, ...]
+    output: Any
+    output_probe: Any
+
+
+class Settings(NamedTuple):
+    """How a program is run."""
+
+    composite: Composite
+    bias: Bias = "exclude"
+    on_uncovered: OnUncovered = "error"
+    taps: dict[int, Taps] | None = None
+    seen: dict[int, tuple[tuple[Any, ...], Any]] | None = None
+    """Filled with the inputs and the output of the sites that are tapped."""
+    bounded: Any = None
+    """A function from a value of the first layers to its bounds for given bounds of x."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether every value comes with the one at the reference."""
+        return self.composite.mode == "difference"
+
+
+def traced(
+    f: Function, x: ArrayTree, args: tuple[Any, ...], mode: Any
+) -> tuple[Recognised, list[Any]]:
+    """Return f as sites, and its inputs as a list."""
+    program, operands = jaxpr.trace(f, x, args, whole=mode == "gradient")
+    return recognise(program, mode), operands
+
+
+def check_options(bias: Any, on_uncovered: Any) -> None:
+    """Raise unless the options have one of their values."""
+    if bias not in ("exclude", "include"):
+        raise ValueError(f'`bias` must be "exclude" or "include", not {bias!r}')
+    if on_uncovered not in ("error", "gradient"):
+        raise ValueError(f'`on_uncovered` must be "error" or "gradient", not {on_uncovered!r}')
+
+
+def with_rules(
+    f: Function,
+    composite: Composite,
+    *,
+    bias: Bias = "exclude",
+    on_uncovered: OnUncovered = "error",
+) -> Function:
+    """Return a function with the values of f whose gradient follows the rules of a composite.
+
+    g(x) = f(x); ∇g = what comes back through the rules. For a relevance composite the relevance is
+    x ⊙ ∇g; what rules such as flat give to inputs that are 0 is missing from it (use `xattr.lrp`).
+
+    Shapes: `f(x, *args)` returns a scalar for one example. Differentiate with respect to x alone:
+    other arguments get zeros at the operations that a rule has claimed. Raises `TypeError` unless
+    `composite` is one of `xattr.composites`, `ValueError` for other values of the options and, when
+    it is traced, `xattr.UncoveredPrimitiveError` for an operation that no rule covers, unless
+    `on_uncovered="gradient"`.
+    Source: Ancona et al. 2018, "Towards better understanding of gradient-based attribution
+    methods": attribution methods as gradients under other rules.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> f = lambda x: jnp.sum(jax.nn.relu(x @ jnp.array([[1.0, -1.0], [2.0, 0.5]])))
+    >>> g = xattr.with_rules(f, xattr.composites.every_layer(xattr.rules.alpha_beta(2.0, 1.0)))
+    >>> jax.grad(g)(jnp.array([1.0, 2.0]))
+    Array([2., 4.], dtype=float32)
+    """
+    compilation.check_callable(f, "f")
+    check_options(bias, on_uncovered)
+    if not isinstance(composite, Composite):
+        raise TypeError(
+            f"`composite` must be a composite, but is a {type(composite).__name__}: make one with "
+            "xattr.composites, for example xattr.composites.epsilon_plus()"
+        )
+    if composite.mode == "difference":
+        raise ValueError("`composite` needs a reference: use xattr.deep_lift(f, x, baseline)")
+    return functools.partial(ruled, f, composite, bias, on_uncovered)
+
+
+def ruled(
+    f: Function, composite: Composite, bias: Bias, on_uncovered: OnUncovered, x: Any, *args: Any
+) -> Any:
+    """Return f(x, *args), with the gradient of the rules."""
+    x = trees.floating(x, "x")
+    recognised, operands = traced(compilation.checked(f), x, args, composite.mode)
+    settings = Settings(composite, bias, on_uncovered)
+    (result,) = run(recognised, [Carried(o) for o in operands], settings)
+    return result.value
+
+
+def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings) -> list[Carried]:
+    """Run a program site by site."""
+    program = recognised.program
+    env: dict[Value, Carried] = {v: Carried(c) for v, c in program.constants.items()}
+    for value, carried in zip(program.inputs, operands, strict=True):
+        env[value] = _fit(carried, value, settings, probe=True)
+    for site in recognised.sites:
+        results = _site(site, env, settings)
+        if site.branches:
+            results = [Carried(*map(_computed_once, result)) for result in results]
+        for value, carried in zip(site.outputs, results, strict=True):
+            env[value] = _fit(carried, value, settings, probe=True)
+    return [env[v] if isinstance(v, Value) else Carried(v.array) for v in program.outputs]
+
+
+def _computed_once(value: Any) -> Any:
+    """Return the value, and its gradient, as operations that XLA does not repeat.
+
+    XLA on CPU copies cheap operations into every fusion that reads them. Along a residual stream
+    each block would then compute all blocks before it, and on the way back all behind it: programs,
+    compile times and run times that grow with the square of the depth. It copies no divisions; an
+    `optimization_barrier` it drops before it fuses. The one is spelled so that XLA cannot tell it.
+    """
+    if value is None or jax.default_backend() != "cpu":
+        return value
+    return value / ((value == value) | (value != value)).astype(value.dtype)
+
+
+def _fit(carried: Carried, value: Value, settings: Settings, probe: bool) -> Carried:
+    """Give a value a reference exactly where it must have one."""
+    paired = settings.paired and value.dependent
+    reference = None
+    if paired:
+        reference = carried.value if carried.reference is None else carried.reference
+    return Carried(carried.value, reference, carried.probe if probe else None)
+
+
+def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Carried]:
+    if site.kind == "control":
+        return _control(site, env, settings)
+    inputs = tuple(env[v] for v in site.inputs)
+    constants = tuple(env[v] for v in site.constants)
+    rule = None if site.kind == "constant" else settings.composite.rule_for(site)
+    if rule is None and site.kind not in ("constant", "move"):
+        if settings.on_uncovered == "error":
+            raise UncoveredPrimitiveError(_uncovered(site))
+        rule = backward.gradient
+    taps = (settings.taps or {}).get(site.index)
+    if taps:
+        inputs = tuple(
+            Carried(c.value + t, c.reference, None if c.probe is None else c.probe + q)
+            for c, t, q in zip(inputs, taps.inputs, taps.probes, strict=True)
+        )
+    results = _applied(site, rule, inputs, constants, settings)
+    if taps and settings.seen is not None:
+        settings.seen[site.index] = (tuple(c.value for c in inputs), results[0].value)
+    if taps:
+        value, reference, probe = results[0]
+        probe = None if probe is None else probe + taps.output_probe
+        results = [Carried(value + taps.output, reference, probe), *results[1:]]
+    return results
+
+
+def _uncovered(site: Site) -> str:
+    reason = _NO_GRADIENT.get(site.main.name)
+    if reason is not None:
+        return f"no rule covers {site.describe()}: {reason}"
+    if site.choice is not None:
+        made = Site("other", [site.choice], site.choice.dependents, [], site.choice.outputs)
+        return (
+            f"no rule covers {site.describe()}: it depends on x through {made.describe()}, a "
+            "choice, which has no share in f that could go back to x; leave the choice out of f, "
+            "or pass on_uncovered='gradient' to take it for a constant"
+        )
+    remedy = (
+        "add a rule for it to the composite, or pass on_uncovered='gradient' to take its gradient"
+    )
+    return f"no rule covers {site.describe()}, {_WHAT.get(site.kind, site.kind)}: {remedy}"
+
+
+_NO_GRADIENT = {
+    "while": "a loop with a condition has no gradient backwards; write it with jax.lax.scan, or "
+    "with jax.lax.fori_loop and bounds that are Python numbers",
+    "pure_callback": "JAX cannot look into a function of the host; write it in JAX, or give it a "
+    "derivative with jax.custom_vjp and pass on_uncovered='gradient'",
+}
+
+_WHAT = {"other": "an operation without a rule", "activation": "an activation that is no ReLU"}
+
+
+def _applied(
+    site: Site,
+    rule: Rule | None,
+    inputs: tuple[Carried, ...],
+    constants: tuple[Carried, ...],
+    settings: Settings,
+) -> list[Carried]:
+    values = tuple(c.value for c in inputs)
+    fixed = tuple(c.value for c in constants)
+    references = None
+    reference_outputs: list[Any] = [None] * len(site.outputs)
+    if settings.paired:
+        references = tuple(c.value if c.reference is None else c.reference for c in inputs)
+        others = tuple(c.value if c.reference is None else c.reference for c in constants)
+        reference_outputs = _listed(affine.apply(site, references, others), site)
+    if rule is backward.share_largest:
+        (value,), (reference,) = values, references or values
+        shared = lax.stop_gradient(jnp.maximum(value, reference))
+        return [Carried(shared, shared)]
+    probes = _probes(site, inputs, fixed)
+    if rule is None or rule.is_own_gradient(site, settings.bias):
+        outputs = _listed(affine.apply(site, values, fixed), site)
+    elif rule is backward.constant:
+        outputs = [lax.stop_gradient(o) for o in _listed(affine.apply(site, values, fixed), site)]
+    else:
+        at_reference = (references, reference_outputs[0])
+        outputs = [_claimed(site, rule, inputs, fixed, at_reference, settings)]
+    return [Carried(*each) for each in zip(outputs, reference_outputs, probes, strict=True)]
+
+
+def _listed(result: Any, site: Site) -> list[Any]:
+    return result if len(site.outputs) > 1 else [result]
+
+
+def _probes(site: Site, inputs: tuple[Carried, ...], constants: tuple[Any, ...]) -> list[Any]:
+    """Move the probes of x along with it."""
+    nothing: list[Any] = [None] * len(site.outputs)
+    probes = [c.probe for c in inputs]
+    if not probes or any(probe is None for probe in probes) or not site.moves_input:
+        return nothing
+    if len(site.outputs) > 1:
+        return _listed(affine.apply(site, probes, constants), site)
+    moved = affine.linear if site.resamples else affine.passed
+    return [moved(site, probes, constants)]
+
+
+def _claimed(
+    site: Site,
+    rule: Rule,
+    inputs: tuple[Carried, ...],
+    constants: tuple[Any, ...],
+    at_reference: tuple[Any, Any],
+    settings: Settings,
+) -> Any:
+    """Run a site so that its gradient is the rule's.
+
+    Every array goes in as an argument: what a `custom_vjp` closes over leaks.
+    """
+    bounds = None
+    if rule.bounds is not None:
+        _check_sees_input(site, rule)
+        bounds = _bounds(site, rule.bounds, settings)
+    arrays: list[Any] = []
+    skeleton = compilation.split(rule.backward, arrays)
+    with_probes = site.sees_input and all(c.probe is not None for c in inputs)
+    probes = tuple(c.probe for c in inputs) if with_probes else None
+
+    @jax.custom_vjp
+    def operation(values: Any, probes: Any, constants: Any, extra: Any) -> Any:
+        return affine.apply(site, values, constants)
+
+    def forward(values: Any, probes: Any, constants: Any, extra: Any) -> Any:
+        output = affine.apply(site, values, constants)
+        return output, (values, constants, extra, output)
+
+    def backward(saved: Any, g: Any) -> Any:
+        values, constants, (at_reference, bounds, arrays), output = saved
+        around = (*at_reference, bounds)
+        call = Call(site, values, constants, output, settings.bias, *around)
+        found = compilation.join(skeleton, arrays)(call, g)
+        if isinstance(found, Direct):
+            _check_sees_input(site, rule)
+        gradients, relevances = _in_both_forms(found, values, with_probes)
+        gradients = tuple(trees.cast(a, b) for a, b in zip(gradients, values, strict=True))
+        return gradients, relevances, None, None
+
+    operation.defvjp(forward, backward)
+    values = tuple(c.value for c in inputs)
+    return operation(values, probes, constants, (at_reference, bounds, arrays))
+
+
+def _in_both_forms(found: Any, values: Any, with_probes: bool) -> tuple[Any, Any]:
+    """Return gradients with respect to the values, and to their probes."""
+    if not isinstance(found, Direct):
+        return tuple(found), None
+    if with_probes:
+        return tuple(map(jnp.zeros_like, values)), tuple(found.relevances)
+    return tuple(affine.ratio(r, x) for r, x in zip(found.relevances, values, strict=True)), None
+
+
+def _check_sees_input(site: Site, rule: Rule) -> None:
+    if not site.sees_input:
+        raise ValueError(
+            f"a rule for first layers, {rule}, was given to a layer that does not see the input: "
+            f"{site.describe()}; give it to composites.first_layer"
+        )
+
+
+def _bounds(site: Site, bounds: Any, settings: Settings) -> Any:
+    """Return the bounds of x as the layer sees them."""
+    if settings.bounded is None:
+        raise ValueError("rules.z_box needs to know x: use it with xattr.lrp")
+    low, high = (settings.bounded(site, bound) for bound in bounds)
+    pairs = [(jnp.minimum(a, b), jnp.maximum(a, b)) for a, b in zip(low, high, strict=True)]
+    return tuple(tuple(side) for side in zip(*pairs, strict=True))
+
+
+# Control flow -----------------------------------------------------------------------------------
+
+
+def _control(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Carried]:
+    equation = site.equations[0]
+    operands = [env[v] if isinstance(v, Value) else Carried(v.array) for v in equation.inputs]
+    settings = settings._replace(taps=None)
+    if equation.primitive is p.scan_p:
+        return _scan(site, operands, settings)
+    if equation.primitive is p.cond_p:
+        return _cond(site, operands, settings)
+    body = functools.partial(_branch, site, site.bodies[0], settings)
+    params = equation.params
+    checkpointed = jax.checkpoint(body, policy=params["policy"], prevent_cse=params["prevent_cse"])
+    results: list[Carried] = checkpointed(*operands)
+    return results
+
+
+def _branch(site: Site, body: Recognised, settings: Settings, *operands: Carried) -> list[Carried]:
+    results = run(body, operands, settings)
+    return [_fit(r, v, settings, probe=False) for r, v in zip(results, site.outputs, strict=True)]
+
+
+def _cond(site: Site, operands: list[Carried], settings: Settings) -> list[Carried]:
+    index = operands[0]
+    if index.reference is not None and settings.on_uncovered == "error":
+        raise UncoveredPrimitiveError(
+            f"no rule covers {site.describe()}: which branch is taken depends on x, and input and "
+            "reference may take different ones"
+        )
+    branches = [functools.partial(_branch, site, body, settings) for body in site.bodies]
+    results: list[Carried] = lax.switch(index.value, branches, *operands[1:])
+    return results
+
+
+def _scan(site: Site, operands: list[Carried], settings: Settings) -> list[Carried]:
+    equation, (*firsts, body) = site.equations[0], site.bodies
+    params = equation.params
+    constants, carried = jaxpr.scan_counts(equation)
+    inputs = body.program.inputs
+    fitted = [
+        _fit(o, v, settings, probe=not constants <= i < constants + carried)
+        for i, (o, v) in enumerate(zip(operands, inputs, strict=True))
+    ]
+    held, start, slices = (
+        fitted[:constants],
+        fitted[constants : constants + carried],
+        fitted[constants + carried :],
+    )
+    carried_values = inputs[constants : constants + carried]
+
+    def step(body: Recognised, carry: Any, part: Any) -> Any:
+        results = run(body, [*held, *carry, *part], settings)
+        after = [
+            _fit(r, v, settings, probe=False)
+            for r, v in zip(results[:carried], carried_values, strict=True)
+        ]
+        out = [
+            _fit(r, v, settings, probe=False)
+            for r, v in zip(results[carried:], site.outputs[carried:], strict=True)
+        ]
+        return after, out
+
+    backwards, count = params["reverse"], params["length"]
+    rows: list[Any] = []
+    for first in firsts[:count]:  # from the end that the loop begins at
+        part = jax.tree.map(lambda each: each[-1 if backwards else 0], slices)
+        slices = jax.tree.map(lambda each: each[:-1] if backwards else each[1:], slices)
+        start, row = step(first, start, part)
+        rows.append(jax.tree.map(lambda each: jnp.expand_dims(each, 0), row))
+    last, stacked = lax.scan(
+        functools.partial(step, body),
+        start,
+        slices,
+        length=count - len(rows),
+        reverse=backwards,
+        unroll=params["unroll"],
+    )
+    if rows:
+        parts = [stacked, *rows[::-1]] if backwards else [*rows, stacked]
+        stacked = jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
+    return [*last, *stacked]

@@ -1,0 +1,1 @@
+"""Pytrees, chunks, and the function explained as a compiled program."""

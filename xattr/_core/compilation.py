@@ -1,0 +1,338 @@
+"""The function explained, compiled: arrays it carries are dynamic, the rest is static and weak.
+
+`jax.jit(f)` keys its cache on `f` itself. Used on a caller's function that means a compilation for
+every new `functools.partial(model, params)` and, where `f` is a static argument, one copy of its
+parameters kept alive for every closure ever passed. Here a callable is split into its arrays, which
+become arguments of the compiled program, and a skeleton that refers to the rest, weakly if it can.
+
+As under `jax.jit`, what `f` reads from elsewhere (a global, an attribute, a module it closes over)
+is read when it is first traced; pass what changes through `args`.
+"""
+
+import functools
+import sys
+import types
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xattr._core import marks
+from xattr.types import ArrayTree, Function
+
+_MAX_PROGRAMS = 1024
+"""Programs kept: those of a callable that cannot be referred to weakly would never be dropped."""
+
+_LEAF: Any = jax.tree.structure(0)
+
+_PLAIN = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dtype)
+
+
+class _Weak(weakref.ReferenceType[Any]):
+    """A weak reference that compares by identity, so that anything can be a key."""
+
+    __slots__ = ("identity",)
+
+    def __init__(self, value: Any, callback: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(value, callback)  # type: ignore[call-arg]
+        self.identity = id(value)
+
+    def __hash__(self) -> int:
+        return self.identity
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        # Not by name: when the interpreter ends the module's names may be gone.
+        return type(other) is type(self) and self() is not None and self() is other()
+
+
+class _Strong:
+    """An object that cannot be referred to weakly; compares by identity."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.value is other.value
+
+
+class _Plain:
+    """A number, a string and the like; compares by what it is written as: 0.0 is not -0.0."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.key = (type(value), repr(value))
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.key == other.key
+
+
+class Bound(functools.partial[Any]):
+    """A partial that equals another of the same function and arguments: as good as a function.
+
+    `jax.jit` takes an `f` that is static for a new one if it does not equal the last: a caller's
+    compiled method would be compiled again for every `functools.partial`.
+    """
+
+    def __hash__(self) -> int:
+        return hash((self.func, self.args))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self.func, self.args) == (other.func, other.args)
+
+
+class _Unflatten:
+    """The function from leaves to a pytree of one structure."""
+
+    def __init__(self, treedef: Any) -> None:
+        self.treedef = treedef
+
+    def __call__(self, *leaves: Any) -> Any:
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def __hash__(self) -> int:
+        return hash(self.treedef)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and bool(self.treedef == other.treedef)
+
+
+class _Slot(NamedTuple):
+    """The place of a dynamic array."""
+
+    place: int
+
+
+class _Node(NamedTuple):
+    """A callable or a pytree made of parts: how to rebuild it, and from what."""
+
+    rebuild: Callable[..., Any]
+    parts: tuple[Any, ...]
+
+
+def _bind(*parts: Any) -> Any:
+    function, names, *values = parts
+    split = len(values) - len(names)
+    keywords = dict(zip(names, values[split:], strict=True))
+    return functools.partial(function, *values[:split], **keywords)
+
+
+def split(part: Any, arrays: list[Any]) -> Any:
+    """Move the arrays of a callable into the list; return the skeleton that is left."""
+    if isinstance(part, (jax.Array, np.ndarray)):
+        arrays.append(part)
+        return _Slot(len(arrays) - 1)
+    if isinstance(part, _PLAIN):
+        return _Plain(part)
+    if type(part) in (functools.partial, jax.tree_util.Partial, Bound):
+        children = (part.func, tuple(part.keywords), *part.args, *part.keywords.values())
+        return _Node(_bind, tuple(split(child, arrays) for child in children))
+    if isinstance(part, types.MethodType):
+        children = (part.__func__, part.__self__)
+        return _Node(types.MethodType, tuple(split(child, arrays) for child in children))
+    leaves, treedef = jax.tree.flatten(part)
+    if treedef != _LEAF:  # a container, or a module that is a pytree
+        return _Node(_Unflatten(treedef), tuple(split(leaf, arrays) for leaf in leaves))
+    try:
+        return _Weak(part)
+    except TypeError:
+        return _Strong(part)
+
+
+def join(skeleton: Any, arrays: list[Any]) -> Any:
+    """Rebuild the callable from its skeleton and arrays."""
+    if isinstance(skeleton, _Slot):
+        return arrays[skeleton.place]
+    if isinstance(skeleton, _Node):
+        return skeleton.rebuild(*(join(part, arrays) for part in skeleton.parts))
+    return skeleton() if isinstance(skeleton, _Weak) else skeleton.value
+
+
+def _watch(skeleton: Any, callback: Callable[[Any], Any]) -> Any:
+    """Return the skeleton with weak references that call back when their referent goes."""
+    if isinstance(skeleton, _Node):
+        return skeleton._replace(parts=tuple(_watch(part, callback) for part in skeleton.parts))
+    return _Weak(skeleton(), callback) if isinstance(skeleton, _Weak) else skeleton
+
+
+_COMPILED: OrderedDict[tuple[Callable[..., Any], Any], Callable[..., Any]] = OrderedDict()
+
+
+def compiled(function: Callable[..., Any], f: Function) -> functools.partial[Any]:
+    """Return `function(f, *operands)` under jit, compiled once for each `f` and shapes.
+
+    Arrays inside `f` (in a `functools.partial`, a `jax.tree_util.Partial`, a bound method, or a
+    module that is a pytree) are dynamic. Functions and other objects in it are static by identity,
+    and the program is forgotten when one of them is.
+    """
+    check_callable(f, "f")
+    arrays: list[Any] = []
+    return functools.partial(_program(function, split(f, arrays)), arrays)
+
+
+def shapes(function: Callable[..., Any], f: Function, *operands: Any) -> Any:
+    """Return the shapes of `function(f, *operands)`, traced once for each `f` and shapes."""
+    program = compiled(function, f)
+    jitted: Any = program.func
+    return jitted.eval_shape(*program.args, *operands)
+
+
+def compiled_if_pure(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
+    """Return `compiled(function, f)` if `f` is pure.
+
+    A caller's lambda may be made anew for every call and would be compiled each time, and may read
+    what changes: `function(f, ...)` is then carried out one operation after the other.
+    """
+    return compiled(function, f) if is_pure(f) else functools.partial(function, f)
+
+
+def is_pure(f: Function) -> bool:
+    """Tell whether a callable is made of arrays and this library's functions alone."""
+    return all(_is_ours(part) for part in _static(split(f, [])))
+
+
+def _static(skeleton: Any) -> Iterator[Any]:
+    """Yield the functions and objects that a callable is made of."""
+    if isinstance(skeleton, _Node):
+        for part in skeleton.parts:
+            yield from _static(part)
+    elif isinstance(skeleton, (_Weak, _Strong)):
+        yield skeleton() if isinstance(skeleton, _Weak) else skeleton.value
+
+
+def _is_ours(value: Any) -> bool:
+    package = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return package in ("xattr", "jax") and "<" not in getattr(value, "__qualname__", "<")
+
+
+def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
+    program = _COMPILED.get((function, skeleton))
+    if program is not None:
+        return program  # not moved to the end: a thread may have dropped it meanwhile
+
+    def forget(_: Any, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not at_exit():  # then names are gone that this and the comparison of keys need
+            _COMPILED.pop(key, None)
+
+    watched = _watch(skeleton, forget)
+    key = (function, watched)
+
+    @functools.wraps(function)  # the name under which compilations are counted
+    def joined(arrays: list[Any], *operands: Any) -> Any:
+        arrays, operands = marks.alike((arrays, operands))
+        return function(join(watched, arrays), *operands)
+
+    del joined.__wrapped__  # jit would read the other signature
+    program = _COMPILED.setdefault(key, jax.jit(joined))  # or that of a thread that was faster
+    while len(_COMPILED) > _MAX_PROGRAMS:
+        _COMPILED.popitem(last=False)
+    return program
+
+
+def checked(f: Function) -> Function:
+    """Return `f`, with an error at tracing time unless it returns one floating scalar.
+
+    It is rebuilt from its arrays where it is called: a module that counts its calls (the random
+    numbers of a flax.nnx Dropout or RNN) may not change what was made in another trace.
+    """
+
+    def scalar_valued(x: ArrayTree, *args: Any) -> jax.Array:
+        arrays: list[Any] = []
+        rebuilt = join(split(f, arrays), arrays)
+        value = rebuilt(x, *args)
+        _warn_of_state(rebuilt, arrays)
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
+        if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)) or shapes != [()]:
+            raise ValueError(
+                f"`f` must return one scalar for one example, but returned {_describe(value)}: "
+                "pick a class, for example f = xattr.targets.logit(model), or jax.vmap over a batch"
+            )
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise TypeError(
+                f"`f` must return a floating scalar, but returned {_describe(value)}: "
+                "return the score itself, not a class or a decision"
+            )
+        return jnp.asarray(value)
+
+    return scalar_valued
+
+
+def _warn_of_state(f: Function, arrays: list[Any]) -> None:
+    """Warn if a call has put other floating arrays in the place of those that f carried.
+
+    Integers and random keys may change: they count the calls of a Dropout or an RNN.
+    """
+    held: list[Any] = []
+    split(f, held)
+    kept = set(map(id, held))
+    lost = [a for a in arrays if id(a) not in kept and jnp.issubdtype(a.dtype, jnp.floating)]
+    if lost:
+        warnings.warn(
+            f"`f` changes {len(lost)} of its own arrays when it is called ({_describe(lost[0])}), "
+            "as batch normalization does in training, which normalizes an example by itself: the "
+            "attributions are those of f in this mode. Call model.eval() before, or build the "
+            "module with use_running_average=True",
+            UserWarning,
+            stacklevel=1,
+        )
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "dtype"):
+        return f"{value.dtype}{list(jnp.shape(value))}"
+    return f"a {type(value).__name__}"
+
+
+def check_callable(value: Any, name: str) -> None:
+    """Raise unless the value can be called."""
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a function, but is a {type(value).__name__}")
+
+
+def check_args(args: Any) -> None:
+    """Raise unless the further arguments of `f` are a tuple of pytrees of arrays."""
+    if not isinstance(args, tuple):
+        raise TypeError(
+            f"`args` must be a tuple of further arguments of f, but is a {type(args).__name__}: "
+            "for one argument write args=(label,)"
+        )
+    for leaf in jax.tree.leaves(args):
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
+            raise TypeError(
+                f"`args` must hold arrays and numbers, but has a {type(leaf).__name__}: "
+                "bind anything else to f, with functools.partial"
+            )
+
+
+def value_of(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+    """Return f(x, *args), compiled."""
+    value: jax.Array = compiled(function_value, f)(x, args)
+    return value
+
+
+def call(f: Callable[..., Any], *operands: Any) -> Any:
+    """Call f: what `compiled` compiles where all that is static is bound to f itself."""
+    return f(*operands)
+
+
+def staged(f: Function) -> Function:
+    """Return the checked f as a function that is traced once for all programs it is part of."""
+    return lambda x, *args: value_of(f, x, args)
+
+
+def function_value(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+    """Return f(x, *args)."""
+    value: jax.Array = checked(f)(x, *args)
+    return value

@@ -1,0 +1,1 @@
+"""The traced program: the only wing that knows how JAX writes one."""

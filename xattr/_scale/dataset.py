@@ -1,0 +1,306 @@
+"""Attributions of a data set, batch by batch, into files: resumable, and over many devices."""
+
+import functools
+import hashlib
+import itertools
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from xattr._core import compilation
+from xattr._scale import sharding
+from xattr.types import ArrayTree, Progress
+
+_BATCH_AXIS = "batch"
+
+
+class _Inputs(NamedTuple):
+    """A batch: its leaves, which of them have an axis of examples, and how many there are."""
+
+    leaves: list[Any]
+    axes: tuple[int | None, ...]
+    treedef: Any
+    size: int
+
+
+class _Shared(NamedTuple):
+    """An array that all examples share: as it was given, its digest, and on the devices."""
+
+    leaf: Any
+    digest: bytes
+    placed: Any
+
+
+def attribute_dataset(
+    method: sharding.Method,
+    batches: Iterable[Any],
+    *,
+    out: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    in_axes: Any = 0,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Attribute a stream of batches into a folder of files; go on where an earlier run stopped.
+
+    file[n] = xattr.sharded(method, mesh, in_axes=in_axes)(*batches[n]), or, without a mesh,
+    jax.vmap(method, in_axes)(*batches[n]). One batch is written while the next is computed.
+
+    Shapes: `method(*operands)` attributes one example. A batch is an operand, or a tuple of
+    operands, with a leading axis of examples but for those with None in `in_axes`, such as
+    parameters. `out`/batch-000017.process-0.npz holds the result of batch 17 under the names of its
+    leaves, "attributions" followed by `jax.tree_util.keystr`, bfloat16 as float32. A batch that is
+    smaller than one before it is padded, with its last example, so that nothing is compiled again.
+    `progress` wraps the loop over the batches, as `tqdm.tqdm` does. Returns the files, in order.
+
+    A file appears when it is whole. It carries a digest of the batch, the shared operands, and the
+    arrays and numbers bound in `method` by `functools.partial`; the code of the method, and what it
+    reads from elsewhere, are not part of it. A batch whose file is there is not computed again.
+
+    With more processes than one (`jax.distributed`) and a mesh of all of them, each passes the
+    examples of its own devices, in batches of one size and number (the last may be smaller, but
+    not empty), and writes their results.
+
+    Raises `ValueError` where `out` has a file of other inputs, and as `xattr.sharded` does.
+    Source: `jax.make_array_from_process_local_data`, for examples of many processes.
+
+    >>> import tempfile, jax.numpy as jnp, numpy as np, xattr
+    >>> method = lambda x: xattr.gradient_x_input(lambda x: jnp.sum(x**2), x)
+    >>> out = tempfile.TemporaryDirectory()
+    >>> (file,) = attribute_dataset(method, [np.array([[1.0], [2.0]])], out=out.name)
+    >>> np.load(file)["attributions"].tolist()
+    [[2.0], [8.0]]
+    >>> out.cleanup()
+    """
+    compilation.check_callable(method, "method")
+    attribute = (
+        sharding.vmapped(method, in_axes)
+        if mesh is None
+        else sharding.sharded(method, mesh, in_axes=in_axes)
+    )
+    folder = _opened(out)
+    finished, of_method = _finished(folder, mesh), b"".join(_digests_in(method))
+    shared: dict[int, _Shared] = {}
+    files: list[Path] = []
+    size, write = 0, None
+    for batch in _in_order(batches, progress):
+        inputs = _inputs(batch, in_axes)
+        shared = _shared(inputs, mesh, shared)
+        digest = _digest_of(inputs, shared, of_method)
+        files.append(folder / f"batch-{len(files):06d}.process-{jax.process_index()}.npz")
+        size = max(size, inputs.size)
+        if _is_written(files[-1], digest) and files[-1].name in finished:
+            continue
+        result = attribute(*_placed(inputs, size, mesh, shared))
+        if write is not None:
+            write()  # the batch before, while this one is computed
+        write = functools.partial(_write, files[-1], digest, result, inputs.size, mesh)
+    if write is not None:
+        write()
+    return files
+
+
+def _opened(out: str | os.PathLike[str]) -> Path:
+    """Return the folder, without what a killed run of this process left half-written."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for half in folder.glob(f"*.process-{jax.process_index()}.partial"):
+        half.unlink()
+    return folder
+
+
+def _finished(folder: Path, mesh: Mesh | None) -> set[str]:
+    """Return the names of the files that need not be made again.
+
+    All processes must have theirs: what one computes again the others have to take part in.
+    """
+    own = {file.name for file in folder.glob(f"*.process-{jax.process_index()}.npz")}
+    if mesh is None or jax.process_count() == 1:
+        return own
+    numbers = {int(name.split(".")[0].removeprefix("batch-")): name for name in own}
+    most = multihost_utils.process_allgather(np.int32(max(numbers, default=-1))).max()
+    there = np.array([number in numbers for number in range(most + 1)], np.int32)
+    everywhere = multihost_utils.process_allgather(there).all(axis=0)
+    return {numbers[int(number)] for number in np.flatnonzero(everywhere)}
+
+
+def _in_order(batches: Iterable[Any], progress: Progress | None) -> Iterator[Any]:
+    """Yield the batches, through `progress` over their numbers."""
+    try:
+        count: int | None = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        count = None
+    numbers: Iterable[int] = itertools.count() if count is None else range(count)
+    done = 0
+    for _, batch in zip(numbers if progress is None else progress(numbers), batches, strict=False):
+        yield batch
+        done += 1
+    if count is not None and done != count:
+        raise ValueError(
+            f"only {done} of {count} batches came: `progress` must yield every item of the "
+            "iterable that it is given, once, as tqdm.tqdm does, and `batches` as many as its len"
+        )
+
+
+def _inputs(batch: Any, in_axes: Any) -> _Inputs:
+    operands, axes = sharding.batched(batch if isinstance(batch, tuple) else (batch,), in_axes)
+    leaves, treedef = jax.tree.flatten(operands, is_leaf=lambda leaf: leaf is None)
+    return _Inputs(leaves, axes, treedef, sharding.count_of(leaves, axes))
+
+
+def _shared(inputs: _Inputs, mesh: Mesh | None, before: dict[int, _Shared]) -> dict[int, _Shared]:
+    """Return digest and place of what is shared, those of the batch before where it is the same."""
+
+    def of(place: int, leaf: Any) -> _Shared:
+        known = before.get(place)
+        if known is not None and known.leaf is leaf and isinstance(leaf, jax.Array):
+            return known  # it cannot have changed, as an array of NumPy can
+        digest = _digest(leaf)
+        if known is not None and known.digest == digest:
+            return known._replace(leaf=leaf)
+        return _Shared(leaf, digest, _put(leaf, mesh, P()))
+
+    pairs = enumerate(zip(inputs.leaves, inputs.axes, strict=True))
+    return {place: of(place, leaf) for place, (leaf, axis) in pairs if axis is None}
+
+
+def _digest_of(inputs: _Inputs, shared: dict[int, _Shared], of_method: bytes) -> str:
+    """Return a digest of all that the attributions of a batch come from, but for code."""
+    digest = hashlib.blake2b(of_method, digest_size=16)
+    digest.update(repr((str(inputs.treedef), inputs.axes)).encode())
+    for place, leaf in enumerate(inputs.leaves):
+        digest.update(shared[place].digest if place in shared else _digest(leaf))
+    return digest.hexdigest()
+
+
+def _digests_in(method: Any) -> Iterator[bytes]:
+    """Yield digests of the arrays, numbers and names that a callable is made of."""
+    if isinstance(method, functools.partial):
+        for part in (method.func, *jax.tree.leaves((method.args, method.keywords))):
+            yield from _digests_in(part)
+    elif callable(method):
+        yield _digest(f"{method.__module__}.{getattr(method, '__qualname__', type(method))}")
+    else:
+        yield _digest(method)
+
+
+def _digest(leaf: Any) -> bytes:
+    """Return a digest of an array, with dtype and shape, or of what a number is written as."""
+    digest = hashlib.blake2b(digest_size=16)
+    if not isinstance(leaf, (jax.Array, np.ndarray)):
+        digest.update(repr(leaf).encode())
+        return digest.digest()
+    digest.update(f"{leaf.dtype} {leaf.shape}".encode())
+    for part in _on_host(leaf):
+        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return digest.digest()
+
+
+def _on_host(leaf: Any) -> list[np.ndarray]:
+    """Return an array, or the shards of it that are here."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return _on_host(jax.random.key_data(leaf))
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return [np.asarray(shard.data) for shard in leaf.addressable_shards]
+    return [np.asarray(leaf)]
+
+
+def _is_written(file: Path, digest: str) -> bool:
+    """Tell whether the file is there; raise if it is of other inputs."""
+    if not file.exists():
+        return False
+    try:
+        with np.load(file) as stored:
+            if str(stored["digest"]) == digest:
+                return True
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        pass  # no file of ours
+    raise ValueError(
+        f"`out` has {file.name} of other inputs, or of another method: pass an empty folder, or "
+        "remove its files"
+    )
+
+
+def _placed(
+    inputs: _Inputs, size: int, mesh: Mesh | None, shared: dict[int, _Shared]
+) -> tuple[Any, ...]:
+    """Return the operands on the devices, the examples padded to the size of earlier batches."""
+    spec = _spec(mesh)
+    extra = size + -size % _pieces(mesh, spec) - inputs.size
+
+    def put(place: int, leaf: Any) -> Any:
+        return _put(sharding.repeat_last(leaf, extra), mesh, spec)
+
+    leaves = [
+        shared[place].placed if place in shared else put(place, leaf)
+        for place, leaf in enumerate(inputs.leaves)
+    ]
+    operands: tuple[Any, ...] = jax.tree.unflatten(inputs.treedef, leaves)
+    return operands
+
+
+def _spec(mesh: Mesh | None) -> P:
+    """Return the layout of the examples."""
+    return P(_BATCH_AXIS) if mesh is not None and _BATCH_AXIS in mesh.axis_names else P()
+
+
+def _pieces(mesh: Mesh | None, spec: P) -> int:
+    """Return among how many groups of this process's devices its examples are divided."""
+    if mesh is None or spec == P():
+        return 1
+    where = NamedSharding(mesh, spec).addressable_devices_indices_map((mesh.shape[_BATCH_AXIS],))
+    return len({rows[0].start for rows in where.values() if rows})
+
+
+def _put(leaf: Any, mesh: Mesh | None, spec: P) -> Any:
+    """Move an array of this process to its devices: as its part of a global one, with a mesh."""
+    if not isinstance(leaf, (jax.Array, np.ndarray)):
+        return leaf
+    if mesh is None:
+        return sharding.put(leaf, None)
+    if isinstance(leaf, jax.Array) and leaf.sharding.device_set == set(mesh.devices.flat):
+        return leaf
+    if jax.process_count() == 1:
+        return sharding.put(leaf, NamedSharding(mesh, spec))
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(leaf), mesh, spec)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), np.array(leaf))
+
+
+def _write(file: Path, digest: str, result: ArrayTree, count: int, mesh: Mesh | None) -> None:
+    """Write the results of this process's examples; the file appears when it is whole."""
+    arrays = {
+        f"attributions{jax.tree_util.keystr(path)}": _storable(_own(leaf, mesh)[:count])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(result)
+    }
+    half = file.with_suffix(".partial")
+    try:
+        with half.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, digest=np.array(digest), **arrays)
+        os.replace(half, file)
+    except BaseException:  # an interrupt by the keyboard, too
+        half.unlink(missing_ok=True)
+        raise
+
+
+def _own(leaf: jax.Array, mesh: Mesh | None) -> np.ndarray:
+    """Return the rows that this process has the examples of."""
+    if mesh is None or leaf.is_fully_addressable:
+        return np.asarray(leaf)
+    shards = jax.device_put(leaf, NamedSharding(mesh, _spec(mesh))).addressable_shards
+    rows = {shard.index[0].start or 0: shard for shard in shards}
+    return np.concatenate([np.asarray(rows[start].data) for start in sorted(rows)])
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Return an array of a type that NumPy has: float32 for the likes of bfloat16."""
+    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)

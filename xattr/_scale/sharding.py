@@ -1,0 +1,411 @@
+"""Attributions over the devices of a mesh: examples along one axis, nodes of a path along another.
+
+A path attribution is linear in the weights of its quadrature. Each device therefore takes a share
+of the nodes as a quadrature of its own, and one sum over the devices completes the attribution.
+"""
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from xattr._core import chunks, compilation, trees
+from xattr._integrate import kernel
+from xattr.types import ArrayTree, Function, Quadrature
+
+Method = Callable[..., ArrayTree]
+"""An attribution of one example: `method(*operands, **options) -> pytree`."""
+
+
+class Plan(NamedTuple):
+    """A mesh, and the axes of it to use: None where there are no devices to spread over."""
+
+    mesh: Any
+    batch_axis: str | None
+    step_axis: str | None
+
+
+def sharded(
+    method: Method,
+    mesh: Mesh,
+    *,
+    in_axes: Any = 0,
+    batch_axis: str = "batch",
+    step_axis: str = "step",
+) -> Callable[..., ArrayTree]:
+    """Spread an attribution over the devices of a mesh: vmap over examples, psum over nodes.
+
+    A[b] = Σ_d Σ_{k on d} wₖ g_b(αₖ) = method(*operands[b], quadrature=Quadrature(α, w)): device d
+    of the step axis is given its share of the nodes, padded with nodes of weight 0, and one
+    all-reduce adds the results, in float32 at least. Without a step axis in the mesh (or with one
+    of size 1) no device waits for another.
+
+    Shapes: `method(*operands, **options)` attributes one example. The result takes operands and
+    `in_axes` as `jax.vmap` does (0 for an axis of examples, None for what all share, such as
+    parameters; for each operand, or a pytree prefix of them), keyword options that all examples
+    share, and returns what the method does with a leading axis of examples. `quadrature`, if the
+    step axis has more than one device, is that of the call, else the default of the method, else
+    Gauss–Legendre with 64 nodes; the method must be linear in its weights, as path attributions and
+    their means are (a variance is not). A part of the result that does not depend on the quadrature
+    is left as it is. Any number of examples and of nodes will do: the last is repeated, with
+    weight 0 or to be dropped. Axes of the mesh with other names are the caller's, for example
+    "model" for parameters; they stay automatic or explicit. `chunk_size` is that of a device.
+    Put operands onto the mesh once (`jax.device_put`), or each call moves them.
+
+    For a model in bfloat16 keep x in float32 and cast inside, f = lambda x, *args:
+    model(x.astype(jnp.bfloat16), *args): a method returns the dtype of x, and devices would add
+    parts rounded to it.
+
+    With more processes than one (`jax.distributed`) operands are global arrays, or arrays of the
+    host that are equal in all of them. If a process dies the others wait in the sum until its
+    heartbeats are missed, `heartbeat_timeout_seconds` of `jax.distributed.initialize` (100), and
+    are then ended by JAX, with its number on stderr; if it was the first process, at once.
+
+    Raises `ValueError` for a mesh with neither axis, operands without examples, `in_axes` that do
+    not fit and, with a step axis, for a method without a `quadrature`.
+    Source: `jax.shard_map`; the sum over steps is that of Sundararajan et al. 2016, "Gradients of
+    Counterfactuals", eq. 6.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> mesh = jax.make_mesh((1, 1), ("batch", "step"))
+    >>> method = lambda x, w: xattr.integrated_gradients(lambda x: jnp.sum(w * x**2), x)
+    >>> sharded(method, mesh, in_axes=(0, None))(jnp.ones((3, 2)), jnp.array([1.0, 2.0])).round(4)
+    Array([[1., 2.],
+           [1., 2.],
+           [1., 2.]], dtype=float32)
+    """
+    compilation.check_callable(method, "method")
+    plan = _plan(mesh, batch_axis, step_axis)
+
+    def attribute(
+        *operands: Any, quadrature: Quadrature | None = None, **options: Any
+    ) -> ArrayTree:
+        rule = None if quadrature is None else kernel.rule_of(quadrature)
+        if plan.step_axis is not None:
+            rule = _rule(method, rule)
+        if plan.step_axis is None and rule is not None:
+            options["quadrature"], rule = rule, None
+        examples, axes = batched(operands, in_axes)
+        spread = functools.partial(_spread, functools.partial(method, **options), plan, axes)
+        program = compilation.compiled(batch_attributions, spread)
+        result: ArrayTree = program(_placed(examples, plan, axes), rule)
+        return result
+
+    return attribute
+
+
+def vmapped(method: Method, in_axes: Any = 0) -> Callable[..., ArrayTree]:
+    """Return the method over the examples of a batch, compiled."""
+
+    def attribute(*operands: Any) -> ArrayTree:
+        examples, axes = batched(operands, in_axes)
+        mapped = functools.partial(_mapped, method, axes)
+        result: ArrayTree = compilation.compiled(batch_attributions, mapped)(examples)
+        return result
+
+    return attribute
+
+
+def batch_attributions(attribute: Function, *operands: Any) -> ArrayTree:
+    """Return the attributions of a batch: the program that is compiled."""
+    result: ArrayTree = attribute(*operands)
+    return result
+
+
+def _plan(mesh: Mesh, batch_axis: str, step_axis: str) -> Plan:
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"`mesh` must be a jax.sharding.Mesh, but is a {type(mesh).__name__}: "
+            'make one with jax.make_mesh((4, 2), ("batch", "step"))'
+        )
+    if batch_axis == step_axis:
+        raise ValueError("`batch_axis` and `step_axis` must be two axes of the mesh, not one")
+    if batch_axis not in mesh.axis_names and step_axis not in mesh.axis_names:
+        raise ValueError(
+            f"`mesh` has the axes {mesh.axis_names}, neither {batch_axis!r} nor {step_axis!r}: "
+            "name the axes to use with `batch_axis` and `step_axis`"
+        )
+    batch, step = (
+        name if mesh.shape.get(name, 1) > 1 else None for name in (batch_axis, step_axis)
+    )
+    return Plan(mesh, batch, step)
+
+
+def batched(operands: tuple[Any, ...], in_axes: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return operands with their axis of examples in front, and 0 or None for each leaf."""
+    prefix = tuple(in_axes) if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(operands)
+    try:
+        given = _leaves(jax.tree.broadcast(prefix, operands, is_leaf=_is_none))
+    except ValueError as error:
+        raise ValueError(
+            f"`in_axes` must have an entry for each of the {len(operands)} operands, or for parts "
+            f"of them, but is {in_axes}: {error}"
+        ) from error
+    leaves = [
+        jnp.moveaxis(jnp.asarray(leaf), axis, 0) if axis and leaf is not None else leaf
+        for leaf, axis in zip(_leaves(operands), given, strict=True)
+    ]
+    axes = tuple(
+        None if leaf is None or axis is None else 0
+        for leaf, axis in zip(leaves, given, strict=True)
+    )
+    if count_of(leaves, axes) == 0:
+        raise ValueError("the batch is empty: pass operands of at least one example")
+    treedef = jax.tree.structure(operands, is_leaf=_is_none)
+    return jax.tree.unflatten(treedef, leaves), axes
+
+
+def count_of(leaves: list[Any], axes: tuple[Any, ...]) -> int:
+    """Return the number of examples; raise unless it is one number."""
+    shapes = [jnp.shape(leaf) for leaf, axis in zip(leaves, axes, strict=True) if axis == 0]
+    counts = {shape[0] if shape else None for shape in shapes}
+    if len(counts) != 1 or None in counts:
+        raise ValueError(
+            f"`in_axes` marks axes of shapes {shapes}: mark an axis of one length in all that "
+            "differs from example to example, and None in what does not"
+        )
+    return int(shapes[0][0])
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """Return the leaves of a tree, None among them."""
+    return jax.tree.leaves(tree, is_leaf=_is_none)
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _placed(operands: tuple[Any, ...], plan: Plan, axes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Move operands that are elsewhere onto the mesh, to each device its examples."""
+    if chunks.is_staged() or jax.process_count() > 1:
+        return operands  # jit takes what is equal in all processes
+    leaves, treedef = jax.tree.flatten(operands, is_leaf=_is_none)
+    devices = set(plan.mesh.devices.flat)
+    even = plan.batch_axis and count_of(leaves, axes) % plan.mesh.shape[plan.batch_axis] == 0
+
+    def placed(leaf: Any, axis: int | None) -> Any:
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, (jax.Array, np.ndarray)):
+            return leaf
+        if isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices:
+            return leaf
+        spec = P(plan.batch_axis) if even and axis == 0 else P()
+        return put(leaf, NamedSharding(plan.mesh, spec))
+
+    result: tuple[Any, ...] = jax.tree.unflatten(treedef, list(map(placed, leaves, axes)))
+    return result
+
+
+def put(leaf: Any, where: Any) -> jax.Array:
+    """Move an array; one of NumPy is copied, whose memory JAX on a CPU would go on to use."""
+    result: jax.Array = jax.device_put(
+        np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, where
+    )
+    return result
+
+
+_NO_QUADRATURE = (
+    "`method` has no use for a `quadrature`, but the mesh has a step axis to spread its nodes "
+    "over: hand the option on, lambda x, **options: xattr.integrated_gradients(f, x, **options), "
+    "or, for a method without a path, make the mesh without that axis"
+)
+
+
+def _rule(method: Method, rule: Quadrature | None) -> Quadrature:
+    """Return the quadrature of the call, or of the method, or the kernel's."""
+    bound = method.keywords if isinstance(method, functools.partial) else {}
+    try:
+        parameters = dict(inspect.signature(method).parameters)
+    except ValueError:  # a callable that does not tell
+        parameters = {"quadrature": inspect.Parameter("quadrature", inspect.Parameter.KEYWORD_ONLY)}
+    if "quadrature" in parameters:
+        bound = {"quadrature": parameters["quadrature"].default, **bound}
+    elif not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        raise ValueError(_NO_QUADRATURE)
+    own = bound.get("quadrature")
+    if rule is None and isinstance(own, tuple):  # not None, nor the absence of a default
+        return kernel.rule_of(Quadrature(*own))
+    return kernel.rule_of(None) if rule is None else rule
+
+
+def _mapped(
+    method: Method, axes: tuple[Any, ...], operands: tuple[Any, ...], **options: Any
+) -> ArrayTree:
+    """Return the method over the examples of a batch."""
+    leaves, treedef = jax.tree.flatten(operands, is_leaf=_is_none)
+
+    def one(leaves: list[Any]) -> ArrayTree:
+        return method(*jax.tree.unflatten(treedef, leaves), **options)
+
+    result: ArrayTree = jax.vmap(one, in_axes=(list(axes),))(leaves)
+    return result
+
+
+def _spread(
+    method: Method,
+    plan: Plan,
+    axes: tuple[Any, ...],
+    operands: tuple[Any, ...],
+    rule: Quadrature | None,
+) -> ArrayTree:
+    """Return the attributions of a batch, of which each device takes its share."""
+    if plan.batch_axis is None and plan.step_axis is None:
+        return _mapped(method, axes, operands)
+    plan = plan._replace(mesh=_in_context(plan))
+    leaves, treedef = jax.tree.flatten(operands, is_leaf=_is_none)
+    count = count_of(leaves, axes)
+    if plan.batch_axis is not None:
+        extra = -count % plan.mesh.shape[plan.batch_axis]
+        leaves = [
+            repeat_last(leaf, extra) if axis == 0 else leaf
+            for leaf, axis in zip(leaves, axes, strict=True)
+        ]
+    arrays: list[Any] = []
+    skeleton = compilation.split(method, arrays)  # or shard_map would close over them
+
+    def on_device(arrays: list[Any], leaves: list[Any], rule: Quadrature | None) -> ArrayTree:
+        own = compilation.join(skeleton, arrays)
+        operands = jax.tree.unflatten(treedef, leaves)
+        if rule is None or plan.step_axis is None:
+            return _mapped(own, axes, operands)
+        depends = _depends(own, axes, operands, rule)
+        result = _mapped(own, axes, operands, quadrature=rule)
+        return _sum(result, depends, plan.step_axis)
+
+    specs = (
+        [P()] * len(arrays),
+        [P() if axis is None else P(plan.batch_axis) for axis in axes],
+        P(plan.step_axis),
+    )
+    result: ArrayTree = jax.shard_map(
+        on_device,
+        mesh=plan.mesh,
+        in_specs=specs,
+        out_specs=P(plan.batch_axis),
+        axis_names=_names(plan),
+        # Or a loop in f would be refused that begins with a constant: the same on all devices,
+        # unlike what it carries later.
+        check_vma=False,
+    )(*_laid_out((arrays, leaves, _shared_out(rule, plan)), specs, plan))
+    if jax.tree.leaves(result)[0].shape[0] == count:
+        return result
+    trimmed: ArrayTree = jax.tree.map(
+        lambda leaf: leaf[:count], _laid_out(result, jax.tree.map(lambda _: P(), result), plan)
+    )
+    return trimmed
+
+
+def _in_context(plan: Plan) -> Any:
+    """Return the mesh, as the caller's shard_map has it if there is one."""
+    context = jax.sharding.get_abstract_mesh()
+    if not context.manual_axes:
+        return plan.mesh
+    if context.shape == plan.mesh.shape and not _names(plan) & set(context.manual_axes):
+        return context
+    raise ValueError(
+        f"`mesh`, {dict(plan.mesh.shape)}, cannot be used under a pmap, or a shard_map over "
+        f"{context.manual_axes}, whose devices are taken: use jax.vmap(method) there, or this "
+        "function outside"
+    )
+
+
+def _names(plan: Plan) -> set[str]:
+    return {name for name in (plan.batch_axis, plan.step_axis) if name is not None}
+
+
+def _laid_out(tree: ArrayTree, specs: Any, plan: Plan) -> ArrayTree:
+    """Lay arrays out over the axes of the plan that are explicit, where JAX does not by itself."""
+    kinds = dict(zip(plan.mesh.axis_names, plan.mesh.axis_types, strict=True))
+    explicit = {name for name in _names(plan) if kinds[name] is AxisType.Explicit}
+    if not explicit:
+        return tree
+
+    def laid_out(spec: Any, leaf: jax.Array) -> jax.Array:
+        others = [_without(names, explicit) for names in jax.typeof(leaf).sharding.spec]
+        ours = [name if name in explicit else None for name in spec]
+        merged = [own or other for own, other in itertools.zip_longest(ours, others)]
+        result: jax.Array = jax.sharding.reshard(leaf, NamedSharding(plan.mesh, P(*merged)))
+        return result
+
+    return jax.tree.map(
+        lambda spec, part: jax.tree.map(functools.partial(laid_out, spec), part),
+        specs,
+        tree,
+        is_leaf=_is_none,
+    )
+
+
+def _without(names: Any, dropped: set[str]) -> Any:
+    """Return an entry of a partition without the axes dropped."""
+    listed = names if isinstance(names, tuple) else (names,)
+    return tuple(name for name in listed if name not in dropped and name is not None) or None
+
+
+def repeat_last(leaf: Any, extra: int) -> Any:
+    """Return the leaf with its last item repeated: padding without a value of its own."""
+    if not extra:
+        return leaf
+    if isinstance(leaf, np.ndarray):
+        return np.concatenate([leaf, np.repeat(leaf[-1:], extra, axis=0)])
+    return jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (extra, *leaf.shape[1:]))])
+
+
+def _shared_out(rule: Quadrature | None, plan: Plan) -> Quadrature | None:
+    """Pad the nodes to a multiple of the devices, with nodes of weight 0."""
+    if rule is None or plan.step_axis is None:
+        return None
+    extra = -rule.nodes.shape[0] % plan.mesh.shape[plan.step_axis]
+    weights = jnp.asarray(rule.weights)
+    return Quadrature(
+        repeat_last(jnp.asarray(rule.nodes), extra),
+        jnp.concatenate([weights, jnp.zeros(extra, weights.dtype)]),
+    )
+
+
+def _depends(
+    method: Method, axes: tuple[Any, ...], operands: tuple[Any, ...], rule: Quadrature
+) -> ArrayTree:
+    """Tell for every leaf of the method's result whether it depends on the weights."""
+    found = []
+
+    @jax.custom_batching.custom_vmap
+    def seen(tree: ArrayTree) -> ArrayTree:
+        return tree
+
+    @seen.def_vmap
+    def _(size: int, along: Any, tree: ArrayTree) -> tuple[ArrayTree, Any]:
+        found.append(along[0])
+        return tree, along[0]
+
+    def weighted(weights: jax.Array) -> ArrayTree:
+        quadrature = Quadrature(rule.nodes, weights)
+        return seen(_mapped(method, axes, operands, quadrature=quadrature))
+
+    try:
+        jax.eval_shape(jax.vmap(weighted), rule.weights[None])
+    except TypeError as error:
+        if "unexpected keyword argument 'quadrature'" not in str(error):
+            raise
+        raise ValueError(_NO_QUADRATURE) from error
+    if not any(jax.tree.leaves(found)):
+        raise ValueError(_NO_QUADRATURE)
+    return found[0]
+
+
+def _sum(result: ArrayTree, depends: ArrayTree, axis: str) -> ArrayTree:
+    """Add over the devices what depends on the nodes; of one dtype, XLA makes it one all-reduce."""
+    leaves, flags = jax.tree.leaves(result), jax.tree.leaves(depends)
+    wide = trees.widest([leaf for leaf, flag in zip(leaves, flags, strict=True) if flag])
+
+    def summed(leaf: jax.Array, dependent: bool) -> jax.Array:
+        return lax.psum(leaf.astype(wide), axis).astype(leaf.dtype) if dependent else leaf
+
+    return jax.tree.map(summed, result, depends)

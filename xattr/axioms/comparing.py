@@ -1,0 +1,265 @@
+"""Axioms that compare attributions of two functions, layers or curves: see `xattr.axioms`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from xattr import _layers as hidden
+from xattr import paths
+from xattr._core import compilation, trees
+from xattr.axioms import gaps
+from xattr.axioms.gaps import Gap
+from xattr.types import ArrayTree, Function, Method, Path
+
+
+def implementation_invariance(
+    method: Method,
+    f: Function,
+    g: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    refined: Sequence[Method] | None = None,
+) -> Gap:
+    """Measure how far apart the attributions of one function are that is written in two ways.
+
+    gap = Σᵢ |Aᵢ(f) − Aᵢ(g)|, for f(x, *args) = g(x, *args) everywhere.
+
+    Shapes: `x` and `baseline` (zeros if None) are pytrees of one form; value and tolerance are
+    scalars in units of the attributions. Raises `ValueError` for a baseline unlike x.
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §2.2.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> from jax.nn import relu
+    >>> f = lambda x: relu(relu(x[0]) - 1 - relu(x[1]))  # figure 7 of the paper
+    >>> g = lambda x: relu(relu(x[0] - 1) - relu(x[1]))
+    >>> x = jnp.array([3.0, 1.0])
+    >>> float(implementation_invariance(xattr.deep_lift, f, g, x))  # (1.5, −.5) against (2, −1)
+    1.0
+    >>> float(implementation_invariance(xattr.gradient, f, g, x))
+    0.0
+    """
+    x, _, ends = gaps.ends_of(method, x, baseline)
+    one, other = (gaps.attributed(method, refined, h, x, *ends, args=args) for h in (f, g))
+    return gaps.gap(gaps.distance(one.maps, other.maps), one.error, other.error)
+
+
+def linearity(
+    method: Method,
+    f: Function,
+    g: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    a: Any = 1.0,
+    b: Any = 1.0,
+    args: tuple[Any, ...] = (),
+    refined: Sequence[Method] | None = None,
+) -> Gap:
+    """Measure how far the attributions of a sum are from the sum of the attributions.
+
+    gap = Σᵢ |Aᵢ(a f + b g) − a Aᵢ(f) − b Aᵢ(g)|.
+
+    Shapes: `x` and `baseline` (zeros if None) are pytrees of one form, `a` and `b` scalars; f and g
+    are called as f(x, *args). Value and tolerance are scalars in units of the attributions. Raises
+    `ValueError` for a baseline unlike x.
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §3.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f, g = lambda x: x[0] * x[1], lambda x: jnp.sum(x**2)
+    >>> x = jnp.array([1.0, 2.0])
+    >>> float(linearity(xattr.gradient, f, g, x, a=2.0, b=-1.0))
+    0.0
+    >>> squared = lambda f, x, *, args: xattr.gradient(f, x, args=args) ** 2
+    >>> float(linearity(squared, f, g, x))  # 2 · (2 · 2) + 2 · (1 · 4)
+    16.0
+    """
+    x, _, ends = gaps.ends_of(method, x, baseline)
+    mixed = compilation.Bound(_mixture, f, g)
+    whole = gaps.attributed(method, refined, mixed, x, *ends, args=(a, b, *args))
+    one, other = (gaps.attributed(method, refined, h, x, *ends, args=args) for h in (f, g))
+    expected = jax.tree.map(lambda p, q: _mixed(a, p, b, q), one.maps, other.maps)
+    sizes = [jnp.abs(jnp.asarray(factor).astype(one.error.dtype)) for factor in (a, b)]
+    errors = [whole.error, sizes[0] * one.error, sizes[1] * other.error.astype(one.error.dtype)]
+    return gaps.gap(gaps.distance(whole.maps, expected), *errors)
+
+
+def input_invariance(
+    method: Method,
+    f: Function,
+    shifted: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    shift: ArrayTree,
+    shifted_baseline: ArrayTree | None = None,
+    args: tuple[Any, ...] = (),
+    refined: Sequence[Method] | None = None,
+) -> Gap:
+    """Measure how a constant shift of the input moves attributions, where the network undoes it.
+
+    gap = Σᵢ |Aᵢ(f, x) − Aᵢ(f₂, x + m)|, with f₂(x) = shifted(x, m, *args) and f₂(x + m) = f(x): the
+    first layer's bias takes up the shift, b₂ = b₁ − Wᵀ m.
+
+    Shapes: `x`, `baseline` (zeros if None), `shift` m and `shifted_baseline` are pytrees of one
+    form. A method with a baseline gets `shifted_baseline` for f₂, the same one as for f if None:
+    then the baseline is fixed, with baseline + m it moves along. Value and tolerance are scalars in
+    units of the attributions. Raises `ValueError` for trees unlike x.
+    Source: Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §2.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f = lambda x, w: w @ x
+    >>> shifted = lambda x, m, w: w @ x - w @ m
+    >>> x, m, args = jnp.array([1.0, 2.0]), jnp.array([-1.0, -1.0]), (jnp.array([3.0, 1.0]),)
+    >>> float(input_invariance(xattr.gradient, f, shifted, x, shift=m, args=args))
+    0.0
+    >>> float(input_invariance(xattr.gradient_x_input, f, shifted, x, shift=m, args=args))
+    4.0
+    """
+    x, baseline, ends = gaps.ends_of(method, x, baseline)
+    shift = trees.like(shift, x, "shift")
+    moved = trees.add(x, shift)
+    moved_ends = ends
+    if ends and shifted_baseline is not None:
+        moved_ends = (trees.like(shifted_baseline, x, "shifted_baseline"),)
+    before = gaps.attributed(method, refined, f, x, *ends, args=args)
+    after = gaps.attributed(method, refined, shifted, moved, *moved_ends, args=(shift, *args))
+    return gaps.gap(gaps.distance(before.maps, after.maps), before.error, after.error)
+
+
+def affine_scale_invariance(
+    method: Method,
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    scale: ArrayTree,
+    shift: ArrayTree,
+    args: tuple[Any, ...] = (),
+    refined: Sequence[Method] | None = None,
+) -> Gap:
+    """Measure how attributions depend on the units that the features are measured in.
+
+    gap = Σᵢ |Aᵢ(f, x, x') − Aᵢ(f₂, s x + m, s x' + m)|, with f₂(z) = f((z − m) / s).
+
+    Shapes: `x`, `baseline` (zeros if None), `scale` s (nonzero) and `shift` m are pytrees of one
+    form. Value and tolerance are scalars in units of the attributions. Raises `ValueError` for
+    trees unlike x and a scale of 0.
+    Source: Friedman 2004, "Paths and consistency in additive cost sharing"; Lundstrom &
+    Razaviyayn 2025, "Four axiomatic characterizations of the integrated gradients attribution
+    method", where with others it characterizes integrated gradients.
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f, x = lambda x: x[0] * x[1], jnp.array([1.0, 2.0])
+    >>> units = {"scale": jnp.array([2.0, 4.0]), "shift": jnp.array([0.0, 1.0])}
+    >>> bool(affine_scale_invariance(xattr.integrated_gradients, f, x, **units).holds)
+    True
+    >>> float(affine_scale_invariance(xattr.gradient, f, x, **units))  # (2, 1) against (1, ¼)
+    1.75
+    """
+    x, _, ends = gaps.ends_of(method, x, baseline)
+    scale, shift = trees.like(scale, x, "scale"), trees.like(shift, x, "shift")
+    known = [trees.on_host(leaf) for leaf in jax.tree.leaves(scale)]
+    if any(leaf is not None and not leaf.all() for leaf in known):
+        raise ValueError("`scale` must not be 0: divide by the size of each feature's unit")
+    units = compilation.Bound(_in_other_units, f)
+    moved = [jax.tree.map(lambda v, s, m: v * s + m, end, scale, shift) for end in (x, *ends)]
+    before = gaps.attributed(method, refined, f, x, *ends, args=args)
+    after = gaps.attributed(method, refined, units, *moved, args=(scale, shift, *args))
+    return gaps.gap(gaps.distance(before.maps, after.maps), before.error, after.error)
+
+
+def time_reparametrization(
+    method: Callable[..., ArrayTree],
+    f: Function,
+    path: Path,
+    *,
+    warp: Callable[[Any], Any],
+    args: tuple[Any, ...] = (),
+    refined: Sequence[Callable[..., ArrayTree]] | None = None,
+) -> Gap:
+    """Measure how attributions depend on the pace at which a path is run through.
+
+    gap = Σᵢ |Aᵢ(γ) − Aᵢ(γ ∘ τ)|, with τ the warp: a path integral depends on the curve alone.
+
+    Shapes: `method(f, path, *, args)` is one as `xattr.path_integral`, `warp` takes [0, 1] onto
+    itself with τ(0) = 0 and τ(1) = 1. Value and tolerance are scalars in units of the attributions.
+    Raises `ValueError` as `xattr.paths.reparametrize` does.
+    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6 (a line integral);
+    Friedman 2004, "Paths and consistency in additive cost sharing".
+
+    >>> import jax.numpy as jnp, xattr
+    >>> f, path = lambda x: x[0] * x[1], lambda t: jnp.stack([t, t**2])
+    >>> bool(time_reparametrization(xattr.path_integral, f, path, warp=lambda t: t**3).holds)
+    True
+    """
+    warped = paths.reparametrize(path, warp)
+    one, other = (gaps.attributed(method, refined, f, curve, args=args) for curve in (path, warped))
+    return gaps.gap(gaps.distance(one.maps, other.maps), one.error, other.error)
+
+
+def conservation(
+    method: Method,
+    f: Function,
+    x: ArrayTree,
+    *,
+    layers: Sequence[str] = (),
+    args: tuple[Any, ...] = (),
+    refined: Sequence[Method] | None = None,
+) -> Gap:
+    """Measure the relevance that is lost or gained on the way from the score to the input.
+
+    gap = maxₗ |Σⱼ Rⱼ⁽ˡ⁾ − f(x)|, over the input and the layers l: R⁽ˡ⁾ are the attributions of the
+    rest of f to the values of layer l.
+
+    Shapes: `layers` are names as for `xattr.at_layer`, of layers that all of x goes through;
+    x is a pytree. Value and tolerance are scalars in units of f. Raises as `xattr.at_layer` does.
+    Source: Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions by
+    layer-wise relevance propagation", eq. 2. LRP with a bias conserves only what the bias does not
+    take, and relevance of units whose denominator is 0 is absorbed.
+
+    >>> import jax, jax.numpy as jnp, xattr
+    >>> def f(x):
+    ...     with jax.named_scope("hidden"):
+    ...         h = jax.nn.relu(x)
+    ...     return h[0] - 2 * h[1]
+    >>> x = jnp.array([3.0, 1.0])
+    >>> float(conservation(xattr.lrp, f, x, layers=["hidden"]))
+    0.0
+    >>> float(conservation(xattr.gradient, f, x))  # −1 against 1
+    2.0
+    """
+    x = trees.floating(x, "x")
+    maps, error = gaps.attributed(
+        method, refined, f, x, *gaps.ends_of(method, x, None)[2], args=args
+    )
+    score = compilation.value_of(f, x, args)
+    sums, errors = [trees.total(maps)], [error]
+    for layer in layers:
+        to_layer, from_layer = hidden.at_layer(f, layer)
+        h = compilation.compiled(hidden.value_kernel, to_layer)(x, args)
+        maps, error = gaps.attributed(
+            method, refined, from_layer, h, *gaps.ends_of(method, h, None)[2], args=(x, *args)
+        )
+        sums.append(trees.total(maps))
+        errors.append(error)
+    wide = trees.widest([score, *sums])
+    misses = jnp.stack([total.astype(wide) - score.astype(wide) for total in sums])
+    return gaps.gap(jnp.max(jnp.abs(misses)), *errors, gaps.rounding(score))
+
+
+def _mixed(a: Any, left: jax.Array, b: Any, right: jax.Array) -> jax.Array:
+    return jnp.asarray(a).astype(left.dtype) * left + jnp.asarray(b).astype(right.dtype) * right
+
+
+def _mixture(f: Function, g: Function, x: ArrayTree, a: Any, b: Any, *args: Any) -> jax.Array:
+    return _mixed(a, jnp.asarray(f(x, *args)), b, jnp.asarray(g(x, *args)))
+
+
+def _in_other_units(
+    f: Function, x: ArrayTree, scale: ArrayTree, shift: ArrayTree, *args: Any
+) -> Any:
+    return f(jax.tree.map(lambda z, s, m: (z - m) / s, x, scale, shift), *args)

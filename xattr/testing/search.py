@@ -1,0 +1,223 @@
+"""Look for problems on which a method misses an axiom."""
+
+import dataclasses
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xattr._core import compilation, trees
+from xattr.axioms import signatures
+from xattr.axioms.gaps import Gap
+from xattr.testing.functions import AXIOMS, SPECIMENS
+from xattr.testing.instances import Problem, axiom_of, floats, problem
+from xattr.testing.strategies import problems
+from xattr.types import Method, Progress, UncoveredPrimitiveError
+
+ADDED: dict[str, dict[str, Any]] = {
+    "linearity": {"a": 2.0, "b": -1.0},
+    "affine_scale_invariance": {"shift": 1.0, "scale": 2.0},
+}
+"""What the papers' problems are tried with, besides what is theirs."""
+
+
+class Verdict(NamedTuple):
+    """What came of trying an axiom on many problems; see `xattr.testing.falsify`.
+
+    `holds` is None where there was nothing to try: the method has no baseline to be at, or no rule
+    for any of the functions. `examples` is how many problems were measured until one failed,
+    `uncovered` how many the method has no rule for, `gap` the largest among those that hold, or
+    that of the `counterexample`.
+    """
+
+    axiom: str
+    holds: bool | None
+    examples: int
+    uncovered: int
+    gap: Gap | None
+    counterexample: Problem | None
+
+
+def falsify(
+    axiom: str,
+    method: Method,
+    *,
+    max_examples: int = 100,
+    refined: Sequence[Method] | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Look for a problem on which a method misses an axiom, and make it as small as can be.
+
+    holds = gap.value ≤ gap.tolerance on all problems drawn, and finite. Inside a test with `@given`
+    hypothesis allows no second search: draw from `xattr.testing.problems` and assert one axiom.
+
+    Shapes: `method` is one as for `xattr.axioms`, `refined` as there; the same `seed` draws the
+    same problems. Raises `ValueError` for an axiom that is not there, `ImportError` without
+    hypothesis.
+    Source: MacIver et al. 2019, "Hypothesis: a new approach to property-based testing".
+
+    >>> import xattr
+    >>> verdict = falsify("sensitivity_a", xattr.gradient)
+    >>> verdict.holds, verdict.counterexample.name
+    (False, 'saturated')
+    """
+    function = axiom_of(axiom)
+    trees.check_count(max_examples, "max_examples")
+    if callable(refined):
+        raise TypeError("`refined` must be a sequence of methods: pass [refined]")
+    is_for_paths = axiom == "time_reparametrization"
+    needs_baseline = axiom == "zero_at_baseline"
+    if signatures.takes_path(method) != is_for_paths or (
+        needs_baseline and not signatures.takes_baseline(method)
+    ):
+        return Verdict(axiom, None, 0, 0, None, None)
+    measured: list[Gap] = []
+    failed: list[int] = []
+    uncovered = 0
+
+    def fails(candidate: Problem) -> bool:
+        nonlocal uncovered
+        try:
+            gap = candidate.gap(function, method, refined=refined)
+        except UncoveredPrimitiveError:
+            uncovered += 1
+            return False
+        except Exception as error:
+            error.add_note(f"on {candidate!r}")
+            raise
+        if bool(gap.holds):
+            measured.append(gap)
+        else:
+            failed.append(len(measured) + 1)
+        return not bool(gap.holds)
+
+    papers = list(_of_papers(axiom))[:max_examples]
+    found = next(filter(fails, papers), None)
+    if found is None and max_examples > len(papers):
+        found = find(problems(axiom), fails, max_examples - len(papers), seed)
+    if found is not None:
+        for part in _simpler(found):
+            candidate = dataclasses.replace(found, **part)
+            if _keeps_premise(candidate) and fails(candidate):
+                found = candidate
+        gap = found.gap(function, method, refined=refined)
+        return Verdict(axiom, False, failed[0], uncovered, gap, found)
+    worst = max(measured, key=float, default=None)
+    return Verdict(axiom, True if measured else None, len(measured), uncovered, worst, None)
+
+
+def _of_papers(axiom: str) -> Iterator[Problem]:
+    """Yield the problems of papers, with the inputs that they are discussed for."""
+    for name in AXIOMS[axiom]:
+        sizes = range(len(SPECIMENS[name].witness))
+        features = [{"feature": i} for i in sizes] if axiom == "sensitivity_a" else [{}]
+        for options in features if sizes else []:
+            yield problem(name, **(options | ADDED.get(axiom, {})))
+
+
+def _simpler(problem: Problem) -> Iterator[dict[str, Any]]:
+    """Yield what to put for parts of a problem that hypothesis drew by seed."""
+    zeros, specimen = jnp.zeros_like(problem.x), SPECIMENS[problem.name]
+    x = {"x": floats(specimen.witness)} if specimen.witness else {}
+    yield from ({**x, "baseline": zeros}, {"baseline": zeros}, x)
+    if "shift" in problem.options:
+        yield {"options": {**problem.options, "shift": zeros}}
+
+
+def _keeps_premise(problem: Problem) -> bool:
+    return not SPECIMENS[problem.name].rises or bool((problem.x >= problem.baseline).all())
+
+
+def find(strategy: Any, fails: Callable[[Problem], bool], examples: int, seed: int) -> Any:
+    """Return the smallest thing that fails, or None."""
+    import hypothesis
+    from hypothesis.errors import Flaky, NoSuchExample
+
+    settings = hypothesis.settings(
+        max_examples=examples,
+        verbosity=hypothesis.Verbosity.quiet,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+    )
+    try:
+        return hypothesis.find(strategy, fails, settings=settings, random=random.Random(seed))
+    except NoSuchExample:
+        return None
+    except Flaky as error:
+        raise ValueError(
+            "`method` gave two results for one problem: bind its random key with functools.partial"
+        ) from error
+
+
+def assert_axioms(
+    method: Method,
+    claims: Iterable[str],
+    *,
+    max_examples: int = 100,
+    refined: Sequence[Method] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Verdict]:
+    """Raise `AssertionError` unless a method keeps every axiom that it claims.
+
+    verdict.holds = gap.value ≤ gap.tolerance on all problems drawn, for every claim; the error
+    shows, for each axiom that is missed, the smallest problem found, as lines to paste.
+
+    Shapes: `claims` are names of `xattr.testing.AXIOMS`; the result is a verdict for each. Options
+    as for `xattr.testing.falsify`; `progress`, such as `tqdm.tqdm`, wraps the loop over the claims.
+    Raises `ValueError` for an axiom that is not there or that has
+    nothing to say of the method.
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks".
+
+    >>> import xattr
+    >>> verdicts = assert_axioms(xattr.gradient, {"linearity"}, max_examples=10)
+    >>> verdicts["linearity"].examples
+    10
+    """
+    compilation.check_callable(method, "method")
+    if isinstance(claims, str) or callable(claims) or not claims:
+        raise ValueError(
+            f"`claims` must be names of axioms, such as {{'linearity'}}, not {claims!r}"
+        )
+    names = sorted(set(claims), key=lambda name: list(AXIOMS).index(axiom_of(name).__name__))
+    options: dict[str, Any] = {"max_examples": max_examples, "refined": refined, "seed": seed}
+    steps = range(len(names)) if progress is None else progress(range(len(names)))
+    verdicts = {names[step]: falsify(names[step], method, **options) for step in steps}
+    silent = [name for name, verdict in verdicts.items() if verdict.holds is None]
+    if silent:
+        raise ValueError(
+            f"`claims` has {', '.join(silent)}, which cannot be tried: zero_at_baseline is for "
+            "methods with a baseline, time_reparametrization for method(f, path, *, args), the "
+            "others for method(f, x, ...), with a rule for some of the functions"
+        )
+    missed = [verdict for verdict in verdicts.values() if not verdict.holds]
+    if missed:
+        told = [_told(method, verdict, refined is not None) for verdict in missed]
+        raise AssertionError("\n\n".join(told))
+    return verdicts
+
+
+def _told(method: Method, verdict: Verdict, has_refined: bool) -> str:
+    """Tell of a counterexample, so that it can be pasted."""
+    name = getattr(method, "__name__", "")
+    name = name if name.isidentifier() else "method"
+    if getattr(sys.modules["xattr"], name, None) is method:
+        name = f"xattr.{name}"
+    assert verdict.gap is not None  # of a verdict that does not hold
+    value, tolerance = map(float, verdict.gap)
+    refined = ", refined=refined" if has_refined else ""
+    lines = [
+        f"{name} does not keep {verdict.axiom}: gap {value:.3g}, tolerance {tolerance:.1g}",
+        f"(example {verdict.examples}, made as small as can be). To see it:",
+        "",
+        "    import jax, xattr",
+        f"    jax.config.update('jax_enable_x64', {jax.config.read('jax_enable_x64')})",
+        f"    p = {verdict.counterexample!r}",
+        f"    print(p.gap({verdict.axiom!r}, {name}{refined}))",
+    ]
+    return "\n".join(lines)
