@@ -1,11 +1,11 @@
-"""Time each rewrite of `xattr.peephole` with and without, side by side.
+"""Time each rewrite of `xattr._cpu.peephole` with and without, side by side.
 
     pip install -e '.[repro]' && python tests/benchmarks/rewrites.py
 
 Integrated gradients inside jit of the networks of `versus_captum.py`, with no rewrite, with each
 alone, with all but each, and with all. The runs follow each other in one process, in alternate
 order; the table gives the median and the quartiles of the ratios to the run without a rewrite.
-What wins is kept, in `xattr.peephole`'s table of rewrites and versions of JAX.
+What wins is kept, in its table of rewrites and versions of JAX.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import xattr
 from paper_repro import demo, efficientnet
 from xattr._cpu import peephole
 
-REWRITES = {name: getattr(xattr, name) for name in ("pooling", "stencils", "convolutions")}
+REWRITES = {each.__name__.rpartition(".")[2]: each for each in peephole.REWRITES}
 
 
 class Work(NamedTuple):

@@ -1,8 +1,8 @@
 """Operations whose gradient XLA compiles to slow code on CPU, replaced by equal ones.
 
-f is traced, and where `pooling`, `stencils` and `convolutions` find such an operation theirs takes
-its place; the values stay what they were. A program without any is left as it is, and so is one for
-another backend, where nothing was measured.
+f is traced, and where `pooling`, `shifted_products` and `convolutions` find such an operation
+theirs takes its place; the values stay what they were. A program without any is left as it is, and
+so is one for another backend, where nothing was measured.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ REWRITES: Any = (pooling, shifted_products, convolutions)
 """All that pays, and it pays on every JAX that was measured: times without to times with it, of
 integrated gradients inside jit with the other two (two CPU cores, `tests/benchmarks/rewrites.py`).
 
-                                           JAX 0.10.2   JAX 0.12.0.1
-pooling (CNN, chunks of 16)                       1.3            1.6
-convolutions (CNN, chunks of 16)                  1.5            9.0
-stencils (EfficientNet-Lite0, chunks of 1)        1.7            2.1
+                                             JAX 0.10.2   JAX 0.12.0.1
+pooling (CNN, chunks of 16)                         1.3            1.6
+convolutions (CNN, chunks of 16)                    1.5            9.0
+shifted_products (EfficientNet-Lite0, chunks of 1)  1.7            2.1
 """
 
 

@@ -121,7 +121,7 @@ class _Seen(NamedTuple):
 
 
 def fitted(f: Function, estimator: Estimator) -> tuple[Function, Estimator]:
-    """Hold a function and an estimator together, for `functions.compiled`."""
+    """Hold a function and an estimator together, for `compilation.compiled`."""
     return f, estimator
 
 

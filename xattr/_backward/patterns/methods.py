@@ -188,7 +188,7 @@ def _explained(
 def _options(
     f: Function, attribution: bool, on_uncovered: OnUncovered
 ) -> tuple[Function, bool, OnUncovered]:
-    """Hold a function and the options together, for `functions.compiled`."""
+    """Hold a function and the options together, for `compilation.compiled`."""
     return f, attribution, on_uncovered
 
 
