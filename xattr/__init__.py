@@ -3,7 +3,7 @@
 Every method is a function `method(f, x, ..., *, args=())` of a function `f(x, *args) -> scalar` for
 one example, and composes with `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map`.
 
-- `paths`, `quadrature`: γ, and the nodes and weights along it, for `integrated_gradients` and others.
+- `paths`, `quadrature`: γ, and nodes and weights along it, for `integrated_gradients` and others.
 - `rules`, `composites`: what goes back through an operation, for `lrp`.
 - `targets`: a model as such a function f; `plot`: maps as pictures.
 - `axioms`, `testing`: what attributions are held to, as measures and as tests.
