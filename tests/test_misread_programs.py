@@ -1,4 +1,4 @@
-"""Programs that an independent review found to be misread: each gave wrong numbers or an error."""
+"""Programs that are easily misread: wrong masks, clips far out, what only looks like a softmax."""
 
 import jax
 import jax.numpy as jnp
