@@ -117,6 +117,7 @@ RECTIFIERS = {
 @pytest.mark.parametrize("name", RECTIFIERS)
 def test_a_rectifier_is_one_however_it_is_composed(name):
     one, other = map(network, RECTIFIERS[name])
+    assert {*kinds(RECTIFIERS[name][1])} <= {*kinds(RECTIFIERS[name][0])}
     x = 4 * X  # beyond 6
     for method in (xattr.guided_backprop, xattr.deconvnet, xattr.lrp, reveal_cancel):
         np.testing.assert_allclose(method(one, x), method(other, x), rtol=1e-12)
