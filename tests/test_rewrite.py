@@ -333,6 +333,16 @@ def test_no_rule_is_an_error(name):
         assert part in str(raised.value), part
 
 
+def test_the_remedy_is_one_that_the_method_has():
+    f = lambda x: jnp.sort(jnp.tanh(x)) @ jnp.array([1.0, 2.0])
+    for method in (xattr.deep_lift, xattr.guided_backprop):
+        with pytest.raises(xattr.UncoveredPrimitiveError, match="on_uncovered") as raised:
+            method(f, jnp.array([1.0, 2.0]))
+        assert "to the composite" not in str(raised.value)
+    with pytest.raises(xattr.UncoveredPrimitiveError, match="add a rule for it to the composite"):
+        xattr.lrp(lambda x: jnp.prod(x), jnp.array([1.0, 2.0]))
+
+
 def test_an_uncovered_operation_can_be_left_to_its_gradient():
     f = lambda x: jnp.prod(jax.nn.relu(x))
     x = jnp.array([1.0, 2.0])

@@ -13,7 +13,7 @@ from xattr._program import jaxpr
 from xattr._program.jaxpr import Value, p
 from xattr._recognise import affine, backward
 from xattr._recognise.backward import Bias, Call, Direct, Rule
-from xattr._recognise.operation import Recognised, Site
+from xattr._recognise.operation import Mode, Recognised, Site
 from xattr._recognise.recognise import recognise
 from xattr.composites import Composite
 from xattr.types import ArrayTree, Function, UncoveredPrimitiveError
@@ -169,7 +169,7 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
     rule = None if site.kind == "constant" else settings.composite.rule_for(site)
     if rule is None and site.kind not in ("constant", "move"):
         if settings.on_uncovered == "error":
-            raise UncoveredPrimitiveError(_uncovered(site))
+            raise UncoveredPrimitiveError(_uncovered(site, settings.composite.mode))
         rule = backward.gradient
     taps = (settings.taps or {}).get(site.index)
     if taps:
@@ -187,7 +187,7 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
     return results
 
 
-def _uncovered(site: Site) -> str:
+def _uncovered(site: Site, mode: Mode) -> str:
     reason = _NO_GRADIENT.get(site.main.name)
     if reason is not None:
         return f"no rule covers {site.describe()}: {reason}"
@@ -198,10 +198,8 @@ def _uncovered(site: Site) -> str:
             "choice, which has no share in f that could go back to x; leave the choice out of f, "
             "or pass on_uncovered='gradient' to take it for a constant"
         )
-    remedy = (
-        "add a rule for it to the composite, or pass on_uncovered='gradient' to take its gradient"
-    )
-    return f"no rule covers {site.describe()}, {_WHAT.get(site.kind, site.kind)}: {remedy}"
+    what = f"no rule covers {site.describe()}, {_WHAT.get(site.kind, site.kind)}"
+    return f"{what}: {_REMEDY[mode]}pass on_uncovered='gradient' to take its gradient"
 
 
 _NO_GRADIENT = {
@@ -210,6 +208,8 @@ _NO_GRADIENT = {
     "pure_callback": "JAX cannot look into a function of the host; write it in JAX, or give it a "
     "derivative with jax.custom_vjp and pass on_uncovered='gradient'",
 }
+
+_REMEDY = {"relevance": "add a rule for it to the composite, or ", "gradient": "", "difference": ""}
 
 _WHAT = {"other": "an operation without a rule", "activation": "an activation that is no ReLU"}
 
