@@ -184,6 +184,8 @@ class _Reader:
             if prim is p.div_p and equation.inputs[1] in inputs:
                 return "power"  # a constant over x
             factor = next(v for v in equation.inputs if v not in inputs)
+            if self.mode == "gradient" and factor in self.choices:
+                return "choice"  # a gate that x opens
             single = isinstance(factor, jaxpr.Literal) or factor.shape == ()
             single = single or _depends(factor)  # a normalizer is no weight
             number = self.graph.static(factor, arrays=False)
