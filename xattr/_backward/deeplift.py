@@ -18,6 +18,7 @@ from xattr._program.jaxpr import Value, p
 from xattr._recognise import affine, backward
 from xattr._recognise.affine import ratio
 from xattr._recognise.backward import Call, Cotangents
+from xattr._recognise.elementwise import RECTIFIERS
 from xattr._recognise.operation import Recognised, Site
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rules import halves_by_sign, merged_by_sign
@@ -137,7 +138,7 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     derivative half way, which differs from it by the third order.
     """
     step = _step(x, reference)
-    if call.site.kind in ("relu", "relu6", "leaky_relu") or not call.site.smooth:
+    if call.site.kind in RECTIFIERS or not call.site.smooth:
         near, at = step == 0, x
     else:
         scale = jnp.minimum(jnp.abs(x), jnp.abs(reference))
@@ -155,7 +156,7 @@ def _step(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _derivative(call: Call, at: jax.Array) -> jax.Array:
-    if call.site.kind in ("relu", "relu6", "leaky_relu"):
+    if call.site.kind in RECTIFIERS:
         return backward.rectifier_slope(call.site, at)
     return backward.slope_of(call, at)
 

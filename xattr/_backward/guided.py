@@ -10,6 +10,7 @@ from xattr._backward.rewrite import OnUncovered
 from xattr._core import compilation, trees
 from xattr._recognise import backward
 from xattr._recognise.backward import Backward, Call, Cotangents
+from xattr._recognise.elementwise import RECTIFIERS
 from xattr._recognise.operation import Site
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.types import ArrayTree, Function
@@ -33,7 +34,7 @@ def _of_rectifiers(rule: Backward) -> Composite:
     gate that x opens or closes (`jnp.select`, a table read at x > 0): it may be such an activation.
     """
     entries = (
-        (kind("relu", "relu6", "leaky_relu"), rule),
+        (kind(*RECTIFIERS), rule),
         (_is_smooth, backward.gradient),
         (kind("stop_gradient"), backward.constant),
     )
