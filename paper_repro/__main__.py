@@ -6,9 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from paper_repro import results
-from paper_repro.data import PHOTOGRAPHS, DataError, replacing
-from paper_repro.results import Setting, UsageError
+from paper_repro.data.packages import DataError, replacing
+from paper_repro.data.photographs import PHOTOGRAPHS
+from paper_repro.report import results
+from paper_repro.report.results import Setting, UsageError
 
 RESULTS = Path(__file__).with_name("results")
 EXPERIMENTS = {
@@ -50,7 +51,8 @@ def _gallery(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from paper_repro import mnist, training
+    from paper_repro.data import mnist
+    from paper_repro.networks import training
 
     results.check_seed(options.seed)
     data = mnist.load(options.mnist_dir, progress=options.progress)
@@ -70,7 +72,7 @@ def _experiment(options: argparse.Namespace) -> None:
     setting = Setting(options.quick, options.seed, options.progress, options.mnist_dir)
     results.check_folder(options.out)
     for name in options.names:
-        module = importlib.import_module(f"paper_repro.{name.replace('-', '_')}")
+        module = importlib.import_module(f"paper_repro.experiments.{name.replace('-', '_')}")
         start = time.perf_counter()
         result = module.run(setting)
         with results.writing_to(options.out):

@@ -14,9 +14,9 @@ import tqdm
 from PIL import Image, ImageFilter
 
 import xattr
-from paper_repro import data
-from paper_repro.efficientnet import EfficientNetLite0, load
-from paper_repro.results import UsageError, check_folder, check_seed, writing_to
+from paper_repro.data import packages, photographs
+from paper_repro.networks.efficientnet import EfficientNetLite0, load
+from paper_repro.report.results import UsageError, check_folder, check_seed, writing_to
 from xattr.testing import KERNELS, count_compilations
 
 CHUNK = 8
@@ -66,9 +66,9 @@ def run(options: argparse.Namespace) -> None:
     check_seed(options.seed)
     chosen = find_methods(options.methods)
     shown = {"progress": options.progress}
-    picture = data.photograph(options.image, **shown)
-    params, names = load(**shown), data.imagenet_classes(**shown)
-    image = data.center_crop(picture)
+    picture = photographs.photograph(options.image, **shown)
+    params, names = load(**shown), photographs.imagenet_classes(**shown)
+    image = photographs.center_crop(picture)
     logits = np.asarray(jax.jit(network)(image, params))
     label = int(logits.argmax()) if options.label is None else find_class(options.label, names)
     scene = make_scene(options, image, label, params)
@@ -125,8 +125,11 @@ def _words(name: str) -> list[str]:
 
 def make_scene(options: argparse.Namespace, image: np.ndarray, label: int, params: Any) -> Scene:
     """Put together what is explained."""
-    others = [name for name in data.PHOTOGRAPHS if name != str(options.image)]
-    crops = [data.center_crop(data.photograph(name, progress=options.progress)) for name in others]
+    others = [name for name in photographs.PHOTOGRAPHS if name != str(options.image)]
+    crops = [
+        photographs.center_crop(photographs.photograph(name, progress=options.progress))
+        for name in others
+    ]
     return Scene(
         f=SCORES[options.score](network),
         args=(label, params),
@@ -326,9 +329,9 @@ def write(options: argparse.Namespace, scene: Scene, rows: list[Row], name: str)
     arrays = {row.name: row.attributions for row in rows}
     named: dict[str, Any] = {"_".join(re.findall(r"\w+", key)): a for key, a in arrays.items()}
     with writing_to(options.out):
-        with data.replacing(targets[0]) as path:
+        with packages.replacing(targets[0]) as path:
             draw(options, scene, arrays, name).savefig(path, dpi=100)
-        with data.replacing(targets[1]) as path:
+        with packages.replacing(targets[1]) as path:
             np.savez_compressed(path, image=np.asarray(scene.image), **named)
     return targets
 

@@ -2,7 +2,7 @@
 
 A row is named after the function of `xattr` that it calls, with what sets it apart from the other
 rows of that function behind a slash. A method added to the library is covered by adding a row:
-`tests/test_jit.py` asserts that none is forgotten.
+`tests/transformations/test_jit.py` asserts that none is forgotten.
 """
 
 import functools

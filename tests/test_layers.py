@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn import relu
 
 import xattr
-from paper_repro.efficientnet import EfficientNetLite0
+from paper_repro.networks.efficientnet import EfficientNetLite0
 from tests import table
 from xattr import _layers
 from xattr._backward import guided

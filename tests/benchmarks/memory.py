@@ -66,7 +66,8 @@ def _ours(network: str, nodes: int, count: int, chunk: int | None) -> Any:
         model, params = models.cnn, jax.tree.map(jnp.asarray, models.cnn_params())
         images = np.ones((count, 28, 28, 1), np.float32)
     else:
-        from paper_repro import demo, efficientnet
+        from paper_repro import demo
+        from paper_repro.networks import efficientnet
 
         model, params = demo.network, efficientnet.load(progress=False)
         images = np.ones((count, 224, 224, 3), np.float32)
@@ -88,7 +89,7 @@ def _captum(network: str, nodes: int, count: int, batch: int | None) -> Any:
     else:
         import torch_efficientnet
 
-        from paper_repro import efficientnet
+        from paper_repro.networks import efficientnet
 
         module = torch_efficientnet.EfficientNetLite0(efficientnet.load(progress=False)).eval()
         images = torch.ones(count, 3, 224, 224)

@@ -22,7 +22,9 @@ import numpy as np
 import tqdm
 
 import xattr
-from paper_repro import data, demo, efficientnet
+from paper_repro import demo
+from paper_repro.data import packages, photographs
+from paper_repro.networks import efficientnet
 from xattr import quadrature
 
 FIXED = {
@@ -123,7 +125,7 @@ def cost_ratio(x: Any, label: Any, params: Any, repeats: int = 7) -> float:
 
 def measure(path: Path, extra: int, params: Any) -> dict[str, Any]:
     """Return the errors and gaps of all rules for one photograph."""
-    x = jnp.asarray(data.center_crop(data.photograph(path)))
+    x = jnp.asarray(photographs.center_crop(photographs.photograph(path)))
     label = jnp.asarray(int(np.argmax(_logits(x, params))))
     args = (label, params)
     rules = {"reference": reference_rule(extra), **FIXED}
@@ -162,7 +164,7 @@ def kept(path: Path, out: Path, extra: int, params: Any) -> dict[str, Any]:
         if result["setting"] == setting(extra):
             return result
     result = measure(path, extra, params)
-    with data.replacing(file) as part:
+    with packages.replacing(file) as part:
         part.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
@@ -240,9 +242,9 @@ def main() -> None:
         kept(path, options.out, options.extra, params)
         for path in tqdm.tqdm(sorted(found)[: options.count], unit="photograph")
     ]
-    x = jnp.asarray(data.center_crop(data.photograph(sorted(found)[0])))
+    x = jnp.asarray(photographs.center_crop(photographs.photograph(sorted(found)[0])))
     ratio = cost_ratio(x, jnp.asarray(results[0]["label"]), params)
-    with data.replacing(options.table) as part:
+    with packages.replacing(options.table) as part:
         part.write_text(report(results, options.extra, ratio), encoding="utf-8")
     print(f"written: {options.table}")
 

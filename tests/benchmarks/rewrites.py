@@ -19,7 +19,8 @@ import models
 import numpy as np
 
 import xattr
-from paper_repro import demo, efficientnet
+from paper_repro import demo
+from paper_repro.networks import efficientnet
 from xattr._cpu import peephole
 
 REWRITES = {each.__name__.rpartition(".")[2]: each for each in peephole.REWRITES}

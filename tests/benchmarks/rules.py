@@ -20,7 +20,8 @@ import numpy as np
 from kernel import ratio_table
 
 import xattr
-from paper_repro import demo, efficientnet
+from paper_repro import demo
+from paper_repro.networks import efficientnet
 
 COMPOSITES = {
     "epsilon": xattr.composites.every_layer(xattr.rules.epsilon(1e-6)),

@@ -25,7 +25,9 @@ import models
 import numpy as np
 
 import xattr
-from paper_repro import data, demo, efficientnet
+from paper_repro import demo
+from paper_repro.data import packages
+from paper_repro.networks import efficientnet
 
 NODES, CHUNKED = 16, 256
 AXES = {
@@ -212,7 +214,7 @@ def main() -> None:
         measured[axis] = {key: curve(make, axis, options.repeats) for key, make in makers.items()}
         print(table(axis, measured[axis]), flush=True)
     print(compile_table(), end="")
-    with data.replacing(options.png) as part:
+    with packages.replacing(options.png) as part:
         draw(measured).savefig(part, dpi=160)
     print(f"\nwritten: {options.png}")
 

@@ -21,7 +21,9 @@ from kernel import channels_first
 from torch import nn
 from torch.nn import functional
 
-from paper_repro import data, demo, efficientnet
+from paper_repro import demo
+from paper_repro.data import photographs
+from paper_repro.networks import efficientnet
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -98,11 +100,11 @@ class EfficientNetLite0(nn.Module):
 
 def photographs(count: int) -> np.ndarray:
     """The first `count` of the demo's photographs, (count, 224, 224, 3)."""
-    names = list(data.PHOTOGRAPHS)
+    names = list(photographs.PHOTOGRAPHS)
     if count > len(names):
         raise ValueError(f"`count` must be at most {len(names)}, not {count}")
-    pictures = [data.photograph(name, progress=False) for name in names[:count]]
-    return np.stack([data.center_crop(picture) for picture in pictures])
+    pictures = [photographs.photograph(name, progress=False) for name in names[:count]]
+    return np.stack([photographs.center_crop(picture) for picture in pictures])
 
 
 def build(params: dict[str, Any], images: np.ndarray) -> EfficientNetLite0:

@@ -41,7 +41,9 @@ import torch
 import torch_efficientnet
 
 import xattr
-from paper_repro import data, demo, efficientnet
+from paper_repro import demo
+from paper_repro.data import packages
+from paper_repro.networks import efficientnet
 
 BATCHES = {"MNIST": (16, 32, 64, 128, 256, 768), "ImageNet": (4, 8, 16, 32)}
 CHUNKS = {"MNIST": (1, 2, 4, 8, 16, 48), "ImageNet": (1, 2, 4, 8)}
@@ -395,7 +397,7 @@ def main() -> None:
         table = markdown(rows, options.repeats)
         print(f"\n{table}", flush=True)  # as far as it is: the whole takes many minutes
     if options.markdown:
-        with data.replacing(options.markdown) as part:
+        with packages.replacing(options.markdown) as part:
             part.write_text(table, encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ def mutant(name, module, old, new, breaks, *tests):
 
 
 KNOWN = "test_known_answers.py"
-LAYER = "test_rules.py::test_rules_against_oracles[dense]"
+LAYER = "backward/test_rules.py::test_rules_against_oracles[dense]"
 
 # Paths, quadratures and the kernel --------------------------------------------------------------
 
@@ -44,7 +44,7 @@ PATH_METHODS = (
         "return trees.cast_like(value, form), trees.cast_like(velocity, form)",
         "return trees.cast_like(value, form), trees.cast_like(value, form)",
         "the point is taken for the velocity",
-        "test_kernel.py::test_sample_gives_points_velocities_weights",
+        "integrate/test_kernel.py::test_sample_gives_points_velocities_weights",
     ),
     mutant(
         "kernel-unweighted",
@@ -69,7 +69,7 @@ PATH_METHODS = (
         "counted = starts[:, None] + np.arange(size) >= firsts[:, None]\n"
         "    return size, starts, counted & (firsts < max(firsts[-1], 1))[:, None]",
         "the last chunk has no weight",
-        "test_kernel.py::test_chunks_change_nothing_but_rounding",
+        "integrate/test_kernel.py::test_chunks_change_nothing_but_rounding",
     ),
     mutant(
         "chunks-count-the-remainder-twice",
@@ -77,7 +77,7 @@ PATH_METHODS = (
         "return size, starts, starts[:, None] + np.arange(size) >= firsts[:, None]",
         "return size, starts, np.ones((len(starts), size), bool)",
         "what the last chunk reaches back over is counted again",
-        "test_hoisting.py::test_equal_to_the_path_integral",
+        "integrate/test_hoisting.py::test_equal_to_the_path_integral",
     ),
     mutant(
         "chunks-scan-keeps-the-last",
@@ -85,7 +85,7 @@ PATH_METHODS = (
         "return combine(result, part(item)), None",
         "return part(item), None",
         "inside a trace the last chunk replaces the sum",
-        "test_kernel.py::test_chunks_change_nothing_but_rounding",
+        "integrate/test_kernel.py::test_chunks_change_nothing_but_rounding",
     ),
     mutant(
         "chunks-repeat-the-end-of-a-block",
@@ -93,7 +93,7 @@ PATH_METHODS = (
         "yield items[inside].ravel(), (valid[inside] & (chunks < count)[:, None]).ravel()",
         "yield items[inside].ravel(), valid[inside].ravel()",
         "what fills up the last block is counted again",
-        "test_workload.py::test_blocks_change_nothing_but_rounding",
+        "program/test_workload.py::test_blocks_change_nothing_but_rounding",
     ),
     mutant(
         "chunks-of-the-parameters",
@@ -101,7 +101,7 @@ PATH_METHODS = (
         "for v in [*program.inputs, *made] if v.dependent",
         "for v in [*program.inputs, *made]",
         "the size of what does not depend on x decides how many gradients are taken together",
-        "test_workload.py::test_the_largest_array_decides",
+        "program/test_workload.py::test_the_largest_array_decides",
     ),
     mutant(
         "loop-as-at-its-first-step",
@@ -109,7 +109,7 @@ PATH_METHODS = (
         "if all(b or not a for a, b in zip(after, before, strict=True)):",
         "if len(after) == len(before):",
         "what a loop carries to its second step is taken for a constant",
-        "test_rewrite.py::test_what_a_loop_carries_depends_on_x_from_the_second_step_on",
+        "backward/test_rewrite.py::test_what_a_loop_carries_depends_on_x_from_the_second_step_on",
     ),
     mutant(
         "reader-without-the-range",
@@ -117,7 +117,7 @@ PATH_METHODS = (
         'raise unreadable(f"{type(error).__name__}: {error}") from error',
         "raise UnreadableProgramError(str(error)) from error",
         "nothing says which versions of JAX can be read",
-        "test_versions.py::test_rules_say_which_jax_they_know",
+        "program/test_versions.py::test_rules_say_which_jax_they_know",
     ),
     mutant(
         "ig-ends-swapped",
@@ -133,7 +133,7 @@ PATH_METHODS = (
         "change = jax.tree.map(jnp.subtract, trees.widen(x), trees.widen(baseline))",
         "change = trees.widen(x)",
         "the factor is x, not x − baseline",
-        "test_hoisting.py::test_equal_to_the_path_integral",
+        "integrate/test_hoisting.py::test_equal_to_the_path_integral",
     ),
     mutant(
         "hoisting-skips-the-bias",
@@ -144,7 +144,7 @@ PATH_METHODS = (
         "    ends = (split.prefix(baseline), split.prefix(x))\n"
         "    return tuple(jax.tree.map(jnp.subtract, end, bias) for end in ends)",
         "the bias of the affine prefix is left out",
-        "test_hoisting.py::test_equal_to_the_path_integral",
+        "integrate/test_hoisting.py::test_equal_to_the_path_integral",
     ),
     mutant(
         "hoisting-takes-products-for-affine",
@@ -152,7 +152,7 @@ PATH_METHODS = (
         "return sum(dependent) == 1",
         "return sum(dependent) >= 1",
         "the product of two values that depend on x is hoisted",
-        "test_hoisting.py::test_equal_to_the_path_integral",
+        "integrate/test_hoisting.py::test_equal_to_the_path_integral",
     ),
     mutant(
         "hoisting-takes-quotients-for-affine",
@@ -160,7 +160,7 @@ PATH_METHODS = (
         "return not any(dependent[1:])",
         "return True",
         "a quotient whose denominator depends on x is hoisted",
-        "test_hoisting.py::test_equal_to_the_path_integral",
+        "integrate/test_hoisting.py::test_equal_to_the_path_integral",
     ),
     mutant(
         "line-with-the-velocity-of-x",
@@ -248,7 +248,7 @@ PATH_METHODS = (
         "shares = jnp.sqrt(jnp.abs(jnp.diff(lax.stop_gradient(values))))",
         "shares = jnp.abs(jnp.diff(lax.stop_gradient(values)))",
         "the density follows |Δf|, not its root",
-        "test_concentrated.py::test_it_is_the_rule_of_its_definition",
+        "integrate/test_concentrated.py::test_it_is_the_rule_of_its_definition",
     ),
     mutant(
         "concentrated-nowhere-even",
@@ -256,7 +256,7 @@ PATH_METHODS = (
         "density = UNIFORM / shares.size + (1 - UNIFORM) * shares",
         "density = shares",
         "no node goes where f does not change between probes",
-        "test_concentrated.py::test_it_is_the_rule_of_its_definition",
+        "integrate/test_concentrated.py::test_it_is_the_rule_of_its_definition",
     ),
     mutant(
         "adaptive-trusts-the-gap",
@@ -264,7 +264,7 @@ PATH_METHODS = (
         "jnp.maximum(gap, high * decay**2)",
         "gap",
         "errors of features that cancel in the sum are not seen",
-        "test_adaptive.py::test_closed_forms",
+        "integrate/test_adaptive.py::test_closed_forms",
     ),
     mutant(
         "adaptive-halves-the-error",
@@ -272,10 +272,10 @@ PATH_METHODS = (
         "jnp.maximum(gap, high * decay**2)",
         "jnp.maximum(gap, high * decay**2) / 2",
         "the estimate is half the error: it stops early",
-        "test_adaptive.py::test_closed_forms",
-        "test_adaptive.py::test_a_gap_that_no_other_sign_tells_of",
-        "test_adaptive.py::test_curved_paths",
-        "test_adaptive.py::test_steps_anywhere",
+        "integrate/test_adaptive.py::test_closed_forms",
+        "integrate/test_adaptive.py::test_a_gap_that_no_other_sign_tells_of",
+        "integrate/test_adaptive.py::test_curved_paths",
+        "integrate/test_adaptive.py::test_steps_anywhere",
     ),
     mutant(
         "adaptive-counts-what-is-cut",
@@ -283,7 +283,7 @@ PATH_METHODS = (
         "add = functools.partial(_add_where, (now.expected >= 0) & ~rejected)",
         "add = functools.partial(_add_where, now.expected >= 0)",
         "an interval that is cut in two is counted beside its parts",
-        "test_adaptive.py::test_closed_forms",
+        "integrate/test_adaptive.py::test_closed_forms",
     ),
     mutant(
         "exact-nodes-on-the-kinks",
@@ -291,7 +291,7 @@ PATH_METHODS = (
         "return Quadrature((ends[:-1] + ends[1:]) / 2, np.diff(ends))",
         "return Quadrature(ends[:-1], np.diff(ends))",
         "the nodes lie where the pieces begin",
-        "test_kinks.py::test_hand_worked_networks",
+        "integrate/test_kinks.py::test_hand_worked_networks",
     ),
     mutant(
         "exact-crossing-from-the-other-end",
@@ -299,7 +299,7 @@ PATH_METHODS = (
         "place = ahead[meets] / (ahead + behind)[meets]",
         "place = behind[meets] / (ahead + behind)[meets]",
         "a kink is counted from the other end of its part",
-        "test_kinks.py::test_hand_worked_networks",
+        "integrate/test_kinks.py::test_hand_worked_networks",
     ),
     mutant(
         "exact-clip-bends-once",
@@ -307,7 +307,7 @@ PATH_METHODS = (
         "    yield _pair(a, low)\n    yield _pair(a, high)\n",
         "    yield _pair(a, low)\n",
         "the upper bend of a clip is not seen",
-        "test_kinks.py::test_every_kind_of_kink",
+        "integrate/test_kinks.py::test_every_kind_of_kink",
     ),
     mutant(
         "expected-gradients-of-one-baseline",
@@ -355,7 +355,7 @@ PATH_METHODS = (
         "gaps.pick(first, maps) - gaps.pick(second, maps)",
         "gaps.pick(first, maps) + gaps.pick(second, maps)",
         "the attributions of the two features are added",
-        "test_axioms.py::test_symmetry",
+        "axioms/test_axioms.py::test_symmetry",
     ),
     mutant(
         "positivity-of-the-other-sign",
@@ -363,7 +363,7 @@ PATH_METHODS = (
         "jnp.maximum(-a, 0)",
         "jnp.maximum(a, 0)",
         "positive attributions are taken for the miss",
-        "test_axioms.py::test_positivity",
+        "axioms/test_axioms.py::test_positivity",
     ),
     mutant(
         "linearity-factors-swapped",
@@ -371,7 +371,7 @@ PATH_METHODS = (
         "_mixed(a, p, b, q), one.maps",
         "_mixed(b, p, a, q), one.maps",
         "the factors of the two functions are swapped",
-        "test_axioms.py::test_linearity",
+        "axioms/test_axioms.py::test_linearity",
     ),
     mutant(
         "gaps-of-a-sign",
@@ -379,10 +379,10 @@ PATH_METHODS = (
         "return Gap(jnp.abs(miss), ",
         "return Gap(miss, ",
         "an axiom missed by a negative number holds",
-        "test_axioms.py::test_completeness",
-        "test_axioms.py::test_symmetry",
-        "test_axioms.py::test_sensitivity_a_of_the_gated_function",
-        "test_axioms.py::test_sensitivity_b_where_nothing_is_written_as_a_difference",
+        "axioms/test_axioms.py::test_completeness",
+        "axioms/test_axioms.py::test_symmetry",
+        "axioms/test_axioms.py::test_sensitivity_a_of_the_gated_function",
+        "axioms/test_axioms.py::test_sensitivity_b_where_nothing_is_written_as_a_difference",
     ),
     mutant(
         "gaps-trust-the-quadrature",
@@ -390,7 +390,7 @@ PATH_METHODS = (
         "error += SAFETY * jnp.max(changes)",
         "error += 0 * jnp.max(changes)",
         "the tolerance does not cover the error of the quadrature",
-        "test_axioms.py::test_tolerance_covers_the_quadrature_of_a_kinked_function",
+        "axioms/test_axioms.py::test_tolerance_covers_the_quadrature_of_a_kinked_function",
     ),
 )
 
@@ -403,7 +403,7 @@ GRADIENTS = (
         "return _at_one_point(f, x, x, args)",
         "return _at_one_point(f, x, jax.tree.map(jnp.ones_like, x), args)",
         "the product with the input is left out",
-        "test_rules.py::test_z_rule_is_gradient_x_input_where_it_should_be",
+        "backward/test_rules.py::test_z_rule_is_gradient_x_input_where_it_should_be",
     ),
     mutant(
         "interior-gradients-from-zero",
@@ -483,7 +483,7 @@ GRADIENTS = (
         "jnp.where(own > 0, own < high, own > low)",
         "jnp.where(own > 0, own > low, own < high)",
         "the largest and the smallest rival are swapped",
-        "test_competitive.py::test_three_classes_by_hand",
+        "gradients/test_competitive.py::test_three_classes_by_hand",
     ),
     mutant(
         "competitive-chunks-swapped",
@@ -491,7 +491,7 @@ GRADIENTS = (
         "jax.tree.map(jnp.maximum, left.high, right.high)",
         "jax.tree.map(jnp.minimum, left.high, right.high)",
         "of two chunks of classes the smaller rival is kept",
-        "test_competitive.py::test_three_classes_by_hand",
+        "gradients/test_competitive.py::test_three_classes_by_hand",
     ),
     mutant(
         "edges-not-smoothed",
@@ -499,7 +499,7 @@ GRADIENTS = (
         "return (left + 2 * middle + right) / 4",
         "return (left + middle + right) / 3",
         "the weights of the Sobel filter are equal",
-        "test_competitive.py::test_edges_are_those_of_scikit_image",
+        "gradients/test_competitive.py::test_edges_are_those_of_scikit_image",
     ),
 )
 
@@ -512,7 +512,7 @@ RULES = (
         "return [trees.product(slope, jnp.maximum(g, 0))]",
         "return [jnp.maximum(g, 0)]",
         "a unit that was off passes the signal",
-        "test_rules.py::test_known_answers",
+        "backward/test_rules.py::test_known_answers",
     ),
     mutant(
         "guided-passes-negative-signals",
@@ -520,7 +520,7 @@ RULES = (
         "return [trees.product(slope, jnp.maximum(g, 0))]",
         "return [trees.product(slope, g)]",
         "it is the gradient",
-        "test_rules.py::test_known_answers",
+        "backward/test_rules.py::test_known_answers",
     ),
     mutant(
         "guided-is-deconvnet",
@@ -528,7 +528,7 @@ RULES = (
         "return ruled_gradient(f, x, GUIDED, args, on_uncovered)",
         "return ruled_gradient(f, x, DECONVOLVED, args, on_uncovered)",
         "guided backpropagation follows the rules of DeConvNet",
-        "test_rules.py::test_known_answers",
+        "backward/test_rules.py::test_known_answers",
     ),
     mutant(
         "deconvnet-with-the-forward-mask",
@@ -536,7 +536,7 @@ RULES = (
         "return [jnp.maximum(g, 0)]\n",
         "return [jnp.maximum(g, 0) * (call.inputs[0] > 0).astype(g.dtype)]\n",
         "a unit that was off does not pass the signal",
-        "test_rules.py::test_known_answers",
+        "backward/test_rules.py::test_known_answers",
     ),
     mutant(
         "lrp-epsilon-sign",
@@ -584,7 +584,7 @@ RULES = (
         "_scaled(positive, above, equation_scale), _scaled(negative, below, equation_scale)",
         "_scaled(positive, above, equation_scale), _scaled(negative, above, equation_scale)",
         "a negative weight behind a negative weight counts as negative",
-        "test_rules.py::test_rules_against_oracles[dense_batchnorm]",
+        "backward/test_rules.py::test_rules_against_oracles[dense_batchnorm]",
     ),
     mutant(
         "lrp-z-box-bounds-swapped",
@@ -602,7 +602,7 @@ RULES = (
         'return Rule(functools.partial(_by_weight, affine.connected), "flat()")',
         'return Rule(functools.partial(_by_weight, affine.squared), "flat()")',
         "the flat rule shares by squared weight",
-        "test_rules.py::test_flat_rule_reaches_inputs_that_are_zero",
+        "backward/test_rules.py::test_flat_rule_reaches_inputs_that_are_zero",
     ),
     mutant(
         "lrp-w-square-not-squared",
@@ -619,7 +619,7 @@ RULES = (
         '(kind("sum"), lambda call, g: [2 * each for each in backward.gradient(call, g)]),\n'
         '    (kind("scale", "dense", "conv"), rules.zero()),',
         "both branches of a sum get its relevance twice",
-        "test_rules.py::test_rules_against_oracles[residual_dense]",
+        "backward/test_rules.py::test_rules_against_oracles[residual_dense]",
     ),
     mutant(
         "lrp-product-not-shared",
@@ -627,7 +627,7 @@ RULES = (
         "return [part / 2 for part in transposed(call.plain, call.inputs, g)]",
         "return [part for part in transposed(call.plain, call.inputs, g)]",
         "both factors of a product get all of its relevance",
-        "test_rules.py::test_known_answers",
+        "backward/test_rules.py::test_known_answers",
     ),
     mutant(
         "lrp-activation-by-its-slope",
@@ -635,7 +635,7 @@ RULES = (
         "return [g * jnp.where(zero, slope, y / jnp.where(zero, jnp.ones_like(x), x))]",
         "return [g * slope]",
         "a smooth activation passes the gradient, not the relevance",
-        "test_rules.py::test_rules_against_oracles[activations]",
+        "backward/test_rules.py::test_rules_against_oracles[activations]",
     ),
     mutant(
         "lrp-relevance-of-zeros-lost",
@@ -643,7 +643,7 @@ RULES = (
         "    if with_probes:\n",
         "    if False:\n",
         "an input that is zero gets no relevance",
-        "test_rules.py::test_flat_rule_reaches_inputs_that_are_zero",
+        "backward/test_rules.py::test_flat_rule_reaches_inputs_that_are_zero",
     ),
     mutant(
         "composites-own-entries-last",
@@ -651,7 +651,7 @@ RULES = (
         "return Composite((*entries, *BASE))",
         "return Composite((*BASE, *entries))",
         "the entries of the caller come too late",
-        "test_rules.py::test_first_match_wins",
+        "backward/test_rules.py::test_first_match_wins",
     ),
     mutant(
         "deep-taylor-flat-first",
@@ -659,7 +659,7 @@ RULES = (
         "first = rules.w_square() if",
         "first = rules.flat() if",
         "the first layer has the flat rule, not w²",
-        "test_rules.py::test_deep_taylor_is_its_composite",
+        "backward/test_rules.py::test_deep_taylor_is_its_composite",
     ),
     mutant(
         "deep-taylor-z-rule-inside",
@@ -667,7 +667,7 @@ RULES = (
         '(composites.kind("dense", "conv"), rules.z_plus())',
         '(composites.kind("dense", "conv"), rules.zero())',
         "the hidden layers have the z-rule, not z⁺",
-        "test_rules.py::test_deep_taylor_is_its_composite",
+        "backward/test_rules.py::test_deep_taylor_is_its_composite",
     ),
     mutant(
         "report-absorbed-negative",
@@ -675,7 +675,7 @@ RULES = (
         "came, went, came - went)",
         "came, went, went - came)",
         "what a layer absorbs has the wrong sign",
-        "test_rules.py::test_report_against_oracle[residual_dense-zero]",
+        "backward/test_rules.py::test_report_against_oracle[residual_dense-zero]",
     ),
     mutant(
         "deeplift-secant-reversed",
@@ -683,7 +683,7 @@ RULES = (
         "difference = call.output - call.reference_output",
         "difference = call.reference_output - call.output",
         "Δy has the wrong sign",
-        "test_deeplift.py::test_known_answers",
+        "backward/test_deeplift.py::test_known_answers",
     ),
     mutant(
         "deeplift-rescale-is-the-gradient",
@@ -691,7 +691,7 @@ RULES = (
         "return [g * _secant(call, x, reference)]",
         "return [g * _derivative(call, x)]",
         "the multiplier of an activation is its derivative",
-        "test_deeplift.py::test_known_answers",
+        "backward/test_deeplift.py::test_known_answers",
     ),
     mutant(
         "deeplift-nothing-at-the-reference",
@@ -699,7 +699,7 @@ RULES = (
         "return jnp.where(near, slope, difference",
         "return jnp.where(near, jnp.zeros_like(slope), difference",
         "the multiplier is 0, not the derivative, where Δx = 0",
-        "test_deeplift.py::test_close_to_the_baseline_it_is_the_gradient",
+        "backward/test_deeplift.py::test_close_to_the_baseline_it_is_the_gradient",
     ),
     mutant(
         "zero-times-infinity",
@@ -707,7 +707,7 @@ RULES = (
         "jnp.where(lost, jnp.zeros_like(slope), slope)",
         "slope",
         "a feature that does not move gets NaN from an infinite slope",
-        "test_zero_times_infinity.py",
+        "recognise/test_zero_times_infinity.py",
     ),
     mutant(
         "infinite-slope-of-an-activation",
@@ -715,7 +715,7 @@ RULES = (
         "return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))",
         "return slope",
         "a dead group gives NaN to the others behind the next layer",
-        "test_zero_times_infinity.py",
+        "recognise/test_zero_times_infinity.py",
     ),
     mutant(
         "direct-relevance-as-a-gradient",
@@ -723,7 +723,7 @@ RULES = (
         "with_probes = site.sees_input and all(c.probe is not None for c in inputs)",
         "with_probes = False",
         "relevance given to an input of 0 is lost",
-        "test_rules.py::test_a_rule_of_ones_own_is_as_good_as_the_librarys[flat]",
+        "backward/test_rules.py::test_a_rule_of_ones_own_is_as_good_as_the_librarys[flat]",
     ),
     mutant(
         "direct-relevance-anywhere",
@@ -733,7 +733,7 @@ RULES = (
 """,
         "",
         "a rule for first layers is taken for a hidden one in silence",
-        "test_rules.py::test_bad_input",
+        "backward/test_rules.py::test_bad_input",
     ),
     mutant(
         "z-plus-forgets-the-bias",
@@ -741,7 +741,7 @@ RULES = (
         'return dataclasses.replace(alpha_beta(1.0, 0.0), name="z_plus()")',
         'return Rule(lambda c, g: _alpha_beta(c._replace(bias="exclude"), g, 1.0, 0.0), "")',
         "the positive part of a bias is no contribution",
-        "test_rules.py::test_z_plus_counts_the_positive_part_of_a_bias",
+        "backward/test_rules.py::test_z_plus_counts_the_positive_part_of_a_bias",
     ),
     mutant(
         "quotient-as-its-gradient",
@@ -749,7 +749,7 @@ RULES = (
         "return of_shapes(call, [share, share * call.output])",
         "return of_shapes(call, [share, -share * call.output])",
         "what is below the line gets the negative of its share",
-        "test_quotients.py::test_by_hand",
+        "recognise/test_quotients.py::test_by_hand",
     ),
     mutant(
         "quotient-masked-out",
@@ -757,7 +757,7 @@ RULES = (
         "share = jnp.where(g == 0, jnp.zeros_like(g), g / call.inputs[1] / 2)",
         "share = g / call.inputs[1] / 2",
         "a quotient by 0 gives NaN behind a mask that drops it",
-        "test_quotients.py::test_zeros",
+        "recognise/test_quotients.py::test_zeros",
     ),
     mutant(
         "complex-weights-for-a-layer",
@@ -765,7 +765,7 @@ RULES = (
         "if equation.primitive in jaxpr.SPECTRAL or kind in linear or modulus:",
         "if equation.primitive in jaxpr.SPECTRAL or modulus:",
         "the rules of layers read signs of complex weights",
-        "test_linear_transforms.py::test_no_rule_of_layers_reads_the_signs_of_complex_weights",
+        "recognise/test_linear_transforms.py::test_no_rule_of_layers_reads_the_signs_of_complex_weights",
     ),
     mutant(
         "imaginary-constant",
@@ -773,7 +773,7 @@ RULES = (
         'adds = self.mode == "relevance" and self.graph.static(other) != 0',
         "adds = False",
         "a constant imaginary part keeps relevance although biases are left out",
-        "test_linear_transforms.py::test_what_has_no_rule_is_named",
+        "recognise/test_linear_transforms.py::test_what_has_no_rule_is_named",
     ),
     mutant(
         "modulus-at-one-end",
@@ -781,7 +781,7 @@ RULES = (
         "around = jnp.conj(call.inputs[0] + _references(call)[0])",
         "around = jnp.conj(2 * call.inputs[0])",
         "the amplitude of a spectrum has its gradient for multipliers",
-        "test_linear_transforms.py::test_functions_of_a_spectrum_are_those_of_its_parts",
+        "recognise/test_linear_transforms.py::test_functions_of_a_spectrum_are_those_of_its_parts",
     ),
     mutant(
         "modulus-conjugate",
@@ -789,7 +789,7 @@ RULES = (
         "around = jnp.conj(call.inputs[0] + _references(call)[0])",
         "around = call.inputs[0] + _references(call)[0]",
         "the imaginary part has the wrong sign",
-        "test_linear_transforms.py::test_functions_of_a_spectrum_are_those_of_its_parts",
+        "recognise/test_linear_transforms.py::test_functions_of_a_spectrum_are_those_of_its_parts",
     ),
     mutant(
         "empty-segments-differ",
@@ -797,7 +797,7 @@ RULES = (
         "return jnp.where(a == b, jnp.zeros_like(a), a - b)",
         "return a - b",
         "−∞ less −∞ is NaN",
-        "test_segments.py::test_masked_nodes",
+        "recognise/test_segments.py::test_masked_nodes",
     ),
     mutant(
         "smallest-of-segments-for-the-largest",
@@ -806,7 +806,7 @@ RULES = (
         "SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p, p.scatter_min_p})\n"
         "LARGEST |= {p.scatter_min_p}",
         "the change of a minimum goes to what was not smallest",
-        "test_segments.py::test_a_segment_is_a_masked_row",
+        "recognise/test_segments.py::test_a_segment_is_a_masked_row",
     ),
     mutant(
         "first-step-as-the-others",
@@ -814,7 +814,7 @@ RULES = (
         "for first in firsts[:count]:",
         "for first in firsts[:0]:",
         "a constant state takes a share of the first step of a loop",
-        "test_recurrent.py::test_a_loop_of_one_step",
+        "recognise/test_recurrent.py::test_a_loop_of_one_step",
     ),
     mutant(
         "first-step-from-the-other-end",
@@ -822,7 +822,7 @@ RULES = (
         "part = jax.tree.map(lambda each: each[-1 if backwards else 0], slices)",
         "part = jax.tree.map(lambda each: each[0], slices)",
         "a loop backwards begins at its end",
-        "test_recurrent.py::test_loops_of_every_form",
+        "recognise/test_recurrent.py::test_loops_of_every_form",
     ),
     mutant(
         "first-steps-by-dependence-alone",
@@ -830,7 +830,7 @@ RULES = (
         "if merged == data[loop] and program is programs[-1]:",
         "if program is programs[-1]:",
         "a state that carries no relevance at first carries none later",
-        "test_recurrent.py::test_a_state_that_carries_no_relevance_at_first",
+        "recognise/test_recurrent.py::test_a_state_that_carries_no_relevance_at_first",
     ),
     mutant(
         "deeplift-a-product-for-a-quotient",
@@ -838,7 +838,7 @@ RULES = (
         "if call.site.inverse is not None:",
         "if False:",
         "multipliers of a normalizer at zeros are ±500 and cancel",
-        "test_deeplift.py::test_normalizers_at_a_reference_without_variance",
+        "backward/test_deeplift.py::test_normalizers_at_a_reference_without_variance",
     ),
     mutant(
         "branches-with-stopped-gradients",
@@ -846,7 +846,7 @@ RULES = (
         "    for value in stopped.keys() - stay:",
         "    for value in set():",
         "a ReLU written as a cond under vmap is none",
-        "test_activations.py::test_a_rectifier_is_one_however_it_is_composed",
+        "recognise/test_activations.py::test_a_rectifier_is_one_however_it_is_composed",
     ),
     mutant(
         "stopped-gradients-of-masks",
@@ -854,7 +854,7 @@ RULES = (
         "is p.select_n_p and equation.inputs[0] in equation.dependents",
         "is p.select_n_p",
         "DeepLIFT takes a gradient that a mask stops for its multiplier, and misses f",
-        "test_activations.py::test_a_gradient_that_f_stops",
+        "recognise/test_activations.py::test_a_gradient_that_f_stops",
     ),
     mutant(
         "powers-of-an-inverse",
@@ -862,7 +862,7 @@ RULES = (
         'bool(equation.params["y"] < 0) or self._is_inverse(equation.inputs[0])',
         'bool(equation.params["y"] < 0)',
         "the square of 1/√variance is a factor like any other: multipliers of millions",
-        "test_deeplift.py::test_what_is_made_of_an_inverse_is_one",
+        "backward/test_deeplift.py::test_what_is_made_of_an_inverse_is_one",
     ),
     mutant(
         "deeplift-quotient-weights",
@@ -870,7 +870,7 @@ RULES = (
         "of_bottom = -(b0 * call.output + b * call.reference_output)",
         "of_bottom = -(b * call.output + b0 * call.reference_output)",
         "the ways are weighted for the other end",
-        "test_deeplift.py::test_a_quotient_by_hand",
+        "backward/test_deeplift.py::test_a_quotient_by_hand",
     ),
     mutant(
         "deeplift-inverse-weights",
@@ -878,7 +878,7 @@ RULES = (
         "of_inverse = (p * call.output + p0 * call.reference_output)",
         "of_inverse = (p0 * call.output + p * call.reference_output)",
         "the ways are weighted for the other end",
-        "test_deeplift.py::test_a_quotient_by_hand",
+        "backward/test_deeplift.py::test_a_quotient_by_hand",
     ),
     mutant(
         "choices-of-a-factor",
@@ -886,7 +886,7 @@ RULES = (
         "reached.update(site.constants)",
         "pass",
         "a factor chosen by x is taken for a constant of both runs",
-        "test_choices.py::test_a_factor_that_is_chosen",
+        "recognise/test_choices.py::test_a_factor_that_is_chosen",
     ),
     mutant(
         "choices-of-a-term",
@@ -894,7 +894,7 @@ RULES = (
         "if self._loses_relevance(equation):",
         "if False:",
         "relevance of a chosen term is lost in silence",
-        "test_choices.py::test_a_term_that_is_chosen",
+        "recognise/test_choices.py::test_a_term_that_is_chosen",
     ),
     mutant(
         "choices-of-the-score",
@@ -902,7 +902,7 @@ RULES = (
         'return self.mode == "relevance" and not self.data.issuperset(scores)',
         "return False",
         "a score that is a choice gives zeros in silence",
-        "test_choices.py::test_a_term_that_is_chosen",
+        "recognise/test_choices.py::test_a_term_that_is_chosen",
     ),
     mutant(
         "regions-over-a-bias",
@@ -910,7 +910,7 @@ RULES = (
         "return all(self.graph.static(v, arrays=False) is not None for v in fixed)",
         "return True",
         "a bias is taken for a part of the activation behind it",
-        "test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
+        "recognise/test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
     ),
     mutant(
         "regions-over-a-shared-value",
@@ -918,7 +918,7 @@ RULES = (
         "if root in self.graph.results or any(e not in inside for e in self.graph.uses[root]):",
         "if False:",
         "a function reaches over a value that is used again",
-        "test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
+        "recognise/test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
     ),
     mutant(
         "regions-of-another-type",
@@ -926,7 +926,7 @@ RULES = (
         "while line and line[-1].dtype != out.dtype:",
         "while False:",
         "a function begins at a value of another type",
-        "test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
+        "recognise/test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
     ),
     mutant(
         "regions-over-chosen-terms",
@@ -934,8 +934,8 @@ RULES = (
         "if any(self._is_chosen(v, root) for v in last.dependents):",
         "if False:",
         "what is added because of a choice takes relevance in silence",
-        "test_choices.py::test_a_term_that_is_chosen",
-        "test_choices.py::test_masks_stay_what_they_were",
+        "recognise/test_choices.py::test_a_term_that_is_chosen",
+        "recognise/test_choices.py::test_masks_stay_what_they_were",
     ),
     mutant(
         "regions-made-of-relus",
@@ -943,7 +943,7 @@ RULES = (
         "if not self.whole and any(e.primitive in KINKED for e in opened(region)):",
         "if False:",
         "what is made of ReLUs has no guided backpropagation",
-        "test_activations.py::test_what_is_made_of_relus_stays_so",
+        "recognise/test_activations.py::test_what_is_made_of_relus_stays_so",
     ),
     mutant(
         "regions-never-whole",
@@ -951,7 +951,7 @@ RULES = (
         "if not self.whole and any(",
         "if any(",
         "RevealCancel depends on how a function of ReLUs is spelled",
-        "test_activations.py::test_reveal_cancel_takes_a_function_of_relus_for_one",
+        "recognise/test_activations.py::test_reveal_cancel_takes_a_function_of_relus_for_one",
     ),
     mutant(
         "regions-over-activations",
@@ -959,7 +959,7 @@ RULES = (
         'if "activation" not in kinds and',
         "if True and",
         "an activation behind a ReLU is no longer seen",
-        "test_activations.py::test_an_activation_is_one_operation[log(1 + exp(relu(x)))]",
+        "recognise/test_activations.py::test_an_activation_is_one_operation[log(1 + exp(relu(x)))]",
     ),
     mutant(
         "hard-sigmoid-is-relu6",
@@ -967,7 +967,7 @@ RULES = (
         'if kind == "relu6" and open_ and self._is_shifted(open_, root):',
         "if False:",
         "the numbers of a hard sigmoid count as biases",
-        "test_activations.py::test_an_activation_is_one_operation[hard sigmoid]",
+        "recognise/test_activations.py::test_an_activation_is_one_operation[hard sigmoid]",
     ),
     mutant(
         "composed-is-a-power",
@@ -975,7 +975,7 @@ RULES = (
         "composed = len(curves) > 1 or (curves and joined)",
         "composed = False",
         "guided backpropagation passes squareplus in silence",
-        "test_activations.py::test_an_activation_is_one_operation[squareplus]",
+        "recognise/test_activations.py::test_an_activation_is_one_operation[squareplus]",
     ),
     mutant(
         "undefined-is-an-activation",
@@ -983,7 +983,7 @@ RULES = (
         "return values is None or bool(np.isfinite(values).all())",
         "return True",
         "1/√x counts as an activation",
-        "test_activations.py::test_powers_and_what_negative_numbers_have_no_value_of_keep_their_gradient",
+        "recognise/test_activations.py::test_powers_and_what_negative_numbers_have_no_value_of_keep_their_gradient",
     ),
     mutant(
         "a-mask-is-an-activation",
@@ -991,7 +991,7 @@ RULES = (
         "return last.inputs[0] in last.dependents  # else a mask",
         "return True",
         "a constant mask counts as an activation",
-        "test_recognise.py::test_groups[masked]",
+        "recognise/test_recognise.py::test_groups[masked]",
     ),
     mutant(
         "guided-through-a-gate",
@@ -999,7 +999,7 @@ RULES = (
         "return _SMOOTH(site) and site.choice is None",
         "return _SMOOTH(site)",
         "guided backpropagation passes a ReLU written with jnp.select in silence",
-        "test_activations.py::test_a_gate_that_x_opens_is_no_gradient",
+        "recognise/test_activations.py::test_a_gate_that_x_opens_is_no_gradient",
     ),
     mutant(
         "an-average-is-a-layer",
@@ -1007,7 +1007,7 @@ RULES = (
         "if brought and not any(e.primitive is p.iota_p for e in found):",
         "if not any(e.primitive is p.iota_p for e in found):",
         "an average by numbers that f writes counts as a layer",
-        "test_resampling.py::test_relevance_is_kept_by_a_resampling[mean]",
+        "recognise/test_resampling.py::test_relevance_is_kept_by_a_resampling[mean]",
     ),
     mutant(
         "a-resize-is-a-layer",
@@ -1015,7 +1015,7 @@ RULES = (
         'if role == "weight" and self._resamples(equation):',
         "if False:",
         "a bilinear resize counts as a layer with weights",
-        "test_resampling.py::test_relevance_is_kept_by_a_resampling",
+        "recognise/test_resampling.py::test_relevance_is_kept_by_a_resampling",
     ),
     mutant(
         "the-layer-behind-a-resize",
@@ -1023,7 +1023,7 @@ RULES = (
         'moves = site.kind == "move" or site.resamples or',
         'moves = site.kind == "move" or',
         "the layer behind a resize is not the first",
-        "test_resampling.py::test_the_layer_behind_a_resize_is_the_first",
+        "recognise/test_resampling.py::test_the_layer_behind_a_resize_is_the_first",
     ),
     mutant(
         "residual-streams-computed-again",
@@ -1031,7 +1031,7 @@ RULES = (
         "return value / ((value == value) | (value != value)).astype(value.dtype)",
         "return value",
         "XLA computes each block again for all that follow",
-        "test_rewrite.py::test_programs_grow_with_the_depth_and_not_with_its_square",
+        "backward/test_rewrite.py::test_programs_grow_with_the_depth_and_not_with_its_square",
     ),
     mutant(
         "graph-looks-at-all-equations",
@@ -1039,7 +1039,7 @@ RULES = (
         "return sorted(equations, key=self.place.__getitem__)",
         "return [e for e in self.program.equations if e in set(equations)]",
         "the time to find a group grows with the whole program",
-        "test_recognise.py::test_a_group_is_found_without_a_look_at_all_equations",
+        "recognise/test_recognise.py::test_a_group_is_found_without_a_look_at_all_equations",
     ),
     mutant(
         "normalizer-region-one-step",
@@ -1047,7 +1047,7 @@ RULES = (
         "                todo.append(maker)\n",
         "",
         "of a normalizer only what leads to its root at once belongs to it",
-        "test_recognise.py::test_groups[RMSNorm]",
+        "recognise/test_recognise.py::test_groups[RMSNorm]",
     ),
     mutant(
         "probes-of-a-resize",
@@ -1055,7 +1055,7 @@ RULES = (
         "moved = affine.linear if site.resamples else affine.passed",
         "moved = affine.passed",
         "the relevance of a resized picture comes back with weights of 1",
-        "test_resampling.py::test_the_layer_behind_a_resize_is_the_first",
+        "recognise/test_resampling.py::test_the_layer_behind_a_resize_is_the_first",
     ),
     mutant(
         "deeplift-times-x",
@@ -1063,7 +1063,7 @@ RULES = (
         "steps = [leaf - reference for",
         "steps = [leaf for",
         "the factor is x, not x − baseline",
-        "test_deeplift.py::test_every_operation_is_complete[tanh]",
+        "backward/test_deeplift.py::test_every_operation_is_complete[tanh]",
     ),
     mutant(
         "deeplift-positive-part-first",
@@ -1072,7 +1072,7 @@ RULES = (
         "    of_down = (with_down - at_start + at_end - with_up) / 2",
         "of_up = with_up - at_start\n    of_down = at_end - with_up",
         "RevealCancel adds the positive part first, and not in both orders",
-        "test_deeplift.py::test_reveal_cancel_sees_what_rescale_misses",
+        "backward/test_deeplift.py::test_reveal_cancel_sees_what_rescale_misses",
     ),
     mutant(
         "deeplift-softmax-without-its-sum",
@@ -1080,7 +1080,7 @@ RULES = (
         "return [mean * g - of_total * total(mean * g)]",
         "return [mean * g]",
         "the denominator of a softmax takes no part",
-        "test_deeplift.py::test_every_operation_is_complete[softmax]",
+        "backward/test_deeplift.py::test_every_operation_is_complete[softmax]",
     ),
     mutant(
         "deeplift-product-at-the-input",
@@ -1088,7 +1088,7 @@ RULES = (
         "middle = [(x + r) / 2 for x, r in zip",
         "middle = [x for x, r in zip",
         "a product is shared by its factors at the input, not by their means",
-        "test_deeplift.py::test_every_operation_is_complete[product]",
+        "backward/test_deeplift.py::test_every_operation_is_complete[product]",
     ),
     mutant(
         "deeplift-maximum-of-the-input",
@@ -1096,7 +1096,7 @@ RULES = (
         "rising = change >= 0 if call.site.selects_largest else change <= 0",
         "rising = jnp.ones_like(change, bool)",
         "the largest element of the input gets all, also where it did not change",
-        "test_deeplift.py::test_every_operation_is_complete",
+        "backward/test_deeplift.py::test_every_operation_is_complete",
     ),
     mutant(
         "patterns-not-normalised",
@@ -1104,7 +1104,7 @@ RULES = (
         "scaled.append(c / place.by_weight(jnp.where(bottom == 0, jnp.ones_like(bottom), bottom)))",
         "scaled.append(c)",
         "wᵀ a is not 1",
-        "test_patterns.py::test_the_pattern_is_the_direction_of_the_signal",
+        "backward/test_patterns.py::test_the_pattern_is_the_direction_of_the_signal",
     ),
     mutant(
         "patterns-mean-of-one-half",
@@ -1112,7 +1112,7 @@ RULES = (
         "shifted = seen.y - origin[None] * seen.weight",
         "shifted = seen.regimes[0][1] - origin[None] * seen.regimes[0][0]",
         "E[y] is taken over y > 0 alone",
-        "test_patterns.py::test_cases_at_the_edge",
+        "backward/test_patterns.py::test_cases_at_the_edge",
     ),
     mutant(
         "patterns-halves-swapped",
@@ -1120,7 +1120,7 @@ RULES = (
         "[y > 0, y <= 0]",
         "[y <= 0, y > 0]",
         "the patterns of the two regimes are swapped",
-        "test_patterns.py::test_cases_at_the_edge",
+        "backward/test_patterns.py::test_cases_at_the_edge",
     ),
     mutant(
         "pattern-attribution-without-weights",
@@ -1128,7 +1128,7 @@ RULES = (
         "found = weight.astype(pattern.dtype) * pattern",
         "found = pattern",
         "PatternAttribution is PatternNet",
-        "test_patterns.py::test_two_point_patterns_are_used_by_the_sign_of_their_unit",
+        "backward/test_patterns.py::test_two_point_patterns_are_used_by_the_sign_of_their_unit",
     ),
     mutant(
         "pattern-net-by-the-other-sign",
@@ -1136,7 +1136,7 @@ RULES = (
         "above = call.output > 0",
         "above = call.output <= 0",
         "a unit is sent back by the pattern of the other regime",
-        "test_patterns.py::test_two_point_patterns_are_used_by_the_sign_of_their_unit",
+        "backward/test_patterns.py::test_two_point_patterns_are_used_by_the_sign_of_their_unit",
     ),
     mutant(
         "pattern-net-without-the-mask",
@@ -1144,8 +1144,8 @@ RULES = (
         '(kind("relu"), backward.pass_on),',
         '(kind("relu"), lambda call, g: [g]),',
         "a ReLU that was off passes the signal",
-        "test_patterns.py::test_backward_pass[concat]",
-        "test_patterns.py::test_backward_pass[dense_batchnorm]",
+        "backward/test_patterns.py::test_backward_pass[concat]",
+        "backward/test_patterns.py::test_backward_pass[dense_batchnorm]",
     ),
 )
 
@@ -1315,7 +1315,7 @@ PROGRAMS = (
         "jnp.concatenate([weights, jnp.zeros(extra, weights.dtype)])",
         "jnp.concatenate([weights, jnp.broadcast_to(weights[-1:], (extra,))])",
         "the nodes that fill up the devices have a weight",
-        "test_sharding.py::test_the_quadrature_is_of_the_call_or_of_the_method_or_the_kernel",
+        "scale/test_sharding.py::test_the_quadrature_is_of_the_call_or_of_the_method_or_the_kernel",
     ),
     mutant(
         "sharded-mean-over-devices",
@@ -1323,7 +1323,7 @@ PROGRAMS = (
         "lax.psum(leaf.astype(wide), axis)",
         "lax.pmean(leaf.astype(wide), axis)",
         "the shares of the devices are averaged, not added",
-        "test_sharding.py::test_the_quadrature_is_of_the_call_or_of_the_method_or_the_kernel",
+        "scale/test_sharding.py::test_the_quadrature_is_of_the_call_or_of_the_method_or_the_kernel",
     ),
     mutant(
         "sharded-drops-the-first",
@@ -1331,7 +1331,7 @@ PROGRAMS = (
         "lambda leaf: leaf[:count]",
         "lambda leaf: leaf[-count:]",
         "the first examples are dropped, and the padding kept",
-        "test_sharding.py::test_uneven_batches",
+        "scale/test_sharding.py::test_uneven_batches",
     ),
     mutant(
         "dataset-writes-the-padding",
@@ -1339,7 +1339,7 @@ PROGRAMS = (
         "_storable(_own(leaf, mesh)[:count])",
         "_storable(_own(leaf, mesh))",
         "the examples that fill up a batch are written, too",
-        "test_dataset.py::test_files_hold_the_attributions_of_the_batches",
+        "scale/test_dataset.py::test_files_hold_the_attributions_of_the_batches",
     ),
     mutant(
         "dataset-resumes-from-anything",
@@ -1347,7 +1347,7 @@ PROGRAMS = (
         'if str(stored["digest"]) == digest:',
         'if "digest" in stored:',
         "a file of other inputs is taken for this one's",
-        "test_dataset.py::test_a_folder_of_other_inputs_is_refused",
+        "scale/test_dataset.py::test_a_folder_of_other_inputs_is_refused",
     ),
     mutant(
         "dataset-never-resumes",
@@ -1355,7 +1355,7 @@ PROGRAMS = (
         "and files[-1].name in finished:",
         "and not finished:",
         "what is there is computed again",
-        "test_dataset.py::test_finished_batches_are_not_computed_again",
+        "scale/test_dataset.py::test_finished_batches_are_not_computed_again",
     ),
     mutant(
         "pooling-tie-to-the-last",
@@ -1365,7 +1365,7 @@ PROGRAMS = (
         "hits = jnp.where(equal, jnp.broadcast_to(places, parts.shape), -count)\n"
         "    chosen = places == jnp.max(hits, axis=inner, keepdims=True)",
         "of equal elements the last gets the gradient",
-        "test_peephole.py::test_max_pooling_with_ties",
+        "cpu/test_peephole.py::test_max_pooling_with_ties",
     ),
     mutant(
         "convolution-not-flipped",
@@ -1373,7 +1373,7 @@ PROGRAMS = (
         "jnp.flip(kernel, weights[2:])",
         "kernel",
         "the gradient convolves with the kernel as it is",
-        "test_peephole.py::test_convolutions",
+        "cpu/test_peephole.py::test_convolutions",
     ),
     mutant(
         "stencil-gathers-forward",
@@ -1381,7 +1381,7 @@ PROGRAMS = (
         "part = lax.slice(padded, before + offset, before + offset + sizes)",
         "part = lax.slice(padded, before, before + sizes)",
         "the gradient is gathered from one place for all products",
-        "test_peephole.py::test_sums_of_shifted_products",
+        "cpu/test_peephole.py::test_sums_of_shifted_products",
     ),
     mutant(
         "stencil-phases-not-apart",
@@ -1389,7 +1389,7 @@ PROGRAMS = (
         "if not np.any((np.array(phase) - start) % strides)",
         "if True",
         "every product reaches every phase of a strided sum",
-        "test_peephole.py::test_sums_of_shifted_products",
+        "cpu/test_peephole.py::test_sums_of_shifted_products",
     ),
     mutant(
         "products-of-constant-weights",
@@ -1397,15 +1397,15 @@ PROGRAMS = (
         "tangent += apply(data, changed, form)",
         "tangent += 0 * apply(data, changed, form)",
         "there is no derivative with respect to the weights",
-        "test_peephole.py::test_every_transformation_of_a_network_with_all_three",
+        "cpu/test_peephole.py::test_every_transformation_of_a_network_with_all_three",
     ),
 )
 
 # What the caller is told ------------------------------------------------------------------------
 
-GAP = "test_completeness.py::test_what_is_a_gap"
-TOLD = "test_completeness.py::test_few_nodes_are_told"
-MODULES = "test_modules.py::test_equal_to_the_merged_form"
+GAP = "core/test_completeness.py::test_what_is_a_gap"
+TOLD = "core/test_completeness.py::test_few_nodes_are_told"
+MODULES = "core/test_modules.py::test_equal_to_the_merged_form"
 
 WARNINGS = (
     mutant(
@@ -1430,7 +1430,7 @@ WARNINGS = (
         "(misses or spacing * size > scale)",
         "misses",
         "terms that cancel to a sum that happens to be right are not told",
-        "test_completeness.py::test_terms_that_cancel_to_the_right_sum",
+        "core/test_completeness.py::test_terms_that_cancel_to_the_right_sum",
     ),
     mutant(
         "gap-without-a-measure",
@@ -1454,7 +1454,7 @@ WARNINGS = (
         "completeness.numbers(attributions, x, *ends)",
         "completeness.numbers(attributions, x, *ends[::-1])",
         "DeepLIFT takes its reference for the input",
-        "test_completeness.py::test_terms_that_cancel",
+        "core/test_completeness.py::test_terms_that_cancel",
     ),
     mutant(
         "a-sum-that-is-no-number-is-silent",
@@ -1462,7 +1462,7 @@ WARNINGS = (
         "misses = gap > limit or not finite",
         "misses = gap > limit",
         "attributions that are NaN, and those of an infinite f, are not told",
-        "test_completeness.py::test_what_is_a_gap",
+        "core/test_completeness.py::test_what_is_a_gap",
     ),
     mutant(
         "gap-told-of-the-library",
@@ -1494,7 +1494,7 @@ WARNINGS = (
         "if not at_exit():",
         "if True:",
         "at exit keys are compared by names that are gone",
-        "test_functions.py::test_programs_of_two_alike_modules_leave_without_a_word",
+        "core/test_functions.py::test_programs_of_two_alike_modules_leave_without_a_word",
     ),
     mutant(
         "loop-taken-for-a-choice",
@@ -1502,7 +1502,7 @@ WARNINGS = (
         "    if reason is not None:",
         "    if reason is not None and site.choice is None:",
         "of a loop that counts its steps the remedy is that of a choice, which has none",
-        "test_rewrite.py::test_no_rule_is_an_error",
+        "backward/test_rewrite.py::test_no_rule_is_an_error",
     ),
     mutant(
         "threads-with-programs-of-their-own",
@@ -1510,7 +1510,7 @@ WARNINGS = (
         "program = _COMPILED.setdefault(key, jax.jit(joined))",
         "program = _COMPILED[key] = jax.jit(joined)",
         "threads that race compile twice",
-        "test_functions.py::test_threads_that_race_share_a_program_and_leave_without_a_word",
+        "core/test_functions.py::test_threads_that_race_share_a_program_and_leave_without_a_word",
     ),
 )
 

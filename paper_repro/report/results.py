@@ -1,0 +1,231 @@
+"""What an experiment gives: figures, numbers and claims; and how it is written to a folder."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from paper_repro.data.packages import replacing
+
+PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-image", "xattr-jax")
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the text says what can."""
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless the seed is one that NumPy and JAX take."""
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
+
+
+class Setting(NamedTuple):
+    """How an experiment is run: `quick` trains and measures little, for tests."""
+
+    quick: bool = False
+    seed: int = 0
+    progress: bool = True
+    mnist_dir: Path | None = None
+
+
+class Claim(NamedTuple):
+    """A statement of a paper beside what was measured; `agrees` None: no number is printed."""
+
+    what: str
+    paper: str
+    ours: str
+    agrees: bool | None
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Say in a word or two whether it reproduces."""
+        return {True: "agrees", False: "**differs**", None: "not stated"}[self.agrees]
+
+
+class Table(NamedTuple):
+    """A table of the report; cells are text."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Result(NamedTuple):
+    """All that an experiment reports.
+
+    `figures`: suffix of the file's name ("" for the first) -> matplotlib Figure. `numbers`: what
+    JSON can hold, with NumPy arrays. `claims` and `tables` become Markdown, `notes` its paragraphs.
+    """
+
+    title: str
+    figures: dict[str, Any]
+    numbers: dict[str, Any]
+    claims: Sequence[Claim]
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+
+
+def write(name: str, result: Result, setting: Setting, seconds: float, out: Path) -> list[Path]:
+    """Write the figures, NAME.json and NAME.md to `out`, each complete or not at all."""
+    written = []
+    pictures = []
+    for suffix, figure in result.figures.items():
+        path = out / f"{name}{'-' if suffix else ''}{suffix}.png"
+        with replacing(path) as part:
+            figure.savefig(part, dpi=100, metadata={"Software": None})
+            _shrink(part)
+        pictures.append(path.name)
+        written.append(path)
+    facts = _facts(name, setting, seconds)
+    facts |= {"title": result.title, "figures": pictures}
+    facts["claims"] = [claim._asdict() for claim in result.claims]
+    for path, text in (
+        (out / f"{name}.json", _json(facts, result.numbers)),
+        (out / f"{name}.md", _markdown(facts, result, pictures)),
+    ):
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder and raise unless it can be written to: before the work, not after it."""
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say which option is at fault where the block cannot write."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be written to ({error.strerror})") from error
+
+
+def _shrink(path: Path) -> None:
+    """Keep 256 colours of a picture: a third of its bytes, and no difference to be seen."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(path, format="PNG", optimize=True)
+
+
+def _facts(name: str, setting: Setting, seconds: float) -> dict[str, Any]:
+    quick = " --quick" if setting.quick else ""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {
+        "experiment": name,
+        "command": f"python -m paper_repro {name}{quick} --seed {setting.seed}",
+        "quick": setting.quick,
+        "seed": setting.seed,
+        "seconds": round(seconds, 1),
+        "device": jax.devices()[0].device_kind,
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def _json(facts: dict[str, Any], numbers: dict[str, Any]) -> str:
+    text = json.dumps({**facts, "numbers": _plain(numbers)}, indent=1, ensure_ascii=False)
+    # Lists of numbers on one line each: a table can be read, and its changes too.
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Turn arrays into lists, floats into six digits, NaN into None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value
+
+
+def _markdown(facts: dict[str, Any], result: Result, pictures: Sequence[str]) -> str:
+    parts = [f"# {result.title}"]
+    if facts["quick"]:
+        parts.append("> Numbers of `--quick`: small networks trained for seconds, for tests only.")
+    parts.append(f"```sh\n{facts['command']}\n```")
+    parts.append(_circumstances(facts))
+    parts += result.notes
+    parts += [f"![{name}]({name})" for name in pictures]
+    parts.append(_claims(result.claims))
+    parts += [f"## {table.title}\n\n{_table(table.head, table.rows)}" for table in result.tables]
+    return "\n\n".join(parts) + "\n"
+
+
+def _circumstances(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"{facts['seconds']:.0f} s on {facts['device']}; {versions}."
+
+
+def _claims(claims: Iterable[Claim]) -> str:
+    head = ("claim", "paper", "here", "verdict", "likely reason, or remark")
+    return _table(head, [(c.what, c.paper, c.ours, c.verdict, c.why) for c in claims])
+
+
+def gallery(folder: Path, names: Iterable[str]) -> str:
+    """Return the page that shows every experiment's figures and claims, from its JSON."""
+    parts = [
+        "# The papers' experiments, repeated",
+        "Written by `python -m paper_repro gallery` from the numbers in `results/`; each "
+        "experiment's page there has its setup, all tables, versions and duration. The note: "
+        "Sundararajan & Taly 2018; sanity checks: Adebayo et al. 2018, their notebooks and slides; "
+        "unreliability: Kindermans, Hooker et al. 2017. The networks are trained on the first run "
+        "(`python -m paper_repro train`) and cached.",
+    ]
+    for name in names:
+        source = folder / f"{name}.json"
+        if not source.is_file():
+            raise UsageError(f"{source}: no such file; run python -m paper_repro {name} first")
+        facts = json.loads(source.read_text(encoding="utf-8"))
+        page = f"{folder.name}/{name}.md"
+        parts += [f"## [{facts['title']}]({page})", f"```sh\n{facts['command']}\n```"]
+        parts += [f"![{picture}]({folder.name}/{picture})" for picture in facts["figures"]]
+        parts.append(_claims(Claim(**claim) for claim in facts["claims"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """Write a correlation as the papers do: .424, −.003, 1.000; "undefined" for NaN."""
+    if not np.isfinite(value):
+        return "undefined"
+    text = f"{value:.{digits}f}"
+    size = text.lstrip("-")
+    sign = "−" if text != size and float(size) else ""
+    return sign + (size[1:] if float(size) < 1 else size)
+
+
+def interval(values: np.ndarray, level: float = 0.95, axis: int = 0) -> tuple[Any, Any, Any]:
+    """Return mean, low and high of a normal confidence interval, NaN left out."""
+    from statistics import NormalDist
+
+    values = np.asarray(values, np.float64)
+    mean = np.nanmean(values, axis=axis)
+    count = np.sum(np.isfinite(values), axis=axis)
+    half = NormalDist().inv_cdf(0.5 + level / 2) * np.nanstd(values, axis=axis, ddof=1) / count**0.5
+    return mean, mean - half, mean + half
