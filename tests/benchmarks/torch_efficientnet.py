@@ -98,7 +98,7 @@ class EfficientNetLite0(nn.Module):
         return functional.linear(self.head(x).mean((2, 3)), self.weight, self.bias)
 
 
-def photographs(count: int) -> np.ndarray:
+def first_photographs(count: int) -> np.ndarray:
     """The first `count` of the demo's photographs, (count, 224, 224, 3)."""
     names = list(photographs.PHOTOGRAPHS)
     if count > len(names):
