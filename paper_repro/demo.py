@@ -201,14 +201,14 @@ def _along(path: Any, scene: Scene, options: argparse.Namespace, progress: Any) 
 
 
 def _straight(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
-    path = xattr.paths.straight_line(scene.baseline, scene.image)
+    path = xattr.paths.straight_line(baseline=scene.baseline, x=scene.image)
     return _along(path, scene, options, progress)
 
 
 def _monotone(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
     """Run red ahead of green, and blue behind."""
     exponents = jnp.array([0.5, 1.0, 2.0])[None, None]
-    path = xattr.paths.monotone(scene.baseline, scene.image, exponents)
+    path = xattr.paths.monotone(baseline=scene.baseline, x=scene.image, exponents=exponents)
     return _along(path, scene, options, progress)
 
 

@@ -262,7 +262,7 @@ def _along(path):
 
 
 def _curved(x):
-    return xattr.paths.monotone(jax.tree.map(jnp.zeros_like, x), x, 2.0)
+    return xattr.paths.monotone(baseline=jax.tree.map(jnp.zeros_like, x), x=x, exponents=2.0)
 
 
 def _own(x):
@@ -275,7 +275,7 @@ def _own(x):
 def _coordinates(x):
     count = sum(leaf.size for leaf in jax.tree.leaves(x))
     zeros = jax.tree.map(jnp.zeros_like, x)
-    return xattr.paths.coordinatewise(zeros, x, np.arange(count)[::-1])
+    return xattr.paths.coordinatewise(baseline=zeros, x=x, order=np.arange(count)[::-1])
 
 
 def _detour(x):
@@ -285,7 +285,7 @@ def _detour(x):
     there = xattr.paths.polyline(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), zeros, jax.tree.map(jnp.sin, x), corner)
     )
-    onward = xattr.paths.reparametrize(xattr.paths.straight_line(corner, x), jnp.square)
+    onward = xattr.paths.reparametrize(xattr.paths.straight_line(baseline=corner, x=x), jnp.square)
     return xattr.paths.concatenate([there, onward])
 
 
@@ -414,7 +414,7 @@ ROWS = {
         _call("deep_taylor", low=-3.0, high=3.0), FEWER, in_checkpoint="inside a loop"
     ),
     "deep_lift": Row(_call("deep_lift"), (*RECTIFIED, "tanh")),
-    "deep_lift_reveal_cancel": Row(_call("deep_lift", rule="reveal_cancel"), FEWER),
+    "deep_lift_reveal_cancel": Row(_call("deep_lift", variant="reveal_cancel"), FEWER),
     "fit_patterns": Row(
         lambda model, x, key, args, _: xattr.fit_patterns(model.f, _variants(x), args=args),
         FEWER,

@@ -74,7 +74,7 @@ SIGNATURES = {
     "deconvnet": "f x * args",
     "lrp": "f x composite * bias args",
     "deep_taylor": "f x * low high args",
-    "deep_lift": "f x baseline * rule args",
+    "deep_lift": "f x baseline * variant args",
     "fit_patterns": "f data * estimator args",
     "pattern_net": "f x patterns * args",
     "pattern_attribution": "f x patterns * args",
@@ -92,7 +92,7 @@ SIGNATURES = {
     "edge_detector": "image *",
     "integrate_to_tolerance": "f path * atol rtol max_evaluations args chunk_size",
     "exact_quadrature": "f x baseline * args max_pieces",
-    "sharded": "method mesh * in_axes batch_axis step_axis",
+    "sharded": "method mesh * in_axes batch_axis node_axis",
     "attribute_dataset": "method batches * out mesh in_axes",
 }
 

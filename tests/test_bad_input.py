@@ -137,26 +137,30 @@ CASES = {
     "trapezoid 1": (lambda: quadrature.trapezoid(1), ValueError, "`n` must be at least 2"),
     "pieces 0": (lambda: quadrature.composite(RULE, 0), ValueError, "`pieces` must be"),
     "exponent 0": (
-        lambda: paths.monotone(X, X, 0.0),
+        lambda: paths.monotone(baseline=X, x=X, exponents=0.0),
         ValueError,
         "`exponents` must be greater than 0",
     ),
     "negative exponent": (
-        lambda: paths.monotone(X, X, jnp.array([1.0, -1.0, 2.0])),
+        lambda: paths.monotone(baseline=X, x=X, exponents=jnp.array([1.0, -1.0, 2.0])),
         ValueError,
         "the smallest is -1",
     ),
     "exponents do not broadcast": (
-        lambda: paths.monotone(X, X, jnp.ones(2)),
+        lambda: paths.monotone(baseline=X, x=X, exponents=jnp.ones(2)),
         ValueError,
         "`exponents` has shape (2,), which does not broadcast to the shape (3,) of `x`",
     ),
     "order repeats": (
-        lambda: paths.coordinatewise(X, X, [0, 1, 1]),
+        lambda: paths.coordinatewise(baseline=X, x=X, order=[0, 1, 1]),
         ValueError,
         "`order` must be a permutation of the 3 features of x, each of 0 … 2 once, but is [0 1 1]",
     ),
-    "order too short": (lambda: paths.coordinatewise(X, X, [1, 0]), ValueError, "`order` must be"),
+    "order too short": (
+        lambda: paths.coordinatewise(baseline=X, x=X, order=[1, 0]),
+        ValueError,
+        "`order` must be",
+    ),
     "one waypoint": (
         lambda: paths.polyline(X[None]),
         ValueError,
@@ -202,7 +206,9 @@ CASES = {
     ),
     "infinite velocity": (
         lambda: xattr.path_integral(
-            F, paths.monotone(0 * X, X, 0.5), quadrature=quadrature.trapezoid(5)
+            F,
+            paths.monotone(baseline=0 * X, x=X, exponents=0.5),
+            quadrature=quadrature.trapezoid(5),
         ),
         ValueError,
         "use a quadrature without that node, such as gauss_legendre",
@@ -321,7 +327,7 @@ CASES = {
         "`progress` went through 2 of 4 chunks",
     ),
     "integer exponents": (
-        lambda: paths.monotone(X, X, jnp.ones(3, int)),
+        lambda: paths.monotone(baseline=X, x=X, exponents=jnp.ones(3, int)),
         TypeError,
         "`exponents` must be floating, but has dtype int32: pass floats",
     ),

@@ -76,12 +76,14 @@ def test_relu_has_no_slope_at_zero():
 def test_product_along_powers(p, q):
     exponents = jnp.array([p, q], float)
     # For p = ½ the integrand α^(p+q−1) is no polynomial: α = t² makes it one.
-    path = paths.reparametrize(paths.monotone(jnp.zeros(2), jnp.ones(2), exponents), jnp.square)
+    path = paths.reparametrize(
+        paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=exponents), jnp.square
+    )
     exactly(along(path, product), [p / (p + q), q / (p + q)])
 
 
 def test_powers_without_reparametrization():
-    path = paths.monotone(jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0]))
+    path = paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=jnp.array([1.0, 2.0]))
     exactly(along(path, product), [1 / 3, 2 / 3])
 
 
@@ -94,7 +96,10 @@ def test_product_along_corners(order, expected):
     """The feature that moves first gets nothing: the other is still zero."""
     rule = quadrature.composite(quadrature.gauss_legendre(4), 2)
     x = jnp.array([1.0, 2.0])
-    exactly(along(paths.coordinatewise(jnp.zeros(2), x, order), product, rule), expected)
+    exactly(
+        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=order), product, rule),
+        expected,
+    )
     corner = jnp.zeros(2).at[order[0]].set(x[order[0]])
     polyline = paths.polyline(jnp.stack([jnp.zeros(2), corner, x]))
     exactly(along(polyline, product, rule), expected)
@@ -106,7 +111,8 @@ def test_minimum():
     exactly(xattr.integrated_gradients(f, x, quadrature=GAUSS), [1, 0])
     rule = quadrature.composite(quadrature.midpoint(30), 2)  # kinks between the nodes
     first, second = (
-        along(paths.coordinatewise(jnp.zeros(2), x, order), f, rule) for order in ([0, 1], [1, 0])
+        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=order), f, rule)
+        for order in ([0, 1], [1, 0])
     )
     exactly(first, [0, 1])
     exactly(second, [1, 0])
@@ -118,7 +124,10 @@ def test_square_of_the_second():
     f, x = lambda x: x[0] * x[1] ** 2, jnp.ones(2)
     exactly(xattr.aumann_shapley(f, x, quadrature=GAUSS), [1 / 3, 2 / 3])
     rule = quadrature.composite(quadrature.gauss_legendre(4), 2)
-    orders = [along(paths.coordinatewise(jnp.zeros(2), x, o), f, rule) for o in ([0, 1], [1, 0])]
+    orders = [
+        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=o), f, rule)
+        for o in ([0, 1], [1, 0])
+    ]
     exactly(sum(orders) / 2, [0.5, 0.5])
 
 
@@ -139,20 +148,22 @@ def test_symmetric_function_off_the_straight_line():
 def test_another_path_that_preserves_symmetry():
     """Exponents 1 + |xᵢ − x'ᵢ| treat equal features equally, yet give (.8, 1.2), not (1, 1)."""
     x = jnp.array([1.0, 2.0])
-    path = paths.monotone(jnp.zeros(2), x, 1 + jnp.abs(x))
+    path = paths.monotone(baseline=jnp.zeros(2), x=x, exponents=1 + jnp.abs(x))
     exactly(along(path, product), [0.8, 1.2])
-    equal = paths.monotone(jnp.zeros(2), jnp.ones(2), 1 + jnp.abs(jnp.ones(2)))
+    equal = paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=1 + jnp.abs(jnp.ones(2)))
     exactly(along(equal, product), [0.5, 0.5])
 
 
 @pytest.mark.parametrize("warp", [lambda t: t**3, lambda t: t * (2 - t)])
 def test_pace_changes_nothing(warp):
-    path = paths.monotone(jnp.zeros(2), jnp.array([1.0, 2.0]), jnp.array([1.0, 3.0]))
+    path = paths.monotone(
+        baseline=jnp.zeros(2), x=jnp.array([1.0, 2.0]), exponents=jnp.array([1.0, 3.0])
+    )
     exactly(along(paths.reparametrize(path, warp), product), along(path, product))
 
 
 def test_reverse_changes_the_sign_and_there_and_back_is_nothing():
-    path = paths.monotone(jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 3.0]))
+    path = paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=jnp.array([1.0, 3.0]))
     exactly(along(paths.reverse(path), product), [-0.25, -0.75])
     rule = quadrature.composite(GAUSS, 2)
     exactly(along(paths.concatenate([path, paths.reverse(path)]), product, rule), [0, 0])

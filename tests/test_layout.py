@@ -26,7 +26,7 @@ ROOMS = [
 """Rooms, from the lowest up: a file imports from its own room and from those below."""
 
 FLOORS = [
-    {"_core.marks", "_core.trees"},
+    {"_core.deprecated", "_core.trees"},
     {"_core.chunks", "_core.compilation"},
     {"_core.completeness"},
     {"_program.versions"},
@@ -43,9 +43,8 @@ FLOORS = [
     {"_recognise.affine", "_recognise.recognise"},
     {"_recognise.backward"},
     {"_integrate.kernel"},
-    {"_integrate.adaptive", "_integrate.exact", "_integrate.expected", "_integrate.hoisting"},
-    {"_integrate.straight_line"},
-    {"_gradients.edges", "_gradients.gradient"},
+    {"_integrate.adaptive", "_integrate.exact", "_integrate.expected", "_integrate.straight_line"},
+    {"_gradients.gradient"},
     {"_gradients.competitive", "_gradients.noise"},
     {"_backward.rewrite"},
     {"_backward.deeplift", "_backward.guided", "_backward.lrp"},

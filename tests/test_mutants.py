@@ -21,7 +21,7 @@ INSIDE = {
     "_cpu.pooling",
     "_cpu.shifted_products",
     "_cpu.transposes",
-    "_integrate.hoisting",
+    "_integrate.straight_line",
     "_recognise.affine",
     "axioms.gaps",
 }

@@ -13,17 +13,19 @@ BASELINE, X = table.tree_inputs(1), table.tree_inputs(2)
 
 def every_path():
     middle = jax.tree.map(lambda a, b: jnp.stack([a, a * b, b]), BASELINE, X)
-    line = paths.straight_line(BASELINE, X)
+    line = paths.straight_line(baseline=BASELINE, x=X)
     return {
         "straight_line": line,
-        "monotone": paths.monotone(BASELINE, X, 2.0),
-        "monotone by leaf": paths.monotone(BASELINE, X, jax.tree.map(lambda a: jnp.float32(3), X)),
+        "monotone": paths.monotone(baseline=BASELINE, x=X, exponents=2.0),
+        "monotone by leaf": paths.monotone(
+            baseline=BASELINE, x=X, exponents=jax.tree.map(lambda a: jnp.float32(3), X)
+        ),
         "polyline": paths.polyline(middle),
-        "coordinatewise": paths.coordinatewise(BASELINE, X, [3, 0, 4, 1, 2]),
+        "coordinatewise": paths.coordinatewise(baseline=BASELINE, x=X, order=[3, 0, 4, 1, 2]),
         "reparametrize": paths.reparametrize(line, jnp.square),
-        "reverse": paths.reverse(paths.straight_line(X, BASELINE)),
+        "reverse": paths.reverse(paths.straight_line(baseline=X, x=BASELINE)),
         "concatenate": paths.concatenate(
-            [line, paths.reverse(line), paths.monotone(BASELINE, X, 3.0)]
+            [line, paths.reverse(line), paths.monotone(baseline=BASELINE, x=X, exponents=3.0)]
         ),
     }
 
@@ -59,7 +61,7 @@ def test_velocity_at_the_end_is_that_of_the_last_segment(name):
 
 
 def test_equal_features_do_not_move():
-    path = paths.straight_line(X, X)
+    path = paths.straight_line(baseline=X, x=X)
     _, velocity = jax.jvp(path, (jnp.float32(0.3),), (jnp.float32(1),))
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), velocity)
 
@@ -82,7 +84,7 @@ def test_polyline_passes_its_waypoints_in_equal_time():
 
 def test_coordinatewise_moves_one_feature_at_a_time():
     baseline, x, order = jnp.zeros(4), jnp.array([1.0, 2.0, 3.0, 4.0]), [2, 0, 3, 1]
-    path = paths.coordinatewise(baseline, x, order)
+    path = paths.coordinatewise(baseline=baseline, x=x, order=order)
     for step, feature in enumerate(order):
         _, velocity = jax.jvp(path, (jnp.float32((step + 0.5) / 4),), (jnp.float32(1),))
         assert jnp.flatnonzero(velocity).tolist() == [feature]
@@ -93,8 +95,8 @@ def test_gradients_through_a_concatenation_are_finite():
     """The branch that is not taken has an infinite slope at its start."""
 
     def loss(x):
-        root = paths.monotone(0 * x, x, 0.5)
-        path = paths.concatenate([root, paths.straight_line(x, 2 * x)])
+        root = paths.monotone(baseline=0 * x, x=x, exponents=0.5)
+        path = paths.concatenate([root, paths.straight_line(baseline=x, x=2 * x)])
         return jnp.sum(path(jnp.float32(0.75)))
 
     np.testing.assert_allclose(jax.grad(loss)(jnp.ones(2)), 1.5, rtol=1e-6)

@@ -34,7 +34,6 @@ from xattr._backward.patterns.methods import fit_patterns, pattern_attribution, 
 from xattr._backward.report import explain, relevance_report
 from xattr._backward.rewrite import with_rules
 from xattr._gradients.competitive import competitive_gradient_x_input
-from xattr._gradients.edges import edge_detector
 from xattr._gradients.gradient import gradient, gradient_x_input, interior_gradients
 from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad
 from xattr._integrate.adaptive import AdaptiveResult, integrate_to_tolerance
@@ -54,6 +53,7 @@ from xattr._layers import (
 from xattr._scale.dataset import attribute_dataset
 from xattr._scale.sharding import sharded
 from xattr.axioms import completeness_gap
+from xattr.sanity import edge_detector
 from xattr.types import (
     IncompleteWarning,
     PathSamples,

@@ -124,7 +124,7 @@ def layer_integrated_gradients(
     )
     result: Array = kernel.path_integral(
         from_layer,
-        paths.straight_line(start, end),
+        paths.straight_line(baseline=start, x=end),
         quadrature=quadrature,
         args=(x, *args),
         chunk_size=chunk_size,
@@ -314,27 +314,35 @@ def _value_and_gradient(
 
 
 def conductance_kernel(
-    from_layer: Function, ends: tuple[ArrayTree, ArrayTree], rule: Quadrature, args: tuple[Any, ...]
+    from_layer: Function,
+    ends: tuple[ArrayTree, ArrayTree],
+    quadrature: Quadrature,
+    args: tuple[Any, ...],
 ) -> tuple[Array, Array]:
     """Return Σₖ wₖ ∂f/∂h dh/dα over the nodes of one chunk, and a zero in the dtype of h."""
-    return _path_kernel(from_layer, ends, rule, args, lambda velocity: velocity)
+    return _path_kernel(from_layer, ends, quadrature, args, lambda velocity: velocity)
 
 
 def influence_kernel(
-    from_layer: Function, ends: tuple[ArrayTree, ArrayTree], rule: Quadrature, args: tuple[Any, ...]
+    from_layer: Function,
+    ends: tuple[ArrayTree, ArrayTree],
+    quadrature: Quadrature,
+    args: tuple[Any, ...],
 ) -> tuple[Array, Array]:
     """Return Σₖ wₖ ∂f/∂h over the nodes of one chunk, and a zero in the dtype of h."""
-    return _path_kernel(from_layer, ends, rule, args, jnp.ones_like)
+    return _path_kernel(from_layer, ends, quadrature, args, jnp.ones_like)
 
 
 def _path_kernel(
     from_layer: Function,
     ends: tuple[ArrayTree, ArrayTree],
-    rule: Quadrature,
+    quadrature: Quadrature,
     args: tuple[Any, ...],
     factor: Callable[[jax.Array], jax.Array],
 ) -> tuple[Array, Array]:
-    points, velocities, weights = kernel.sample_path(paths.straight_line(*ends), *rule)
+    points, velocities, weights = kernel.sample_path(
+        paths.straight_line(baseline=ends[0], x=ends[1]), *quadrature
+    )
     cut = cutting.cut_at(*_unpacked(from_layer), ends[1], args)
     value = functools.partial(jax.jvp, cut.value)
     values, changes = jax.vmap(lambda x, v: value((x,), (v,)))(points, velocities)
@@ -376,21 +384,19 @@ def _along_path(
     compilation.check_args(args)
     x = trees.floating(x, "x")
     ends = (trees.baseline_like(baseline, x), x)
-    rule = kernel.rule_of(quadrature)
+    chosen = kernel.quadrature_or_default(quadrature)
     program = compilation.compiled(function, at_layer(f, layer)[1])
 
     def part(start: Any, size: int, valid: Array) -> tuple[Array, Array]:
-        nodes, weights = (chunks.take(values, start, size) for values in rule)
-        weights = chunks.masked(weights, valid)
-        chunk = Quadrature(jnp.asarray(nodes), jnp.asarray(weights))
-        result: tuple[Array, Array] = program(ends, chunk, args)
+        nodes = kernel.nodes_of(chosen, start, size, valid)
+        result: tuple[Array, Array] = program(ends, nodes, args)
         return result
 
     chunk_size = workload.chunk_size(chunk_size, f, x, args)
     total, form = chunks.reduce(
-        part, trees.add, len(rule.nodes), chunk_size=chunk_size, progress=progress
+        part, trees.add, len(chosen.nodes), chunk_size=chunk_size, progress=progress
     )
-    if trees.known_to_be_infinite(total) and trees.known_to_be_infinite(ends):
+    if trees.has_nonfinite(total) and trees.has_nonfinite(ends):
         raise ValueError("the path is not finite: look for NaN in x and in the baseline")
     return trees.cast(total, form)
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr._core import compilation, trees
+from xattr._core import compilation, deprecated, trees
 from xattr.types import ArrayTree, Path
 
 __all__ = [
@@ -34,7 +34,8 @@ __all__ = [
 _NUMBERS = (int, float, np.number, np.ndarray, jax.Array)
 
 
-def straight_line(baseline: ArrayTree, x: ArrayTree) -> Path:
+@deprecated.by_keyword
+def straight_line(*, baseline: ArrayTree, x: ArrayTree) -> Path:
     """Return the straight line, the path of integrated gradients.
 
     γ(α) = (1 − α) baseline + α x, exact at both ends.
@@ -44,7 +45,7 @@ def straight_line(baseline: ArrayTree, x: ArrayTree) -> Path:
     Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §3.
 
     >>> import jax.numpy as jnp
-    >>> straight_line(jnp.zeros(2), jnp.array([2.0, 4.0]))(0.5)
+    >>> straight_line(baseline=jnp.zeros(2), x=jnp.array([2.0, 4.0]))(0.5)
     Array([1., 2.], dtype=float32)
     """
     x = trees.floating(x, "x")
@@ -75,10 +76,11 @@ def aumann_shapley(x: ArrayTree) -> Path:
     Array([0.5, 1. ], dtype=float32)
     """
     x = trees.floating(x, "x")
-    return straight_line(jax.tree.map(jnp.zeros_like, x), x)
+    return straight_line(baseline=jax.tree.map(jnp.zeros_like, x), x=x)
 
 
-def monotone(baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree | float) -> Path:
+@deprecated.by_keyword
+def monotone(*, baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree | float) -> Path:
     """Return a path on which every feature runs ahead or lags behind by a power of its own.
 
     γᵢ(α) = baselineᵢ + (xᵢ − baselineᵢ) α^pᵢ.
@@ -89,7 +91,7 @@ def monotone(baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree | float) ->
     Source: Sundararajan, Taly & Yan 2017, §3, figure 1 (paths that are not straight).
 
     >>> import jax.numpy as jnp
-    >>> monotone(jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0]))(0.5)
+    >>> monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=jnp.array([1.0, 2.0]))(0.5)
     Array([0.5 , 0.25], dtype=float32)
     """
     x = trees.floating(x, "x")
@@ -135,8 +137,8 @@ def polyline(points: ArrayTree) -> Path:
 
     Shapes: `points` is a pytree like x with a leading axis of m ≥ 2 waypoints, the first the
     baseline, the last the input. For full accuracy give every segment its own nodes, with
-    `xattr.quadrature.composite(rule, m - 1)`. Raises `ValueError` for fewer than 2 waypoints and
-    for leaves whose leading axes differ.
+    `xattr.quadrature.composite(quadrature, m - 1)`. Raises `ValueError` for fewer than 2
+    waypoints and for leaves whose leading axes differ.
     Source: Sundararajan, Taly & Yan 2017, §3, figure 1 (the corner path P1).
 
     >>> import jax.numpy as jnp
@@ -168,7 +170,8 @@ def _segment(alpha: Any, count: int) -> tuple[jax.Array, jax.Array]:
     return index, scaled - index.astype(scaled.dtype)
 
 
-def coordinatewise(baseline: ArrayTree, x: ArrayTree, order: Sequence[int] | jax.Array) -> Path:
+@deprecated.by_keyword
+def coordinatewise(*, baseline: ArrayTree, x: ArrayTree, order: Sequence[int] | jax.Array) -> Path:
     """Return the path along the edges of the box: one feature after the other, in an order.
 
     γᵢ(α) = baselineᵢ + (xᵢ − baselineᵢ) clip(α d − k, 0, 1) for i = order[k], of d features. A
@@ -176,14 +179,14 @@ def coordinatewise(baseline: ArrayTree, x: ArrayTree, order: Sequence[int] | jax
     orders is the Shapley value.
 
     Shapes: `order` has shape (d,), a permutation of the d features of x counted through its leaves
-    in the order of `jax.tree.leaves`. For full accuracy use `xattr.quadrature.composite(rule, d)`;
-    α d is computed in the dtype of α, so that in float32 a node is misplaced by up to d · 6e-8 of
-    its feature's part.
+    in the order of `jax.tree.leaves`. For full accuracy use `xattr.quadrature.composite(quadrature,
+    d)`; α d is computed in the dtype of α, so that in float32 a node is misplaced by up to d · 6e-8
+    of its feature's part.
     Raises `ValueError` if `order` is no permutation.
     Source: Sundararajan, Taly & Yan 2017, remark 5; Shapley & Shubik 1971.
 
     >>> import jax.numpy as jnp
-    >>> coordinatewise(jnp.zeros(2), jnp.ones(2), [1, 0])(0.75)
+    >>> coordinatewise(baseline=jnp.zeros(2), x=jnp.ones(2), order=[1, 0])(0.75)
     Array([0.5, 1. ], dtype=float32)
     """
     x = trees.floating(x, "x")
@@ -278,8 +281,8 @@ def concatenate(paths: Sequence[Path]) -> Path:
     γ(α) = paths[k](t), with k + t = α m for m paths.
 
     Shapes: all paths return pytrees of one structure, shapes and dtypes; each starts where the one
-    before ends. For full accuracy use `xattr.quadrature.composite(rule, m)`. Raises `ValueError`
-    for no paths, for paths that do not match and for a gap between them.
+    before ends. For full accuracy use `xattr.quadrature.composite(quadrature, m)`.
+    Raises `ValueError` for no paths, for paths that do not match and for a gap between them.
     Source: Sundararajan et al. 2016, §2.4 (a path integral adds over the parts of its path).
 
     >>> import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""Quadrature rules on [0, 1]: nodes and weights, as arrays, made on the host in float64.
+"""Quadratures on [0, 1]: nodes and weights, as arrays, made on the host in float64.
 
 Weights sum to 1 to machine precision, so that a linear function is attributed exactly. A quadrature
-of your own is `Quadrature(nodes, weights)`. One rule looks at the function first: `concentrated`.
+of your own is `Quadrature(nodes, weights)`. One looks at the function first: `concentrated`.
 """
 
 import functools
@@ -46,7 +46,7 @@ def riemann_left(n: int) -> Quadrature:
 
 
 def riemann_right(n: int) -> Quadrature:
-    """Return the right Riemann sum with n nodes, the rule of the papers.
+    """Return the right Riemann sum with n nodes, the one of the papers.
 
     αₖ = k/n, wₖ = 1/n, k = 1 … n. Error O(1/n).
 
@@ -60,7 +60,7 @@ def riemann_right(n: int) -> Quadrature:
 
 
 def midpoint(n: int) -> Quadrature:
-    """Return the midpoint rule with n nodes.
+    """Return the midpoint quadrature with n nodes.
 
     αₖ = (k + ½)/n, wₖ = 1/n, k = 0 … n−1. Error O(1/n²) for a smooth integrand.
 
@@ -74,7 +74,7 @@ def midpoint(n: int) -> Quadrature:
 
 
 def trapezoid(n: int) -> Quadrature:
-    """Return the trapezoidal rule with n nodes, both ends among them.
+    """Return the trapezoidal quadrature with n nodes, both ends among them.
 
     αₖ = k/(n−1), wₖ = 1/(n−1), halved at both ends, k = 0 … n−1. Error O(1/n²) for a smooth
     integrand.
@@ -87,7 +87,7 @@ def trapezoid(n: int) -> Quadrature:
     """
     if _count(n) < 2:
         raise ValueError(
-            f"`n` must be at least 2 for the trapezoidal rule, not {n}: use midpoint(1)"
+            f"`n` must be at least 2 for the trapezoidal quadrature, not {n}: use midpoint(1)"
         )
     weights = np.full(n, 1 / (n - 1))
     weights[[0, -1]] /= 2
@@ -95,7 +95,7 @@ def trapezoid(n: int) -> Quadrature:
 
 
 def gauss_legendre(n: int) -> Quadrature:
-    """Return the Gauss–Legendre rule with n nodes.
+    """Return the Gauss–Legendre quadrature with n nodes.
 
     αₖ = (1 + tₖ)/2 for the roots tₖ of the Legendre polynomial Pₙ, wₖ = 1/((1 − tₖ²) P'ₙ(tₖ)²).
     Exact for polynomials of degree 2n − 1; no node lies at 0 or 1.
@@ -120,7 +120,7 @@ def composite(quadrature: Quadrature, pieces: int) -> Quadrature:
     """Return the quadrature repeated on each of so many equal pieces of [0, 1].
 
     For m pieces: α = (j + αₖ)/m, w = wₖ/m. With one piece for each segment of a polyline or of a
-    concatenation no segment's kink spoils the order of the rule.
+    concatenation no segment's kink spoils the order of the quadrature.
 
     Shapes: nodes and weights (n · pieces,). Raises `ValueError` if pieces < 1.
     Source: Davis & Rabinowitz, "Methods of Numerical Integration", §2.1 (compound rules).
@@ -137,13 +137,14 @@ def composite(quadrature: Quadrature, pieces: int) -> Quadrature:
 def concentrated(
     f: Function, path: Path, n: int, *, probes: int = 15, args: tuple[Any, ...] = ()
 ) -> Quadrature:
-    """Return a midpoint rule of n cells that are narrow where f changes along the path.
+    """Return a midpoint quadrature of n cells that are narrow where f changes along the path.
 
     αₖ is the centre and wₖ the width of a cell with ∫ ρ = 1/n. The density ρ is constant between
     neighbours of m + 1 evenly spaced probes, with ∫ ρ = ¼ / m + ¾ √|Δⱼf| / Σᵢ √|Δᵢf| there.
-    Meant for rough gradients and scores that saturate, where any rule errs by O(1/n); where f is
-    smooth Gauss–Legendre is better. EfficientNet-Lite0 on photographs, at the work of 64 gradients:
-    the map's error is 0.7 (probability), 0.6 (log-probability), 0.9 (logit) of Gauss–Legendre's.
+    Meant for rough gradients and scores that saturate, where any quadrature errs by O(1/n); where f
+    is smooth Gauss–Legendre is better. EfficientNet-Lite0 on photographs, at the work of 64
+    gradients: the map's error is 0.7 (probability), 0.6 (log-probability), 0.9 (logit) of
+    Gauss–Legendre's.
 
     Shapes: `f(x, *args)` returns a scalar for one example, `path(alpha)` what f takes; nodes and
     weights are arrays of shape (n,). f is evaluated at `probes` + 1 points, without gradients: as
@@ -156,8 +157,8 @@ def concentrated(
 
     >>> import jax, jax.numpy as jnp, xattr
     >>> f = lambda x: jax.nn.sigmoid(60 * x - 30)
-    >>> rule = concentrated(f, xattr.paths.aumann_shapley(jnp.array(1.0)), 4)
-    >>> (100 * rule.nodes).round()
+    >>> quadrature = concentrated(f, xattr.paths.aumann_shapley(jnp.array(1.0)), 4)
+    >>> (100 * quadrature.nodes).round()
     Array([22., 47., 53., 78.], dtype=float32)
     """
     n, count = _count(n), _count(probes, "probes") + 1
@@ -182,7 +183,7 @@ def _points_of(path: Path) -> Callable[[Array], ArrayTree]:
     compilation.check_callable(path, "path")
     if chunks.is_staged():
         return functools.partial(path_points, path)
-    return compilation.compiled_if_pure(path_points, path)
+    return compilation.compiled_if_library(path_points, path)
 
 
 def path_points(path: Path, alphas: Array) -> ArrayTree:

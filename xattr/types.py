@@ -42,7 +42,7 @@ class UnreadableProgramError(NotImplementedError):
 
 
 class Quadrature(NamedTuple):
-    """A rule ∫₀¹ g(α) dα ≈ Σₖ weights[k] · g(nodes[k]).
+    """A quadrature ∫₀¹ g(α) dα ≈ Σₖ weights[k] · g(nodes[k]).
 
     Both are one-dimensional, of one length n ≥ 1; nodes lie in [0, 1] and do not decrease.
     """

@@ -45,12 +45,12 @@ IG = functools.partial(xattr.integrated_gradients, quadrature=RULE, chunk_size=N
 def powers(baseline: Any, x: Any) -> Path:
     """Return the path on which features move as α, α², α³ by turns."""
     exponents = np.arange(x.size).reshape(x.shape) % 3 + 1.0
-    return paths.monotone(baseline, x, jnp.asarray(exponents, x.dtype))
+    return paths.monotone(baseline=baseline, x=x, exponents=jnp.asarray(exponents, x.dtype))
 
 
 def coordinates(baseline: Any, x: Any) -> Path:
     """Return the path of one feature after the other."""
-    return paths.coordinatewise(baseline, x, range(x.size))
+    return paths.coordinatewise(baseline=baseline, x=x, order=range(x.size))
 
 
 def detour(baseline: Any, x: Any) -> Path:
@@ -67,14 +67,14 @@ def bent(baseline: Any, x: Any) -> Path:
     """
     exponents = jnp.asarray(np.arange(x.size).reshape(x.shape) % 2 * 3 + 1.0, x.dtype)
     first, last = (baseline + (x - baseline) * part for part in (0.25, 0.75))
-    middle = paths.monotone(first, last, exponents)
-    ends = paths.straight_line(baseline, first), paths.straight_line(last, x)
+    middle = paths.monotone(baseline=first, x=last, exponents=exponents)
+    ends = paths.straight_line(baseline=baseline, x=first), paths.straight_line(baseline=last, x=x)
     return paths.concatenate([ends[0], middle, ends[1]])
 
 
 def own_pace(baseline: Any, x: Any) -> Path:
     """Return γᵢ = x'ᵢ + Δᵢ α^(1 + |Δᵢ|), Δ = x − x': features that move as far move alike."""
-    return paths.monotone(baseline, x, 1 + jnp.abs(x - baseline))
+    return paths.monotone(baseline=baseline, x=x, exponents=1 + jnp.abs(x - baseline))
 
 
 def along(
@@ -119,7 +119,7 @@ def adaptive(
     f: Function, x: Any, baseline: Any, *, rtol: float = 1e-6, args: tuple[Any, ...] = ()
 ) -> ArrayTree:
     """Return integrated gradients, integrated to a tolerance."""
-    return along_adaptively(f, paths.straight_line(baseline, x), rtol=rtol, args=args)
+    return along_adaptively(f, paths.straight_line(baseline=baseline, x=x), rtol=rtol, args=args)
 
 
 def _at_pace(make: Callable[[Any, Any], Path], problem: Problem) -> Gap:
@@ -138,7 +138,7 @@ def _at_pace_adaptively(problem: Problem) -> Gap:
     return axioms.time_reparametrization(
         along_adaptively,
         problem.f,
-        paths.straight_line(problem.baseline, problem.x),
+        paths.straight_line(baseline=problem.baseline, x=problem.x),
         warp=jnp.square,
         args=problem.args,
         refined=[functools.partial(along_adaptively, rtol=rtol) for rtol in FINER],
@@ -384,7 +384,9 @@ ROWS: dict[str, Row] = {
     "gradient": Row(xattr.gradient),
     "gradient_x_input": Row(xattr.gradient_x_input),
     "interior_gradients, α = ½": Row(halfway),
-    "integrated_gradients": _path(paths.straight_line, IG),
+    "integrated_gradients": _path(
+        lambda baseline, x: paths.straight_line(baseline=baseline, x=x), IG
+    ),
     "integrated_gradients, moving baseline": _only(
         "input_invariance", _followed, "as integrated_gradients"
     ),
@@ -419,7 +421,7 @@ ROWS: dict[str, Row] = {
     "lrp, epsilon_plus_flat": _lrp(composites.epsilon_plus_flat()),
     "deep_taylor": Row(xattr.deep_taylor),
     "deep_lift, rescale": Row(xattr.deep_lift),
-    "deep_lift, reveal_cancel": Row(functools.partial(xattr.deep_lift, rule="reveal_cancel")),
+    "deep_lift, reveal_cancel": Row(functools.partial(xattr.deep_lift, variant="reveal_cancel")),
     "pattern_net, relu": Row(functools.partial(with_patterns, xattr.pattern_net, "relu")),
     "pattern_attribution, relu": Row(
         functools.partial(with_patterns, xattr.pattern_attribution, "relu")

@@ -237,7 +237,7 @@ def _kinks(count: int) -> dict[str, Any]:
         for f, end, start, args in list_of_cases:
             fixed = fifty(f, end, start, args=args)
             adaptive = xattr.integrate_to_tolerance(
-                f, paths.straight_line(start, end), rtol=1e-4, atol=1e-5, args=args
+                f, paths.straight_line(baseline=start, x=end), rtol=1e-4, atol=1e-5, args=args
             )
             maps = (fixed, adaptive.attributions)
             gaps = [xattr.completeness_gap(f, m, end, start, args=args) for m in maps]

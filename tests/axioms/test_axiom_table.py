@@ -265,7 +265,7 @@ def test_fifty_nodes_in_float32_miss_a_kink():
         assert float(fixed) == pytest.approx(expected, abs=1e-6)
         assert abs(float(fixed) - (1 - c)) > 0.01
         adaptive = xattr.integrate_to_tolerance(
-            f, paths.straight_line(jnp.float32(0), x), rtol=1e-4, args=(jnp.float32(c),)
+            f, paths.straight_line(baseline=jnp.float32(0), x=x), rtol=1e-4, args=(jnp.float32(c),)
         )
         assert bool(adaptive.converged)
         assert float(adaptive.attributions) == pytest.approx(1 - c, abs=1e-4)

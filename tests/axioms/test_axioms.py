@@ -130,7 +130,7 @@ def bent(baseline, x):
 
 
 def endpoint_dependent(baseline, x):
-    return paths.monotone(baseline, x, 1 + jnp.abs(x - baseline))
+    return paths.monotone(baseline=baseline, x=x, exponents=1 + jnp.abs(x - baseline))
 
 
 def test_symmetry():
@@ -139,9 +139,9 @@ def test_symmetry():
     x, ends = jnp.ones(2), {"i": 0, "j": 1}
     measures(axioms.symmetry(along(bent, rule), clipped, x, **ends), 0.20 - 0.05)
     measures(axioms.symmetry(functools.partial(IG, quadrature=rule), clipped, x, **ends), 0)
-    powers = along(lambda b, x: paths.monotone(b, x, jnp.array([1.0, 2.0])))
+    powers = along(lambda b, x: paths.monotone(baseline=b, x=x, exponents=jnp.array([1.0, 2.0])))
     measures(axioms.symmetry(powers, product, x, **ends), 1 / 3)
-    corner = along(lambda b, x: paths.coordinatewise(b, x, [0, 1]), rule)
+    corner = along(lambda b, x: paths.coordinatewise(baseline=b, x=x, order=[0, 1]), rule)
     measures(axioms.symmetry(corner, product, x, **ends), 1)
     # A path that depends on its ends treats equal features equally, and is not straight.
     measures(axioms.symmetry(along(endpoint_dependent), product, 2 * x, **ends), 0)
@@ -179,7 +179,7 @@ def test_affine_scale_invariance():
     # x ⊙ ∂f = (2, 2); (2·1 + 1)·1 = 3 and (−8 + 5)·(−¼) = ¾.
     products = axioms.affine_scale_invariance(xattr.gradient_x_input, product, x, **units)
     measures(products, 1 + 1.25)
-    powers = along(lambda b, x: paths.monotone(b, x, jnp.array([1.0, 3.0])))
+    powers = along(lambda b, x: paths.monotone(baseline=b, x=x, exponents=jnp.array([1.0, 3.0])))
     measures(axioms.affine_scale_invariance(powers, product, x, baseline, **units), 0)
     # Time runs differently for features that are farther from their baseline.
     uneven = axioms.affine_scale_invariance(along(endpoint_dependent), product, x, **units)
@@ -246,13 +246,13 @@ def test_proportionality():
     # (8, 8): a quarter and three quarters of 16 would be 4 and 12.
     measures(axioms.proportionality(xattr.gradient, f, x), 4 + 4)
     # s = α + 3α², A = ∫ 2s (1, 6α) dα = (1 + 2, 4 + 9), not 4 and 12.
-    powers = along(lambda b, x: paths.monotone(b, x, jnp.array([1.0, 2.0])))
+    powers = along(lambda b, x: paths.monotone(baseline=b, x=x, exponents=jnp.array([1.0, 2.0])))
     measures(axioms.proportionality(powers, f, x), 1 + 1)
     measures(axioms.proportionality(IG, f, x, x), 0)  # nothing to share
 
 
 def test_time_reparametrization():
-    path = paths.monotone(jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0]))
+    path = paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=jnp.array([1.0, 2.0]))
     for warp in (lambda t: t**3, lambda t: t * (2 - t)):
         measures(axioms.time_reparametrization(xattr.path_integral, product, path, warp=warp), 0)
 
@@ -324,7 +324,7 @@ def test_a_kink_missed_in_float32_and_not_by_the_adaptive_rule():
     assert 5e-3 < float(gap) < float(gap.tolerance)
 
     def adaptive(f, x, baseline, *, args):
-        path = paths.straight_line(baseline, x)
+        path = paths.straight_line(baseline=baseline, x=x)
         return xattr.integrate_to_tolerance(f, path, rtol=1e-4, args=args).attributions
 
     assert float(axioms.completeness(adaptive, f, x)) < 5e-5

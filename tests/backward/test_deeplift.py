@@ -33,7 +33,7 @@ def test_against_oracles(structure, x64):
     graph = graphs.network(structure, seed=2)
     x, baseline = jnp.asarray(graph.inputs(3)), jnp.asarray(graph.inputs(77))
     both = ("rescale", "reveal_cancel")
-    run = lambda x, baseline: [xattr.deep_lift(graph.f, x, baseline, rule=rule) for rule in both]
+    run = lambda x, baseline: [xattr.deep_lift(graph.f, x, baseline, variant=rule) for rule in both]
     for rule, found in zip(both, quickly(run, x, baseline), strict=True):
         same(found, oracles.deep_lift(graph, x, baseline, rule))
         np.testing.assert_allclose(found.sum(), graph.f(x) - graph.f(baseline), atol=1e-9)
@@ -267,7 +267,7 @@ def test_reveal_cancel_sees_what_rescale_misses(x64):
     f = lambda x: x[0] - jax.nn.relu(x[0] - x[1])
     x = jnp.array([1.0, 1.0])
     np.testing.assert_allclose(xattr.deep_lift(f, x), [1, 0], atol=1e-12)
-    found = xattr.deep_lift(f, x, rule="reveal_cancel")
+    found = xattr.deep_lift(f, x, variant="reveal_cancel")
     np.testing.assert_allclose(found, [0.5, 0.5], atol=1e-12)
 
 
@@ -321,6 +321,6 @@ def test_the_remedy_helps(method):
 def test_bad_input():
     f = lambda x: jnp.sum(x)
     with pytest.raises(ValueError, match='`rule` must be "rescale" or "reveal_cancel"'):
-        xattr.deep_lift(f, jnp.ones(2), rule="linear")
+        xattr.deep_lift(f, jnp.ones(2), variant="linear")
     with pytest.raises(ValueError, match="`baseline` has shape"):
         xattr.deep_lift(f, jnp.ones(2), jnp.ones(3))

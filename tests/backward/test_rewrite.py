@@ -22,7 +22,7 @@ METHODS = {
     ),
     "deep_taylor": xattr.deep_taylor,
     "deep_lift": xattr.deep_lift,
-    "reveal_cancel": functools.partial(xattr.deep_lift, rule="reveal_cancel"),
+    "reveal_cancel": functools.partial(xattr.deep_lift, variant="reveal_cancel"),
 }
 
 

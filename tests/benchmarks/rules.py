@@ -41,7 +41,7 @@ METHODS: dict[str, Callable[..., Any]] = {
         for name, composite in COMPOSITES.items()
     },
     "deep_lift rescale": xattr.deep_lift,
-    "deep_lift reveal_cancel": functools.partial(xattr.deep_lift, rule="reveal_cancel"),
+    "deep_lift reveal_cancel": functools.partial(xattr.deep_lift, variant="reveal_cancel"),
 }
 
 

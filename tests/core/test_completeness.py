@@ -23,7 +23,7 @@ def cubes(x, scale=1.0):
 
 
 def curved(x, baseline):
-    return xattr.paths.monotone(baseline, x, 1.0)
+    return xattr.paths.monotone(baseline=baseline, x=x, exponents=1.0)
 
 
 # With one node at x: Σ A = (x − x')·3x², for x = (1, 2) from zero 27, where f changes by 9.

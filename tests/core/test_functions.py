@@ -230,7 +230,9 @@ def test_known_arrays_inside_a_trace():
     p, alphas, scale = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.5, 1.0]), jnp.array(0.1)
     key = jax.random.key(0)
     calls = [
-        lambda x: xattr.path_integral(power, xattr.paths.monotone(0 * x, x, p)),
+        lambda x: xattr.path_integral(
+            power, xattr.paths.monotone(baseline=0 * x, x=x, exponents=p)
+        ),
         lambda x: xattr.interior_gradients(power, x, alphas=alphas),
         lambda x: xattr.smooth_grad(power, x, key, noise_scale=scale, num_samples=3),
         lambda x: (
@@ -244,7 +246,11 @@ def test_known_arrays_inside_a_trace():
         table.close(jax.jit(call)(X), call(X))
     negative = -p
     with pytest.raises(ValueError, match="`exponents` must be greater than 0"):
-        jax.jit(lambda x: xattr.path_integral(power, xattr.paths.monotone(0 * x, x, negative)))(X)
+        jax.jit(
+            lambda x: xattr.path_integral(
+                power, xattr.paths.monotone(baseline=0 * x, x=x, exponents=negative)
+            )
+        )(X)
 
 
 def test_variance_of_huge_slopes_is_the_same_inside_jit():

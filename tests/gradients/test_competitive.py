@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import xattr
 from tests import table
 from xattr._gradients.competitive import competitive_gradient_x_input
-from xattr._gradients.edges import edge_detector
+from xattr.sanity import edge_detector
 from xattr.testing import count_compilations
 
 SEEDS = st.integers(0, 10**6)

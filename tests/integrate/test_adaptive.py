@@ -18,7 +18,9 @@ from xattr.testing import count_compilations
 
 def line(x, baseline=None):
     x = jnp.asarray(x)
-    return xattr.paths.straight_line(jnp.zeros_like(x) if baseline is None else baseline, x)
+    return xattr.paths.straight_line(
+        baseline=jnp.zeros_like(x) if baseline is None else baseline, x=x
+    )
 
 
 def check(result, expected, tolerance, budget=512):
@@ -100,8 +102,14 @@ def test_curved_paths():
     zeros, ones = jnp.zeros(2), jnp.ones(2)
     sine = 1 - 8 / np.pi**2  # ∫ α² (π/2) cos(πα/2) dα
     for path, expected in {
-        xattr.paths.monotone(zeros, ones, jnp.array([1.0, 2.0])): [1 / 5, 4 / 5],
-        xattr.paths.monotone(zeros, ones, jnp.array([0.5, 1.0])): [1 / 5, 4 / 5],
+        xattr.paths.monotone(baseline=zeros, x=ones, exponents=jnp.array([1.0, 2.0])): [
+            1 / 5,
+            4 / 5,
+        ],
+        xattr.paths.monotone(baseline=zeros, x=ones, exponents=jnp.array([0.5, 1.0])): [
+            1 / 5,
+            4 / 5,
+        ],
         xattr.paths.polyline(jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])): [0, 1],
         lambda alpha: jnp.stack([jnp.sin(alpha * np.pi / 2), alpha]): [sine, 1 - sine],
     }.items():
@@ -325,7 +333,7 @@ def test_one_program_for_all_values():
     attribute = lambda seed: integrate_to_tolerance(
         f,
         xattr.paths.straight_line(
-            jnp.asarray(_normal(seed, 3)), jnp.asarray(_normal(seed + 50, 3))
+            baseline=jnp.asarray(_normal(seed, 3)), x=jnp.asarray(_normal(seed + 50, 3))
         ),
         atol=1e-3 * seed,
         rtol=0.1 / (1 + seed),

@@ -218,7 +218,7 @@ def test_new_labels_inputs_and_paths_compile_nothing():
         x = table.inputs(seed)
         return [
             rule(seed, xattr.paths.aumann_shapley(x)),
-            rule(seed, xattr.paths.monotone(0 * x, x, 2.0 + seed)),
+            rule(seed, xattr.paths.monotone(baseline=0 * x, x=x, exponents=2.0 + seed)),
         ]
 
     with count_compilations() as first:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 import xattr
 from tests import table
-from xattr._integrate import hoisting
+from xattr._integrate import straight_line
 from xattr.testing import KERNEL, count_compilations
 
 RULE = xattr.quadrature.midpoint(5)
@@ -93,9 +93,9 @@ def inputs(f, dtype, seed=3):
 @pytest.mark.parametrize("f", [*PROGRAMS.values(), convolved])
 def test_equal_to_the_path_integral(f, x64):
     baseline, x = inputs(f, jnp.float64)
-    assert hoisting.split_program(f, x, ()) is not None
+    assert straight_line.split_program(f, x, ()) is not None
     hoisted = xattr.integrated_gradients(f, x, baseline, quadrature=RULE, chunk_size=2)
-    path = xattr.paths.straight_line(baseline, x)
+    path = xattr.paths.straight_line(baseline=baseline, x=x)
     expected = xattr.path_integral(f, path, quadrature=RULE)
     np.testing.assert_allclose(hoisted, expected, rtol=1e-11, atol=1e-12)
     assert np.abs(expected).max() > 1e-3
@@ -210,7 +210,7 @@ def test_any_chain_of_affine_operations_is_hoisted_whole(order, seed):
         return functools.reduce(lambda h, i: operations[i](h), order, x)
 
     x = inputs(None, jnp.float32, seed)[0]
-    split = hoisting.split_program(lambda x: jnp.sum(jnp.tanh(prefix(x))), x, ())
+    split = straight_line.split_program(lambda x: jnp.sum(jnp.tanh(prefix(x))), x, ())
     (value,) = split.prefix(x)
     np.testing.assert_allclose(value, prefix(x), rtol=1e-5, atol=1e-5)
     assert next(e.name for e in split.after.equations if e.dependents) == "tanh"
@@ -228,7 +228,7 @@ def test_any_chain_of_affine_operations_is_hoisted_whole(order, seed):
 )
 def test_where_nothing_can_be_hoisted_the_kernel_is_the_one_of_all_paths(f):
     baseline, x = inputs(f, jnp.float32)
-    assert hoisting.split_program(f, x, ()) is None
+    assert straight_line.split_program(f, x, ()) is None
     with count_compilations() as counts:
         xattr.integrated_gradients(f, x, baseline, quadrature=RULE)
         xattr.path_integral(f, lambda a: a**2 * x, quadrature=RULE)
@@ -293,7 +293,7 @@ def test_derivatives_where_the_prefix_does_not_change(x64):
     baseline, x = inputs(dense, jnp.float64)
     x = x.at[:3].set(baseline[:3])
     hoisted = lambda x: xattr.integrated_gradients(f, x, baseline, quadrature=RULE)
-    path = lambda x: xattr.paths.straight_line(baseline, x)
+    path = lambda x: xattr.paths.straight_line(baseline=baseline, x=x)
     plain = lambda x: xattr.path_integral(f, path(x), quadrature=RULE)
     expected = jax.jacrev(plain)(x)
     np.testing.assert_allclose(jax.jacrev(hoisted)(x), expected, rtol=1e-10, atol=1e-12)

@@ -26,11 +26,11 @@ def paths_of(x):
     """One of each kind of path, all made anew."""
     zeros = jnp.zeros_like(x)
     return {
-        "straight line": xattr.paths.straight_line(zeros, x),
+        "straight line": xattr.paths.straight_line(baseline=zeros, x=x),
         "Aumann-Shapley": xattr.paths.aumann_shapley(x),
-        "monotone": xattr.paths.monotone(zeros, x, jnp.array([0.5, 1.0, 2.0])),
+        "monotone": xattr.paths.monotone(baseline=zeros, x=x, exponents=jnp.array([0.5, 1.0, 2.0])),
         "polyline": xattr.paths.polyline(jnp.stack([zeros, x * x, x])),
-        "coordinatewise": xattr.paths.coordinatewise(zeros, x, [2, 0, 1]),
+        "coordinatewise": xattr.paths.coordinatewise(baseline=zeros, x=x, order=[2, 0, 1]),
         "reparametrized": xattr.paths.reparametrize(lambda a: a * x, jnp.square),
         "reverse": xattr.paths.reverse(lambda a: a * x),
         "concatenated": xattr.paths.concatenate([lambda a: a * x, lambda a: (1 + a) * x]),
@@ -77,7 +77,9 @@ def test_a_path_of_the_library_is_sampled_by_one_program_of_its_kind():
                 path = paths_of(table.inputs(seed))[kind]
                 xattr.path_integral(f, path, quadrature=RULE, args=args, chunk_size=5)
         assert counts["sample_path"] <= 1, kind  # 0 if another test was first
-    line = xattr.paths.reverse(xattr.paths.straight_line(jnp.zeros((2, 41)), jnp.ones((2, 41))))
+    line = xattr.paths.reverse(
+        xattr.paths.straight_line(baseline=jnp.zeros((2, 41)), x=jnp.ones((2, 41)))
+    )
     with count_compilations() as counts:
         xattr.sample(line, RULE)
     assert counts["sample_path"] == 1

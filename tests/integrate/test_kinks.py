@@ -162,7 +162,7 @@ def test_integrated_gradients_are_exact(case, seed):
     assert abs(xattr.completeness_gap(f, found, x, baseline, args=args)) < 1e-10
     # On the step that a bend falls into the midpoint rule is wrong by at most half the jump.
     slopes = jax.vmap(lambda point: jax.grad(f)(point, *args))(
-        xattr.sample(xattr.paths.straight_line(baseline, x), rule).points
+        xattr.sample(xattr.paths.straight_line(baseline=baseline, x=x), rule).points
     )
     jumps = jnp.abs(jnp.diff(slopes, axis=0)).sum(axis=0) * jnp.abs(x - baseline)
     error = jnp.abs(found - attribute(x, baseline, args, fine))

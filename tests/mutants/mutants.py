@@ -129,7 +129,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-without-the-baseline",
-        "_integrate/hoisting",
+        "_integrate/straight_line",
         "change = jax.tree.map(jnp.subtract, trees.widen(x), trees.widen(baseline))",
         "change = trees.widen(x)",
         "the factor is x, not x − baseline",
@@ -137,7 +137,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-skips-the-bias",
-        "_integrate/hoisting",
+        "_integrate/straight_line",
         "return None if split is None else (split.prefix(baseline), split.prefix(x))",
         "if split is None:\n        return None\n"
         "    bias = split.prefix(jax.tree.map(jnp.zeros_like, x))\n"
@@ -148,7 +148,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-takes-products-for-affine",
-        "_integrate/hoisting",
+        "_integrate/straight_line",
         "return sum(dependent) == 1",
         "return sum(dependent) >= 1",
         "the product of two values that depend on x is hoisted",
@@ -156,7 +156,7 @@ PATH_METHODS = (
     ),
     mutant(
         "hoisting-takes-quotients-for-affine",
-        "_integrate/hoisting",
+        "_integrate/straight_line",
         "return not any(dependent[1:])",
         "return True",
         "a quotient whose denominator depends on x is hoisted",
@@ -408,8 +408,8 @@ GRADIENTS = (
     mutant(
         "interior-gradients-from-zero",
         "_gradients/gradient",
-        "paths.straight_line(trees.baseline_like(baseline, x), x)",
-        "paths.straight_line(trees.baseline_like(None, x), x)",
+        "paths.straight_line(baseline=trees.baseline_like(baseline, x), x=x)",
+        "paths.straight_line(baseline=trees.baseline_like(None, x), x=x)",
         "the baseline is not used",
         f"{KNOWN}::test_interior_gradients_of_a_cube",
     ),
@@ -1195,8 +1195,8 @@ TOOLS = (
     mutant(
         "layer-ig-ends-swapped",
         "_layers",
-        "paths.straight_line(start, end)",
-        "paths.straight_line(end, start)",
+        "paths.straight_line(baseline=start, x=end)",
+        "paths.straight_line(baseline=end, x=start)",
         "the values of the layer at input and baseline are swapped",
         "test_layers.py::test_gated_network",
     ),

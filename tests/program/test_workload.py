@@ -92,7 +92,7 @@ def test_blocks_change_nothing_but_rounding(x64):
     params = table.parameters(dtype=jnp.float64)
     x = jnp.asarray(table.inputs(), jnp.float64)
     score = xattr.targets.logit(table.mlp)
-    line = xattr.paths.straight_line(jnp.zeros_like(x), x)
+    line = xattr.paths.straight_line(baseline=jnp.zeros_like(x), x=x)
     for nodes, chunk in itertools.product((17, 30), (1, 2, 3, None)):
         rule = xattr.quadrature.gauss_legendre(nodes)
         options = {"quadrature": rule, "args": (1, params)}

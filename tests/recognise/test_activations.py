@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 RANDOM = np.random.default_rng(0)
 W, V, X, BASELINE = (RANDOM.standard_normal(shape) for shape in ((6, 8), 8, 6, 6))
 zero = functools.partial(xattr.lrp, composite=composites.every_layer(rules.zero()))
-reveal_cancel = functools.partial(xattr.deep_lift, rule="reveal_cancel")
+reveal_cancel = functools.partial(xattr.deep_lift, variant="reveal_cancel")
 
 
 def network(activation):

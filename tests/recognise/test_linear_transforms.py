@@ -139,7 +139,7 @@ def test_completeness_of_complex_functions(name, near, x64):
     f = lambda x: HOLOMORPHIC[name](x) @ V
     baseline = X + 1e-7 * BASELINE if near else BASELINE
     for rule in ("rescale", "reveal_cancel"):
-        found = xattr.deep_lift(f, X, baseline, rule=rule)
+        found = xattr.deep_lift(f, X, baseline, variant=rule)
         np.testing.assert_allclose(found.sum(), f(X) - f(baseline), rtol=1e-6 if near else 1e-11)
     if near:  # the multipliers become the gradient, in which real and imaginary part mix
         np.testing.assert_allclose(found, (X - baseline) * jax.grad(f)(X), rtol=1e-4)

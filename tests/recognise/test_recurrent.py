@@ -149,7 +149,7 @@ def test_states_that_depend_on_x_at_different_steps(method, x64):
 
 
 def reveal_cancel(f, x, args, bias):
-    return xattr.deep_lift(f, x, rule="reveal_cancel", args=args)
+    return xattr.deep_lift(f, x, variant="reveal_cancel", args=args)
 
 
 def stopped(carry, row, w):

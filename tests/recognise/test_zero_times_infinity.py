@@ -33,7 +33,7 @@ METHODS = {
     "integrated_gradients": xattr.integrated_gradients,
     "aumann_shapley": xattr.aumann_shapley,
     "path_integral": lambda f, x: xattr.path_integral(
-        f, xattr.paths.straight_line(jnp.zeros_like(x), x)
+        f, xattr.paths.straight_line(baseline=jnp.zeros_like(x), x=x)
     ),
     "gradient_x_input": xattr.gradient_x_input,
     "deep_lift": xattr.deep_lift,

@@ -49,7 +49,7 @@ def mesh_of(kind=AxisType.Auto, **axes):
 
 
 EXPLICIT = {"kind": AxisType.Explicit}
-MESHES = [None, {"batch": 4, "step": 2}, {"batch": 2, **EXPLICIT}, {"step": 2, **EXPLICIT}]
+MESHES = [None, {"batch": 4, "node": 2}, {"batch": 2, **EXPLICIT}, {"node": 2, **EXPLICIT}]
 
 
 @pytest.mark.parametrize("axes", MESHES, ids=str)
@@ -293,7 +293,7 @@ SCRIPT = """
         attribute = plain(*args, **options)
         return lambda *operands: (computed.append(1), attribute(*operands))[1]
     xattr._scale.sharding.sharded = counting
-    mesh = jax.make_mesh((2,), ("step",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((2,), ("node",), axis_types=(jax.sharding.AxisType.Auto,))
     method = lambda x, **options: xattr.integrated_gradients(f, x, **options)
     for out in folders:
         attribute_dataset(method, batches(), out=out, mesh=mesh)

@@ -36,7 +36,7 @@ def integrated(x, label, params, **options):
 
 
 def curved(x, label, params, **options):
-    path = xattr.paths.monotone(jnp.zeros_like(x), x, 2.0)
+    path = xattr.paths.monotone(baseline=jnp.zeros_like(x), x=x, exponents=2.0)
     return xattr.path_integral(SCORE, path, args=(label, params), **options)
 
 
@@ -87,11 +87,11 @@ def test_examples_over_devices(name):
 @pytest.mark.parametrize(
     ("name", "kind", "axes"),
     [
-        ("integrated", AxisType.Explicit, {"step": 8}),
-        ("integrated", AxisType.Auto, {"batch": 4, "step": 2}),
-        ("curved", AxisType.Explicit, {"batch": 4, "step": 2}),
-        ("curved", AxisType.Auto, {"step": 8}),
-        ("smooth_integrated", AxisType.Auto, {"batch": 2, "step": 4}),
+        ("integrated", AxisType.Explicit, {"node": 8}),
+        ("integrated", AxisType.Auto, {"batch": 4, "node": 2}),
+        ("curved", AxisType.Explicit, {"batch": 4, "node": 2}),
+        ("curved", AxisType.Auto, {"node": 8}),
+        ("smooth_integrated", AxisType.Auto, {"batch": 2, "node": 4}),
     ],
 )
 def test_nodes_over_devices(name, kind, axes):
@@ -124,13 +124,13 @@ def test_the_quadrature_is_of_the_call_or_of_the_method_or_the_kernel():
         table.close(result, expected[nodes], 1e-6)
 
 
-SPECS = {"columns": P(None, "model"), "rows": P("model"), "batch": P("batch"), "step": P("step")}
+SPECS = {"columns": P(None, "model"), "rows": P("model"), "batch": P("batch"), "node": P("node")}
 AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("columns", AUTO), ("rows", EXPLICIT), ("batch", AUTO), ("batch", EXPLICIT), ("step", AUTO)],
+    [("columns", AUTO), ("rows", EXPLICIT), ("batch", AUTO), ("batch", EXPLICIT), ("node", AUTO)],
 )
 def test_parameters_sharded_over_any_axis(name, kind):
     """In f parameters are whole but for the axes that are not ours: those are kept."""
@@ -338,7 +338,7 @@ def test_arrays_of_another_device_are_moved():
     table.close(result, expected_of("integrated"), 1e-6)
 
 
-@pytest.mark.parametrize("axes", [{"batch": 1, "step": 1, "model": 2}, {"step": 1}], ids=str)
+@pytest.mark.parametrize("axes", [{"batch": 1, "node": 1, "model": 2}, {"node": 1}], ids=str)
 def test_axes_of_one_device(axes):
     attribute = sharded(gradient, mesh_of(**axes), in_axes=AXES)
     table.close(attribute(examples(), LABELS, PARAMS), expected_of("gradient"), 1e-6)
@@ -346,7 +346,7 @@ def test_axes_of_one_device(axes):
 
 def test_names_of_the_axes():
     mesh = mesh_of(data=2, alpha=4)
-    attribute = sharded(integrated, mesh, in_axes=AXES, batch_axis="data", step_axis="alpha")
+    attribute = sharded(integrated, mesh, in_axes=AXES, batch_axis="data", node_axis="alpha")
     result = attribute(examples(), LABELS, PARAMS, quadrature=RULE)
     table.close(result, expected_of("integrated"), 1e-6)
 
@@ -376,7 +376,7 @@ def test_inside_shard_map_over_another_axis():
 
 
 def test_inside_pmap_there_are_no_devices_left():
-    for axes in ({"batch": 8}, {"step": 8}):
+    for axes in ({"batch": 8}, {"node": 8}):
         attribute = sharded(integrated, mesh_of(**axes), in_axes=AXES)
         with pytest.raises(ValueError, match=r"`mesh`, .* cannot be used under a pmap"):
             jax.pmap(lambda x, y: attribute(x, y, PARAMS))(examples()[:, None], LABELS[:, None])
@@ -415,7 +415,7 @@ def test_completeness_of_a_bfloat16_model():
 
     def attributed(f, x, params):
         def method(x, label, params, **options):
-            line = xattr.paths.straight_line(jnp.zeros_like(x), x)
+            line = xattr.paths.straight_line(baseline=jnp.zeros_like(x), x=x)
             return xattr.path_integral(f, line, args=(label, params), **options)
 
         many = sharded(method, mesh_of(step=8), in_axes=AXES)(x, LABELS, params)
@@ -435,7 +435,7 @@ def test_completeness_of_a_bfloat16_model():
     assert distance(recipe) < distance(half) / 2
 
 
-MESH = {"batch": 4, "step": 2}
+MESH = {"batch": 4, "node": 2}
 
 
 def refused(match, operands=None, error=ValueError, method=integrated, axes=MESH, **options):
@@ -447,7 +447,7 @@ def refused(match, operands=None, error=ValueError, method=integrated, axes=MESH
 
 def test_errors():
     refused("`mesh` has the axes", axes={"data": 8})
-    refused("`batch_axis` and `step_axis` must be two", batch_axis="step")
+    refused("`batch_axis` and `node_axis` must be two", batch_axis="node")
     refused("batch is empty", operands=(examples()[:0], LABELS[:0], PARAMS))
     refused("`in_axes` marks axes of shapes", operands=(examples(), LABELS[:5], PARAMS))
     refused("`in_axes` marks axes of shapes", operands=(examples(), 1, PARAMS))
@@ -469,5 +469,5 @@ def test_errors():
     ],
     ids=["no option", "handed on", "dropped"],
 )
-def test_a_method_without_a_quadrature_is_refused_on_a_step_axis(method):
+def test_a_method_without_a_quadrature_is_refused_on_a_node_axis(method):
     refused("`method` has no use for a `quadrature`", method=method)

@@ -50,8 +50,8 @@ def meshes():
     devices = np.array(jax.devices()).reshape(2, 2)
     kinds = (AxisType.Auto, AxisType.Auto)
     return {
-        "examples": Mesh(devices, ("batch", "step"), axis_types=kinds),
-        "nodes": Mesh(devices.T, ("batch", "step"), axis_types=kinds),
+        "examples": Mesh(devices, ("batch", "node"), axis_types=kinds),
+        "nodes": Mesh(devices.T, ("batch", "node"), axis_types=kinds),
     }
 
 

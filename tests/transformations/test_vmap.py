@@ -47,7 +47,7 @@ def test_batch_of_orders_gives_the_shapley_value():
     f, x = lambda x: jnp.minimum(x[0], x[1]), jnp.array([1.0, 3.0])
     rule = xattr.quadrature.composite(xattr.quadrature.midpoint(6), 2)
     attribute = lambda order: xattr.path_integral(
-        f, xattr.paths.coordinatewise(jnp.zeros(2), x, order), quadrature=rule
+        f, xattr.paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=order), quadrature=rule
     )
     maps = jax.vmap(attribute)(jnp.array([[0, 1], [1, 0]]))
     table.close(maps, jnp.array([[0.0, 1.0], [1.0, 0.0]]))

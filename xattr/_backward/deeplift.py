@@ -13,7 +13,7 @@ import numpy as np
 
 from xattr._backward import rewrite
 from xattr._backward.rewrite import Carried, OnUncovered, Settings
-from xattr._core import compilation, completeness, trees
+from xattr._core import compilation, completeness, deprecated, trees
 from xattr._program.jaxpr import Value, p
 from xattr._recognise import affine, backward
 from xattr._recognise.affine import ratio
@@ -32,12 +32,13 @@ _REMEDY = (
 )
 
 
+@deprecated.renamed(rule="variant")
 def deep_lift(
     f: Function,
     x: ArrayTree,
     baseline: ArrayTree | None = None,
     *,
-    rule: Literal["rescale", "reveal_cancel"] = "rescale",
+    variant: Literal["rescale", "reveal_cancel"] = "rescale",
     args: tuple[Any, ...] = (),
     on_uncovered: OnUncovered = "error",
     warn_above: float | None = completeness.WARN_ABOVE,
@@ -45,7 +46,7 @@ def deep_lift(
     """Attribute f(x) − f(baseline) to the inputs by DeepLIFT.
 
     Aᵢ = (xᵢ − xᵢ') mᵢ, the multipliers m by the chain rule from mₖ = Δy / Δz at every function of
-    one element (rescale). `rule="reveal_cancel"` shares Δy between the positive and the negative
+    one element (rescale). `variant="reveal_cancel"` shares Δy between the positive and the negative
     contributions to Δz instead. Σ A = f(x) − f(baseline). Products share by the means of their
     factors; quotients, and with them normalizers, by means that stay bounded where the reference
     has no variance; softmax is attributed with one shift for x and baseline. A cast to fewer bits
@@ -58,7 +59,7 @@ def deep_lift(
     of f. `baseline` is zeros if None. Raises `xattr.UncoveredPrimitiveError` for an operation
     without multipliers (a sorting, a choice by x and what is computed from one) unless
     `on_uncovered="gradient"`, which gives up completeness; `ValueError` for a baseline unlike x and
-    another `rule`.
+    another `variant`.
     Source: Shrikumar, Greenside & Kundaje 2017, "Learning important features through propagating
     activation differences", §3.
 
@@ -70,12 +71,12 @@ def deep_lift(
     compilation.check_args(args)
     compilation.check_callable(f, "f")
     rewrite.check_options("exclude", on_uncovered)
-    if rule not in ("rescale", "reveal_cancel"):
-        raise ValueError(f'`rule` must be "rescale" or "reveal_cancel", not {rule!r}')
+    if variant not in ("rescale", "reveal_cancel"):
+        raise ValueError(f'`variant` must be "rescale" or "reveal_cancel", not {variant!r}')
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
     completeness.check_option(warn_above)
-    attribute = functools.partial(_deep_lift, f, rule, on_uncovered)
+    attribute = functools.partial(_deep_lift, f, variant, on_uncovered)
     result, numbers = compilation.compiled(deep_lift_kernel, attribute)(x, baseline, args)
     completeness.warn(numbers, warn_above, _REMEDY)
     return result
@@ -91,14 +92,14 @@ def deep_lift_kernel(
 
 def _deep_lift(
     f: Function,
-    rule: str,
+    variant: str,
     on_uncovered: OnUncovered,
     x: ArrayTree,
     baseline: ArrayTree,
     args: tuple[Any, ...],
 ) -> tuple[ArrayTree, tuple[Any, ...]]:
     recognised, operands = rewrite.traced(compilation.checked(f), x, args, "difference")
-    if rule == "reveal_cancel":
+    if variant == "reveal_cancel":
         recognised = fused(recognised)
     leaves, structure = jax.tree.flatten(x)
     references = jax.tree.leaves(baseline)

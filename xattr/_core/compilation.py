@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr._core import marks
+from xattr._core import trees
 from xattr.types import ArrayTree, Function
 
 _MAX_PROGRAMS = 1024
@@ -189,16 +189,16 @@ def shapes(function: Callable[..., Any], f: Function, *operands: Any) -> Any:
     return jitted.eval_shape(*program.args, *operands)
 
 
-def compiled_if_pure(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
+def compiled_if_library(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
     """Return `compiled(function, f)` if `f` is pure.
 
     A caller's lambda may be made anew for every call and would be compiled each time, and may read
     what changes: `function(f, ...)` is then carried out one operation after the other.
     """
-    return compiled(function, f) if is_pure(f) else functools.partial(function, f)
+    return compiled(function, f) if is_library_callable(f) else functools.partial(function, f)
 
 
-def is_pure(f: Function) -> bool:
+def is_library_callable(f: Function) -> bool:
     """Tell whether a callable is made of arrays and this library's functions alone."""
     return all(_is_ours(part) for part in _static(split(f, [])))
 
@@ -231,7 +231,7 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
 
     @functools.wraps(function)  # the name under which compilations are counted
     def joined(arrays: list[Any], *operands: Any) -> Any:
-        arrays, operands = marks.alike((arrays, operands))
+        arrays, operands = trees.varying_alike((arrays, operands))
         return function(join(watched, arrays), *operands)
 
     del joined.__wrapped__  # jit would read the other signature

@@ -78,7 +78,7 @@ def interior_gradients(
     Array([ 3., 12.], dtype=float32)
     """
     x = trees.floating(x, "x")
-    path = paths.straight_line(trees.baseline_like(baseline, x), x)
+    path = paths.straight_line(baseline=trees.baseline_like(baseline, x), x=x)
     points = jax.vmap(path)(_checked(alphas))
     return jax.vmap(lambda point: gradient(f, point, args=args))(points)
 

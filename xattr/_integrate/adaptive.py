@@ -1,8 +1,8 @@
 """Adaptive path integrals: nodes where the gradient changes, until the error is small enough.
 
 On each interval of a path the exact sum of the attributions is known from f alone, f(γ(b)) −
-f(γ(a)), and so it is between the nodes within the interval. Where the rule misses these is where
-the next nodes go.
+f(γ(a)), and so it is between the nodes within the interval. The next nodes go where the quadrature
+misses these sums.
 """
 
 import functools
@@ -149,7 +149,7 @@ def integrate_to_tolerance(
 
     >>> import jax, jax.numpy as jnp, xattr
     >>> f = lambda x: jax.nn.sigmoid((x - 0.3) / 1e-3)  # rises within a thousandth of the path
-    >>> path = xattr.paths.straight_line(jnp.array(0.0), jnp.array(1.0))
+    >>> path = xattr.paths.straight_line(baseline=jnp.array(0.0), x=jnp.array(1.0))
     >>> result = xattr.integrate_to_tolerance(f, path, rtol=1e-3)
     >>> result.attributions.round(3), bool(result.converged)
     (Array(1., dtype=float32), True)
@@ -172,7 +172,7 @@ def integrate_to_tolerance(
     operands = (jnp.asarray(atol), jnp.asarray(rtol), args)
     if chunks.is_staged():
         return _solve(f, path, max_evaluations, size, *operands)
-    path = path if compilation.is_pure(path) else _anew(path)
+    path = path if compilation.is_library_callable(path) else _anew(path)
     problem = functools.partial(_solve, f, path, max_evaluations, size)
     result: AdaptiveResult = compilation.compiled(compilation.call, problem)(*operands)
     return result

@@ -69,10 +69,10 @@ def exact_quadrature(
 
     >>> import jax, jax.numpy as jnp, xattr
     >>> f = lambda x: 1 - jax.nn.relu(1 - x)
-    >>> rule = xattr.exact_quadrature(f, jnp.array(4.0))
-    >>> rule
+    >>> quadrature = xattr.exact_quadrature(f, jnp.array(4.0))
+    >>> quadrature
     Quadrature(nodes=array([0.125, 0.625]), weights=array([0.25, 0.75]))
-    >>> xattr.integrated_gradients(f, jnp.array(4.0), quadrature=rule)
+    >>> xattr.integrated_gradients(f, jnp.array(4.0), quadrature=quadrature)
     Array(1., dtype=float32)
     """
     compilation.check_callable(f, "f")

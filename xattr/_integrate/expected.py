@@ -53,7 +53,9 @@ def expected_gradients(
     def samples_of(start: Any, size: int, valid: Array) -> PathSamples:
         row, alpha = chunks.take((order, alphas), start, size)
         chosen = jax.tree.map(lambda leaf: leaf[row], baselines)
-        points = jax.vmap(lambda baseline, a: paths.straight_line(baseline, x)(a))(chosen, alpha)
+        points = jax.vmap(lambda baseline, a: paths.straight_line(baseline=baseline, x=x)(a))(
+            chosen, alpha
+        )
         velocities = jax.vmap(lambda baseline: jax.tree.map(jnp.subtract, x, baseline))(chosen)
         weights = jnp.where(jnp.asarray(valid), jnp.asarray(1 / num_samples, alphas.dtype), 0)
         return PathSamples(points, velocities, weights)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr import quadrature as rules
+from xattr import quadrature as quadratures
 from xattr._core import chunks, compilation, completeness, trees
 from xattr._cpu import peephole
 from xattr._program import workload
@@ -23,7 +23,7 @@ SamplesOf: TypeAlias = Callable[[Any, int, Array], PathSamples]
 """`samples_of(start, size, valid)`: the samples of one chunk, of weight 0 where not valid."""
 
 DEFAULT_NODES = 64
-"""Nodes of the Gauss–Legendre rule where no quadrature is given.
+"""Nodes of the Gauss–Legendre quadrature where no quadrature is given.
 
 The 2017 paper reports 20 to 300 Riemann steps for a gap of 5 %. On the softmax score of
 EfficientNet-Lite0 for a photograph, 64 Gauss–Legendre nodes leave 6 % (README, the demo's table).
@@ -46,7 +46,7 @@ def sample(path: Path, quadrature: Quadrature) -> PathSamples:
     PathSamples(points=Array([[0.75]], dtype=float32), velocities=Array([[3.]], dtype=float32),
                 weights=Array([1.], dtype=float32))
     """
-    return _sampler(path)(*map(jnp.asarray, rule_of(quadrature)))
+    return _sampler(path)(*map(jnp.asarray, quadrature_or_default(quadrature)))
 
 
 def _sampler(path: Path) -> Callable[[Array, Array], PathSamples]:
@@ -54,7 +54,7 @@ def _sampler(path: Path) -> Callable[[Array, Array], PathSamples]:
     compilation.check_callable(path, "path")
     if chunks.is_staged():
         return functools.partial(sample_path, path)
-    return compilation.compiled_if_pure(sample_path, path)
+    return compilation.compiled_if_library(sample_path, path)
 
 
 def sample_path(path: Path, nodes: Array, weights: Array) -> PathSamples:
@@ -139,7 +139,7 @@ def integrate(
     Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6.
 
     >>> import jax.numpy as jnp, xattr
-    >>> path = xattr.paths.straight_line(jnp.zeros(2), jnp.array([1.0, 2.0]))
+    >>> path = xattr.paths.straight_line(baseline=jnp.zeros(2), x=jnp.array([1.0, 2.0]))
     >>> samples = xattr.sample(path, xattr.quadrature.midpoint(8))
     >>> xattr.integrate(lambda x: x[0] * x[1], samples)
     Array([1., 1.], dtype=float32)
@@ -187,17 +187,18 @@ def path_integral(
 
     >>> import jax.numpy as jnp, xattr
     >>> f = lambda x: x[0] * x[1]
-    >>> path = xattr.paths.monotone(jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0]))
+    >>> powers = jnp.array([1.0, 2.0])
+    >>> path = xattr.paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=powers)
     >>> xattr.path_integral(f, path).round(4)
     Array([0.3333, 0.6667], dtype=float32)
     """
     compilation.check_callable(path, "path")
     completeness.check_option(warn_above)
-    rule = rule_of(quadrature)
+    quadrature = quadrature_or_default(quadrature)
     result = accumulate(
         f,
-        sampled(path, rule),
-        rule.nodes.shape[0],
+        sampled(path, quadrature),
+        quadrature.nodes.shape[0],
         _form(path),
         args=args,
         chunk_size=chunk_size,
@@ -208,14 +209,15 @@ def path_integral(
 
 def _ends(path: Path) -> tuple[ArrayTree, ArrayTree]:
     """Return γ(1) and γ(0)."""
-    value = compilation.compiled_if_pure(compilation.call, path)
+    value = compilation.compiled_if_library(compilation.call, path)
     return value(jnp.asarray(1.0)), value(jnp.asarray(0.0))
 
 
-def rule_of(quadrature: Quadrature | None) -> Quadrature:
+def quadrature_or_default(quadrature: Quadrature | None) -> Quadrature:
     """Return the quadrature as arrays in a dtype of JAX's, or the default one."""
-    rule = rules.gauss_legendre(DEFAULT_NODES) if quadrature is None else quadrature
-    return Quadrature(*map(_canonical, rules.checked(rule)))
+    if quadrature is None:
+        quadrature = quadratures.gauss_legendre(DEFAULT_NODES)
+    return Quadrature(*map(_canonical, quadratures.checked(quadrature)))
 
 
 def _canonical(values: Array) -> Array:
@@ -225,18 +227,18 @@ def _canonical(values: Array) -> Array:
     return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
 
 
-def nodes_of(rule: Quadrature, start: Any, size: int, valid: Array) -> Quadrature:
+def nodes_of(quadrature: Quadrature, start: Any, size: int, valid: Array) -> Quadrature:
     """Return the nodes and weights of one chunk; the weight of what has been counted is 0."""
-    nodes, weights = (chunks.take(values, start, size) for values in rule)
+    nodes, weights = (chunks.take(values, start, size) for values in quadrature)
     # As arrays of JAX: a jitted program given float64 of NumPy does not always notice that
     # jax_enable_x64 was switched meanwhile (JAX 0.10.2).
     return Quadrature(jnp.asarray(nodes), jnp.asarray(chunks.masked(weights, valid)))
 
 
-def sampled(path: Path, rule: Quadrature) -> SamplesOf:
+def sampled(path: Path, quadrature: Quadrature) -> SamplesOf:
     """Return the function that samples a path chunk by chunk."""
     sampler = _sampler(path)
-    return lambda start, size, valid: sampler(*nodes_of(rule, start, size, valid))
+    return lambda start, size, valid: sampler(*nodes_of(quadrature, start, size, valid))
 
 
 def accumulate(
@@ -265,7 +267,7 @@ def accumulate(
     result = chunks.reduce(
         part, trees.add, count, chunk_size=chunk_size, progress=progress, blocks=True
     )
-    if trees.known_to_be_infinite(result):
+    if trees.has_nonfinite(result):
         check_finite(samples_of, count, chunk_size)
     return trees.cast_like(result, form)
 
@@ -275,7 +277,7 @@ def check_finite(samples_of: SamplesOf, count: int, chunk_size: int) -> None:
     size, starts, valid = chunks.split(count, chunk_size)
     for start, mask in zip(starts, valid, strict=True):
         samples = samples_of(int(start), size, mask)
-        if not trees.known_to_be_infinite(samples):
+        if not trees.has_nonfinite(samples):
             continue
         leaves = [np.asarray(leaf).reshape(size, -1) for leaf in jax.tree.leaves(samples)]
         finite = np.stack([np.isfinite(leaf).all(axis=1) for leaf in leaves]).all(axis=0)

@@ -1,10 +1,36 @@
-"""Integrated gradients: the path integral along the straight line."""
+"""Integrated gradients, with the affine layers that the line meets first out of the sum over nodes.
 
-from typing import Any
+With f = G ∘ L and L affine, a straight line stays straight under L, and
 
-from xattr._core import completeness, trees
-from xattr._integrate import hoisting
-from xattr.types import ArrayTree, Function, Progress, Quadrature
+    (x − x') ⊙ Σₖ wₖ ∇f(γₖ) = (x − x') ⊙ Lᵀ Σₖ wₖ ∇G((1 − αₖ) L x' + αₖ L x).
+
+L is the longest affine prefix of the traced program: every value that is an affine function of x,
+up to the places where something else takes it, on however many branches. Lᵀ is JAX's transpose of
+it. It pays where L holds a matrix product or a convolution: none of its products is then made per
+node, forward or backward, and no gradient has the size of x.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xattr import paths
+from xattr._core import chunks, compilation, completeness, trees
+from xattr._cpu import peephole
+from xattr._integrate import kernel
+from xattr._program import jaxpr, running, versions, workload
+from xattr._program.jaxpr import Equation, Program, Value, p
+from xattr.types import (
+    Array,
+    ArrayTree,
+    Function,
+    Progress,
+    Quadrature,
+    UnreadableProgramError,
+)
 
 
 def integrated_gradients(
@@ -42,7 +68,7 @@ def integrated_gradients(
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
     completeness.check_option(warn_above)
-    result = hoisting.line_integral(
+    result = _line_integral(
         f,
         baseline,
         x,
@@ -87,3 +113,207 @@ def aumann_shapley(
         progress=progress,
         warn_above=warn_above,
     )
+
+
+def _line_integral(
+    f: Function,
+    baseline: ArrayTree,
+    x: ArrayTree,
+    *,
+    quadrature: Quadrature | None,
+    args: tuple[Any, ...],
+    chunk_size: int | None,
+    progress: Progress | None,
+) -> ArrayTree:
+    """Return `xattr.path_integral` along the straight line, with the affine prefix of f hoisted."""
+    compilation.check_args(args)
+    options: dict[str, Any] = {"args": args, "chunk_size": chunk_size, "progress": progress}
+    try:
+        result = _hoisted_integral(
+            f, baseline, x, kernel.quadrature_or_default(quadrature), **options
+        )
+    except UnreadableProgramError as error:
+        versions.step_aside(error)
+        result = None
+    if result is not None:
+        return result
+    path = paths.straight_line(baseline=baseline, x=x)
+    return kernel.path_integral(f, path, quadrature=quadrature, **options, warn_above=None)
+
+
+def _hoisted_integral(
+    f: Function,
+    baseline: ArrayTree,
+    x: ArrayTree,
+    quadrature: Quadrature,
+    *,
+    args: tuple[Any, ...],
+    chunk_size: int | None,
+    progress: Progress | None,
+) -> ArrayTree | None:
+    """Return the integral; None where nothing is worth hoisting."""
+    ends = compilation.compiled(prefix_kernel, f)(baseline, x, args)
+    if ends is None:
+        return None
+    slopes = compilation.compiled(path_kernel, f)
+    chunk_size = workload.chunk_size(chunk_size, f, x, args)
+    count = quadrature.nodes.shape[0]
+    size = chunks.split(count, chunk_size)[0]
+
+    def part(start: Any, number: int, valid: Array) -> ArrayTree:
+        nodes = chunks.stacked(kernel.nodes_of(quadrature, start, number, valid), size)
+        return slopes(x, *ends, nodes, args)
+
+    slope = chunks.reduce(
+        part, trees.add, count, chunk_size=chunk_size, progress=progress, blocks=True
+    )
+    result = compilation.compiled(transposed_kernel, f)(slope, baseline, x, args)
+    if trees.has_nonfinite(result):
+        path = paths.straight_line(baseline=baseline, x=x)
+        kernel.check_finite(kernel.sampled(path, quadrature), count, chunk_size)
+    return result
+
+
+def prefix_kernel(
+    f: Function, baseline: ArrayTree, x: ArrayTree, args: tuple[Any, ...]
+) -> tuple[ArrayTree, ArrayTree] | None:
+    """Return L(baseline) and L(x), or None where nothing is worth hoisting."""
+    split = split_program(f, x, args)
+    return None if split is None else (split.prefix(baseline), split.prefix(x))
+
+
+def path_kernel(
+    f: Function,
+    x: ArrayTree,
+    start: ArrayTree,
+    end: ArrayTree,
+    quadrature: Quadrature,
+    args: tuple[Any, ...],
+) -> ArrayTree:
+    """Return Σₖ wₖ ∇G at the nodes between L(baseline) and L(x), in float32 at least.
+
+    Nodes and weights have two axes: chunks, taken one after the other, and the nodes of each. Of x
+    only the shapes are used. Named like the kernel in whose place it is compiled.
+    """
+    split = split_program(f, _varying_with(x, quadrature.nodes), args)
+    assert split is not None  # or prefix_kernel would have returned None
+    gradient = jax.grad(split.rest)
+    line = paths.straight_line(baseline=start, x=end)
+
+    def point(node: Array) -> ArrayTree:
+        # Where a mask has put -inf the line stands still: -inf times a node of 0 would be NaN.
+        still = [jnp.isinf(a) & (a == b) for a, b in zip(start, end, strict=True)]
+        return jax.tree.map(jnp.where, still, list(start), line(node))
+
+    def chunk_sum(quadrature: Quadrature) -> ArrayTree:
+        gradients = jax.vmap(lambda node: gradient(point(node)))(quadrature.nodes)
+        return kernel.weighted_sum(quadrature.weights, trees.widen(gradients))
+
+    return chunks.total(chunk_sum, quadrature)
+
+
+def transposed_kernel(
+    f: Function, slope: ArrayTree, baseline: ArrayTree, x: ArrayTree, args: tuple[Any, ...]
+) -> ArrayTree:
+    """Return (x − baseline) ⊙ Lᵀ slope, in the dtypes of x."""
+    like_slope = _varying_with(x, *jax.tree.leaves(slope))
+    split = split_program(f, like_slope, args)
+    assert split is not None
+    values, back = jax.vjp(split.prefix, trees.widen(like_slope))
+    (gradients,) = back(trees.cast_like(slope, values))
+    change = jax.tree.map(jnp.subtract, trees.widen(x), trees.widen(baseline))
+    return trees.cast_like(trees.product(change, gradients), x)
+
+
+def _varying_with(x: ArrayTree, *others: Array) -> ArrayTree:
+    """Return x with the type of what x and the others make together.
+
+    Under shard_map a program is traced for values that vary over certain axes of the mesh. That of
+    the nodes must be one for the axes of the nodes, too.
+    """
+    for other in others:
+        mark = 0 * jnp.sum(other)
+        x = jax.tree.map(lambda leaf, mark=mark: leaf + mark.astype(leaf.dtype), x)
+    return x
+
+
+class Split(NamedTuple):
+    """A program in two: what makes the values L(x), and what makes f of them."""
+
+    before: Program
+    after: Program
+    others: list[Any]
+    """The inputs that are not x."""
+
+    def prefix(self, x: ArrayTree) -> list[jax.Array]:
+        """Return L(x), computed in float32 at least."""
+
+        def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
+            if not equation.dependents:
+                return running.run(equation, operands)
+            return running.run_in(np.float32, equation, operands)
+
+        return running.evaluate(self.before, [*jax.tree.leaves(x), *self.others], run)
+
+    def rest(self, values: list[jax.Array]) -> jax.Array:
+        """Return G of the values, with a gradient that is computed faster."""
+        values = [trees.cast(v, form) for v, form in zip(values, self.before.outputs, strict=True)]
+        (score,) = peephole.evaluate(self.after, [*values, *self.others])
+        return jnp.asarray(score)
+
+
+def split_program(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Split | None:
+    """Split the traced program of f after its affine prefix; None if that has no products."""
+    program, operands = jaxpr.trace(compilation.staged(f), x, args, whole="always")
+    program = jaxpr.pruned(program)
+    count = len(jax.tree.leaves(x))
+    affine = set(program.inputs[:count])
+    for equation in program.equations:
+        if equation.dependents and affine.issuperset(equation.dependents) and _is_affine(equation):
+            affine.update(equation.outputs)
+    taken = [v for v in program.outputs if v in affine]
+    for equation in program.equations:
+        if not equation.outputs or not affine.issuperset(equation.outputs):
+            taken += [v for v in equation.operands if v in affine]
+    cut = [*dict.fromkeys(taken)]
+    before = jaxpr.pruned(program._replace(outputs=cut), effects=False)
+    if not any(e.primitive in jaxpr.WEIGHTED and e.dependents for e in before.equations):
+        return None
+    others = program.inputs[count:]
+    made = {v for e in before.equations if e.dependents for v in e.outputs}
+    rest = [e for e in program.equations if made.isdisjoint(e.outputs)]
+    after = jaxpr.pruned(Program([*cut, *others], program.outputs, rest, program.constants))
+    return Split(before, after, operands[count:])
+
+
+_LINEAR = frozenset(
+    {
+        *(p.neg_p, p.reshape_p, p.transpose_p, p.squeeze_p, p.broadcast_in_dim_p, p.slice_p),
+        *(p.rev_p, p.concatenate_p, p.pad_p, p.sharding_constraint_p, p.copy_p, p.name_p),
+        *(p.convert_element_type_p, p.tile_p, p.stack_p),
+        *(jaxpr.ADDITIONS | jaxpr.SPLITS | jaxpr.SUMS),
+    }
+)
+"""Affine in all operands together."""
+
+_LINEAR_IN_FIRST = frozenset({p.div_p, p.gather_p, p.dynamic_slice_p})
+
+_LINEAR_IN_ONE = frozenset({p.mul_p, *jaxpr.WEIGHTED})
+
+
+def _is_affine(equation: Equation) -> bool:
+    """Tell whether an equation is affine in those of its operands that depend on x.
+
+    Real numbers of 16 bits and more: to fewer they are rounded on purpose, in steps to be seen.
+    """
+    values = (*equation.outputs, *equation.dependents)
+    if not all(jnp.issubdtype(v.dtype, jnp.floating) and v.dtype.itemsize > 1 for v in values):
+        return False
+    dependent = [isinstance(v, Value) and v.dependent for v in equation.inputs]
+    if equation.primitive in _LINEAR_IN_ONE:
+        return sum(dependent) == 1
+    if equation.primitive in _LINEAR_IN_FIRST:
+        return not any(dependent[1:])
+    if equation.primitive is p.select_n_p:
+        return not dependent[0]
+    return equation.primitive in _LINEAR

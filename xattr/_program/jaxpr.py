@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import primitives
 
-from xattr._core import marks
+from xattr._core import trees
 from xattr._program import versions
 from xattr.types import ArrayTree, Function
 
@@ -65,7 +65,7 @@ class Value:
 
     def full(self, number: float) -> jax.Array:
         """Return an array of this type that is one number everywhere."""
-        return jnp.asarray(marks.marked(jnp.full(self.shape, number, self.dtype), self.aval))
+        return jnp.asarray(trees.varying_like(jnp.full(self.shape, number, self.dtype), self.aval))
 
     @property
     def size(self) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr._core import marks
+from xattr._core import trees
 from xattr._program import versions
 from xattr._program.jaxpr import Equation, Program, p, read
 
@@ -18,7 +18,9 @@ def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """Apply an equation to arrays; its own derivative rules stay."""
     primitive = equation.origin.primitive
     traced = equation.origin.invars
-    operands = [marks.marked(value, var.aval) for value, var in zip(operands, traced, strict=True)]
+    operands = [
+        trees.varying_like(value, var.aval) for value, var in zip(operands, traced, strict=True)
+    ]
     with versions.reading():
         params = _bound(equation.origin)
     with jax.named_scope(equation.scope) if equation.scope else contextlib.nullcontext():

@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from xattr._core import chunks, compilation, trees
+from xattr._core import chunks, compilation, deprecated, trees
 from xattr._integrate import kernel
 from xattr.types import ArrayTree, Function, Quadrature
 
@@ -30,29 +30,33 @@ class Plan(NamedTuple):
 
     mesh: Any
     batch_axis: str | None
-    step_axis: str | None
+    node_axis: str | None
 
 
+NODE_AXIS = "node"
+
+
+@deprecated.renamed(step_axis="node_axis")
 def sharded(
     method: Method,
     mesh: Mesh,
     *,
     in_axes: Any = 0,
     batch_axis: str = "batch",
-    step_axis: str = "step",
+    node_axis: str = NODE_AXIS,
 ) -> Callable[..., ArrayTree]:
     """Spread an attribution over the devices of a mesh: vmap over examples, psum over nodes.
 
     A[b] = Σ_d Σ_{k on d} wₖ g_b(αₖ) = method(*operands[b], quadrature=Quadrature(α, w)): device d
-    of the step axis is given its share of the nodes, padded with nodes of weight 0, and one
-    all-reduce adds the results, in float32 at least. Without a step axis in the mesh (or with one
+    of the node axis is given its share of the nodes, padded with nodes of weight 0, and one
+    all-reduce adds the results, in float32 at least. Without a node axis in the mesh (or with one
     of size 1) no device waits for another.
 
     Shapes: `method(*operands, **options)` attributes one example. The result takes operands and
     `in_axes` as `jax.vmap` does (0 for an axis of examples, None for what all share, such as
     parameters; for each operand, or a pytree prefix of them), keyword options that all examples
     share, and returns what the method does with a leading axis of examples. `quadrature`, if the
-    step axis has more than one device, is that of the call, else the default of the method, else
+    node axis has more than one device, is that of the call, else the default of the method, else
     Gauss–Legendre with 64 nodes; the method must be linear in its weights, as path attributions and
     their means are (a variance is not). A part of the result that does not depend on the quadrature
     is left as it is. Any number of examples and of nodes will do: the last is repeated, with
@@ -70,12 +74,12 @@ def sharded(
     are then ended by JAX, with its number on stderr; if it was the first process, at once.
 
     Raises `ValueError` for a mesh with neither axis, operands without examples, `in_axes` that do
-    not fit and, with a step axis, for a method without a `quadrature`.
+    not fit and, with a node axis, for a method without a `quadrature`.
     Source: `jax.shard_map`; the sum over steps is that of Sundararajan et al. 2016, "Gradients of
     Counterfactuals", eq. 6.
 
     >>> import jax, jax.numpy as jnp, xattr
-    >>> mesh = jax.make_mesh((1, 1), ("batch", "step"))
+    >>> mesh = jax.make_mesh((1, 1), ("batch", "node"))
     >>> method = lambda x, w: xattr.integrated_gradients(lambda x: jnp.sum(w * x**2), x)
     >>> sharded(method, mesh, in_axes=(0, None))(jnp.ones((3, 2)), jnp.array([1.0, 2.0])).round(4)
     Array([[1., 2.],
@@ -83,20 +87,20 @@ def sharded(
            [1., 2.]], dtype=float32)
     """
     compilation.check_callable(method, "method")
-    plan = _plan(mesh, batch_axis, step_axis)
+    plan = _plan(mesh, batch_axis, node_axis)
 
     def attribute(
         *operands: Any, quadrature: Quadrature | None = None, **options: Any
     ) -> ArrayTree:
-        rule = None if quadrature is None else kernel.rule_of(quadrature)
-        if plan.step_axis is not None:
-            rule = _rule(method, rule)
-        if plan.step_axis is None and rule is not None:
-            options["quadrature"], rule = rule, None
+        chosen = None if quadrature is None else kernel.quadrature_or_default(quadrature)
+        if plan.node_axis is not None:
+            chosen = _quadrature_of(method, chosen)
+        if plan.node_axis is None and chosen is not None:
+            options["quadrature"], chosen = chosen, None
         examples, axes = batched(operands, in_axes)
         spread = functools.partial(_spread, functools.partial(method, **options), plan, axes)
         program = compilation.compiled(batch_attributions, spread)
-        result: ArrayTree = program(_placed(examples, plan, axes), rule)
+        result: ArrayTree = program(_placed(examples, plan, axes), chosen)
         return result
 
     return attribute
@@ -120,21 +124,24 @@ def batch_attributions(attribute: Function, *operands: Any) -> ArrayTree:
     return result
 
 
-def _plan(mesh: Mesh, batch_axis: str, step_axis: str) -> Plan:
+def _plan(mesh: Mesh, batch_axis: str, node_axis: str) -> Plan:
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"`mesh` must be a jax.sharding.Mesh, but is a {type(mesh).__name__}: "
-            'make one with jax.make_mesh((4, 2), ("batch", "step"))'
+            'make one with jax.make_mesh((4, 2), ("batch", "node"))'
         )
-    if batch_axis == step_axis:
-        raise ValueError("`batch_axis` and `step_axis` must be two axes of the mesh, not one")
-    if batch_axis not in mesh.axis_names and step_axis not in mesh.axis_names:
+    if node_axis == NODE_AXIS and {NODE_AXIS, "step"} & {*mesh.axis_names} == {"step"}:
+        deprecated.warn('the axis "step" of a mesh is now called "node"', stacklevel=5)
+        node_axis = "step"
+    if batch_axis == node_axis:
+        raise ValueError("`batch_axis` and `node_axis` must be two axes of the mesh, not one")
+    if batch_axis not in mesh.axis_names and node_axis not in mesh.axis_names:
         raise ValueError(
-            f"`mesh` has the axes {mesh.axis_names}, neither {batch_axis!r} nor {step_axis!r}: "
-            "name the axes to use with `batch_axis` and `step_axis`"
+            f"`mesh` has the axes {mesh.axis_names}, neither {batch_axis!r} nor {node_axis!r}: "
+            "name the axes to use with `batch_axis` and `node_axis`"
         )
     batch, step = (
-        name if mesh.shape.get(name, 1) > 1 else None for name in (batch_axis, step_axis)
+        name if mesh.shape.get(name, 1) > 1 else None for name in (batch_axis, node_axis)
     )
     return Plan(mesh, batch, step)
 
@@ -219,7 +226,7 @@ _NO_QUADRATURE = (
 )
 
 
-def _rule(method: Method, rule: Quadrature | None) -> Quadrature:
+def _quadrature_of(method: Method, quadrature: Quadrature | None) -> Quadrature:
     """Return the quadrature of the call, or of the method, or the kernel's."""
     bound = method.keywords if isinstance(method, functools.partial) else {}
     try:
@@ -231,9 +238,9 @@ def _rule(method: Method, rule: Quadrature | None) -> Quadrature:
     elif not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         raise ValueError(_NO_QUADRATURE)
     own = bound.get("quadrature")
-    if rule is None and isinstance(own, tuple):  # not None, nor the absence of a default
-        return kernel.rule_of(Quadrature(*own))
-    return kernel.rule_of(None) if rule is None else rule
+    if quadrature is None and isinstance(own, tuple):  # not None, nor the absence of a default
+        return kernel.quadrature_or_default(Quadrature(*own))
+    return kernel.quadrature_or_default(None) if quadrature is None else quadrature
 
 
 def _mapped(
@@ -254,10 +261,10 @@ def _spread(
     plan: Plan,
     axes: tuple[Any, ...],
     operands: tuple[Any, ...],
-    rule: Quadrature | None,
+    quadrature: Quadrature | None,
 ) -> ArrayTree:
     """Return the attributions of a batch, of which each device takes its share."""
-    if plan.batch_axis is None and plan.step_axis is None:
+    if plan.batch_axis is None and plan.node_axis is None:
         return _mapped(method, axes, operands)
     plan = plan._replace(mesh=_in_context(plan))
     leaves, treedef = jax.tree.flatten(operands, is_leaf=_is_none)
@@ -271,19 +278,19 @@ def _spread(
     arrays: list[Any] = []
     skeleton = compilation.split(method, arrays)  # or shard_map would close over them
 
-    def on_device(arrays: list[Any], leaves: list[Any], rule: Quadrature | None) -> ArrayTree:
+    def on_device(arrays: list[Any], leaves: list[Any], quadrature: Quadrature | None) -> ArrayTree:
         own = compilation.join(skeleton, arrays)
         operands = jax.tree.unflatten(treedef, leaves)
-        if rule is None or plan.step_axis is None:
+        if quadrature is None or plan.node_axis is None:
             return _mapped(own, axes, operands)
-        depends = _depends(own, axes, operands, rule)
-        result = _mapped(own, axes, operands, quadrature=rule)
-        return _sum(result, depends, plan.step_axis)
+        depends = _depends(own, axes, operands, quadrature)
+        result = _mapped(own, axes, operands, quadrature=quadrature)
+        return _sum(result, depends, plan.node_axis)
 
     specs = (
         [P()] * len(arrays),
         [P() if axis is None else P(plan.batch_axis) for axis in axes],
-        P(plan.step_axis),
+        P(plan.node_axis),
     )
     result: ArrayTree = jax.shard_map(
         on_device,
@@ -294,7 +301,7 @@ def _spread(
         # Or a loop in f would be refused that begins with a constant: the same on all devices,
         # unlike what it carries later.
         check_vma=False,
-    )(*_laid_out((arrays, leaves, _shared_out(rule, plan)), specs, plan))
+    )(*_laid_out((arrays, leaves, _shared_out(quadrature, plan)), specs, plan))
     if jax.tree.leaves(result)[0].shape[0] == count:
         return result
     trimmed: ArrayTree = jax.tree.map(
@@ -318,7 +325,7 @@ def _in_context(plan: Plan) -> Any:
 
 
 def _names(plan: Plan) -> set[str]:
-    return {name for name in (plan.batch_axis, plan.step_axis) if name is not None}
+    return {name for name in (plan.batch_axis, plan.node_axis) if name is not None}
 
 
 def _laid_out(tree: ArrayTree, specs: Any, plan: Plan) -> ArrayTree:
@@ -358,20 +365,20 @@ def repeat_last(leaf: Any, extra: int) -> Any:
     return jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (extra, *leaf.shape[1:]))])
 
 
-def _shared_out(rule: Quadrature | None, plan: Plan) -> Quadrature | None:
+def _shared_out(quadrature: Quadrature | None, plan: Plan) -> Quadrature | None:
     """Pad the nodes to a multiple of the devices, with nodes of weight 0."""
-    if rule is None or plan.step_axis is None:
+    if quadrature is None or plan.node_axis is None:
         return None
-    extra = -rule.nodes.shape[0] % plan.mesh.shape[plan.step_axis]
-    weights = jnp.asarray(rule.weights)
+    extra = -quadrature.nodes.shape[0] % plan.mesh.shape[plan.node_axis]
+    weights = jnp.asarray(quadrature.weights)
     return Quadrature(
-        repeat_last(jnp.asarray(rule.nodes), extra),
+        repeat_last(jnp.asarray(quadrature.nodes), extra),
         jnp.concatenate([weights, jnp.zeros(extra, weights.dtype)]),
     )
 
 
 def _depends(
-    method: Method, axes: tuple[Any, ...], operands: tuple[Any, ...], rule: Quadrature
+    method: Method, axes: tuple[Any, ...], operands: tuple[Any, ...], quadrature: Quadrature
 ) -> ArrayTree:
     """Tell for every leaf of the method's result whether it depends on the weights."""
     found = []
@@ -386,11 +393,11 @@ def _depends(
         return tree, along[0]
 
     def weighted(weights: jax.Array) -> ArrayTree:
-        quadrature = Quadrature(rule.nodes, weights)
-        return seen(_mapped(method, axes, operands, quadrature=quadrature))
+        reweighted = Quadrature(quadrature.nodes, weights)
+        return seen(_mapped(method, axes, operands, quadrature=reweighted))
 
     try:
-        jax.eval_shape(jax.vmap(weighted), rule.weights[None])
+        jax.eval_shape(jax.vmap(weighted), quadrature.weights[None])
     except TypeError as error:
         if "unexpected keyword argument 'quadrature'" not in str(error):
             raise

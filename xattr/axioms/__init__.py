@@ -6,12 +6,12 @@ one of yours, one bound by `functools.partial`. It is pure and works under `jax.
 
 A gap has a `value`, 0 where the axiom holds, and a `tolerance`: as much of it as rounding and the
 quadrature can account for. The error of a quadrature is estimated by refining it, 8 times the
-largest change with the rule on two or three pieces. A method with an option `quadrature` is refined
-by itself; for another pass versions with more steps or samples as `refined`, or () for exact ones.
-Rounding is taken for 1024 units in the last place: check axioms in float64 where you can. Along a
-kink the estimate is large; `refined=()` holds a fixed rule to rounding alone, which it keeps in all
-but completeness as long as no node lies on a kink. Where two attributions are compared they may be
-of any shape.
+largest change when it is repeated on two or three pieces. A method with an option `quadrature` is
+refined by itself; for another pass versions with more steps or samples as `refined`, or () for
+exact ones. Rounding is taken for 1024 units in the last place: check axioms in float64 where you
+can. Along a kink the estimate is large; `refined=()` holds a fixed quadrature to rounding alone,
+which it keeps in all but completeness as long as no node lies on a kink. Where two attributions are
+compared they may be of any shape.
 
 What an axiom presupposes of f (that it does not depend on a feature, that two functions are equal)
 is the caller's promise; `xattr.testing` draws functions that keep it.

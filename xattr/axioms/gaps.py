@@ -15,8 +15,8 @@ SAFETY = 8
 """Times the largest change under refinement that the error of a quadrature is taken for.
 
 A kink that falls between two nodes is missed by an error that may lie anywhere within bounds; that
-the rules of three refinements agree with it to an eighth is rare (less than 1 % of single kinks for
-midpoint and Riemann rules, .2 % for Gauss–Legendre), but no theorem excludes it.
+three refinements agree with it to an eighth is rare (less than 1 % of single kinks for
+the midpoint and Riemann sums, .2 % for Gauss–Legendre), but no theorem excludes it.
 """
 
 

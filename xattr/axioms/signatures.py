@@ -5,7 +5,7 @@ import inspect
 
 import numpy as np
 
-from xattr import quadrature as rules
+from xattr import quadrature as quadratures
 from xattr._core import compilation
 from xattr._integrate import kernel
 from xattr.types import Method, Quadrature
@@ -15,24 +15,25 @@ REFINEMENTS = ((0.382,), (0.2828, 0.6928), (0.4488,))
 
 
 def refinements(method: Method) -> tuple[Method, ...]:
-    """Return a method with an option `quadrature` with the rule repeated on unequal pieces.
+    """Return versions of a method whose `quadrature` is repeated on unequal pieces.
 
-    On equal ones the nodes of a midpoint or Riemann rule are nested: all would miss a kink alike.
+    On equal pieces the nodes of midpoint and Riemann sums are nested, and all would miss a kink
+    alike.
     """
     parameter = inspect.signature(method).parameters.get("quadrature")
     if parameter is None:
         return ()
-    rule = parameter.default
-    if rule is None or rule is parameter.empty:
-        rule = rules.gauss_legendre(kernel.DEFAULT_NODES)
+    quadrature = parameter.default
+    if quadrature is None or quadrature is parameter.empty:
+        quadrature = quadratures.gauss_legendre(kernel.DEFAULT_NODES)
     return tuple(
-        functools.partial(method, quadrature=_on_pieces(rule, ends)) for ends in REFINEMENTS
+        functools.partial(method, quadrature=_on_pieces(quadrature, ends)) for ends in REFINEMENTS
     )
 
 
-def _on_pieces(rule: Quadrature, ends: tuple[float, ...]) -> Quadrature:
+def _on_pieces(quadrature: Quadrature, ends: tuple[float, ...]) -> Quadrature:
     """Return a quadrature repeated on the pieces of [0, 1] that end there."""
-    nodes, weights = rules.checked(rule)
+    nodes, weights = quadratures.checked(quadrature)
     starts = np.array([0.0, *ends])
     sizes = np.diff([*starts, 1.0])
     placed = starts[:, None] + sizes[:, None] * nodes

@@ -195,7 +195,7 @@ def symmetry(
     >>> bool(symmetry(xattr.integrated_gradients, f, x, i=0, j=1).holds)
     True
     >>> first = lambda f, x, b, *, args: xattr.path_integral(
-    ...     f, xattr.paths.monotone(b, x, jnp.array([1.0, 2.0])), args=args
+    ...     f, xattr.paths.monotone(baseline=b, x=x, exponents=jnp.array([1.0, 2.0])), args=args
     ... )
     >>> round(float(symmetry(first, f, x, i=0, j=1)), 5)  # (1/3, 2/3)
     0.33333

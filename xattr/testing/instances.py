@@ -16,14 +16,16 @@ from xattr.testing.functions import AXIOMS, SPECIMENS
 from xattr.types import Array, ArrayTree, Function, Method, Path
 
 PATHS: dict[str, Callable[..., Path]] = {
-    "straight": lambda b, x, random: paths.straight_line(b, x),
+    "straight": lambda b, x, random: paths.straight_line(baseline=b, x=x),
     "monotone": lambda b, x, random: paths.monotone(
-        b, x, jnp.asarray(random.uniform(1, 3, b.shape), b.dtype)
+        baseline=b, x=x, exponents=jnp.asarray(random.uniform(1, 3, b.shape), b.dtype)
     ),
     "polyline": lambda b, x, random: paths.polyline(
         jnp.stack([b, b + jnp.asarray(random.normal(size=b.shape), b.dtype), x])
     ),
-    "coordinatewise": lambda b, x, random: paths.coordinatewise(b, x, random.permutation(b.size)),
+    "coordinatewise": lambda b, x, random: paths.coordinatewise(
+        baseline=b, x=x, order=random.permutation(b.size)
+    ),
 }
 """Kind -> path from a baseline to an input, of numbers drawn at random."""
 

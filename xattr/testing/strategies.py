@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xattr import quadrature as rules
+from xattr import quadrature
 from xattr.testing.functions import AXIOMS, NETWORK_SPECIMENS, SPECIMENS
 from xattr.testing.instances import PATHS, WARPS, Problem, axiom_of, floats, problem
 from xattr.types import Path, Quadrature
@@ -28,12 +28,12 @@ SEEDS = 999
 
 SCALES = (2.0, 0.5, -3.0, 10.0)
 
-RULES: dict[str, Callable[[int], Quadrature]] = {
-    "gauss_legendre": rules.gauss_legendre,
-    "midpoint": rules.midpoint,
-    "trapezoid": rules.trapezoid,
-    "riemann_left": rules.riemann_left,
-    "riemann_right": rules.riemann_right,
+QUADRATURES: dict[str, Callable[[int], Quadrature]] = {
+    "gauss_legendre": quadrature.gauss_legendre,
+    "midpoint": quadrature.midpoint,
+    "trapezoid": quadrature.trapezoid,
+    "riemann_left": quadrature.riemann_left,
+    "riemann_right": quadrature.riemann_right,
 }
 
 
@@ -194,7 +194,7 @@ def paths(baseline: jax.Array, x: jax.Array) -> SearchStrategy[Path]:
 def quadratures(n: int) -> SearchStrategy[Quadrature]:
     """Draw quadratures of a fixed number of nodes, so that nothing is compiled twice.
 
-    ∫₀¹ g(α) dα ≈ Σₖ wₖ g(αₖ): Gauss–Legendre, midpoint, trapezoid and Riemann rules, whole and on
+    ∫₀¹ g(α) dα ≈ Σₖ wₖ g(αₖ): Gauss–Legendre, midpoint, trapezoidal and Riemann, whole and on
     two pieces.
 
     Shapes: nodes and weights (n,), n even. Raises `ValueError` for an n that is not, `ImportError`
@@ -202,15 +202,15 @@ def quadratures(n: int) -> SearchStrategy[Quadrature]:
     Source: `xattr.quadrature`.
 
     >>> import hypothesis
-    >>> rule = hypothesis.find(quadratures(4), lambda rule: True)
-    >>> len(rule.nodes), round(float(sum(rule.weights)), 6)
+    >>> drawn = hypothesis.find(quadratures(4), lambda drawn: True)
+    >>> len(drawn.nodes), round(float(sum(drawn.weights)), 6)
     (4, 1.0)
     """
     if n < 4 or n % 2:
         raise ValueError(f"`n` must be an even number of at least 4, not {n!r}")
     st = _hypothesis()
-    whole = [rule(n) for rule in RULES.values()]
-    halves = [rules.composite(rule(n // 2), 2) for rule in RULES.values()]
+    whole = [make(n) for make in QUADRATURES.values()]
+    halves = [quadrature.composite(make(n // 2), 2) for make in QUADRATURES.values()]
     drawn: SearchStrategy[Quadrature] = st.sampled_from([*whole, *halves])
     return drawn
 

@@ -12,7 +12,7 @@ from jax import lax
 from xattr._backward import rewrite
 from xattr._backward.patterns import places
 from xattr._backward.patterns.places import Layer, Place
-from xattr._core import compilation, marks, trees
+from xattr._core import compilation, trees
 from xattr._program import jaxpr, running
 from xattr._recognise import affine
 from xattr._recognise.operation import Recognised
@@ -257,7 +257,7 @@ def _sum_of_products(place: Place, data: jax.Array, dtype: Any) -> Callable[[jax
     """Return the function from t to Σ x t, shaped as the weights: the gradient of Σ t wᵀx."""
     product = jax.vmap(functools.partial(_product, place), (0, None))
     # Marked as the data are, or under shard_map what comes back is summed over the mesh.
-    zeros = marks.marked(jnp.zeros(place.shape, dtype), jax.typeof(data))
+    zeros = trees.varying_like(jnp.zeros(place.shape, dtype), jax.typeof(data))
     _, back = jax.vjp(functools.partial(product, data), zeros)
 
     def total(values: jax.Array) -> jax.Array:
