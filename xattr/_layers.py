@@ -51,15 +51,18 @@ def at_layer(f: Function, layer: str) -> tuple[Function, Function]:
     >>> to_layer(x), from_layer(jnp.ones(2), x)
     (Array([3., 0.], dtype=float32), Array(-1., dtype=float32))
     """
+    check_layer(f, layer)
+    return cutting.ToLayer(f, layer), cutting.FromLayer(f, layer)
+
+
+def check_layer(f: Function, layer: str) -> None:
+    """Raise unless f can be called and `layer` is a name."""
     compilation.check_callable(f, "f")
     if not isinstance(layer, str) or not cutting.parts(layer):
         raise TypeError(
             f"`layer` must be the name of a layer, not {layer!r}: a name given by "
             f'`{cutting.NAMING}`, or a scope such as "Dense_0"'
         )
-    return functools.partial(cutting.to_layer, f, layer), functools.partial(
-        cutting.from_layer, f, layer
-    )
 
 
 def layer_gradient(f: Function, x: ArrayTree, *, layer: str, args: tuple[Any, ...] = ()) -> Array:
@@ -119,10 +122,9 @@ def layer_integrated_gradients(
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
     to_layer, from_layer = at_layer(f, layer)
-    end, start = (
-        compilation.compiled(value_kernel, to_layer)(point, args) for point in (x, baseline)
-    )
-    result: Array = kernel.path_integral(
+    value = compilation.compiled(value_kernel, to_layer)
+    end, start = value(x, args), value(baseline, args)
+    return kernel.path_integral(
         from_layer,
         paths.straight_line(baseline=start, x=end),
         quadrature=quadrature,
@@ -131,7 +133,6 @@ def layer_integrated_gradients(
         progress=progress,
         warn_above=warn_above,
     )
-    return result
 
 
 def conductance(
@@ -289,14 +290,14 @@ def value_kernel(to_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Arr
     return value
 
 
-def gradient_kernel(from_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Array:
+def gradient_kernel(f: Function, x: ArrayTree, args: tuple[Any, ...], *, layer: str) -> Array:
     """Return ∂f/∂h at h(x)."""
-    return _value_and_gradient(from_layer, x, args)[1]
+    return _value_and_gradient(f, layer, x, args)[1]
 
 
-def cam_kernel(from_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Array:
+def cam_kernel(f: Function, x: ArrayTree, args: tuple[Any, ...], *, layer: str) -> Array:
     """Return Σₖ αₖ Aᵏ, in the dtype of the layer, computed in float32 at least."""
-    value, slope = _value_and_gradient(from_layer, x, args)
+    value, slope = _value_and_gradient(f, layer, x, args)
     if not value.ndim:
         raise ValueError("Grad-CAM needs a layer with channels, but this one is a number")
     maps, slopes = trees.widen((value, slope))
@@ -306,44 +307,48 @@ def cam_kernel(from_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Arr
 
 
 def _value_and_gradient(
-    from_layer: Function, x: ArrayTree, args: tuple[Any, ...]
+    f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    cut = cutting.cut_at(*_unpacked(from_layer), x, args)
+    cut = cutting.cut_at(f, layer, x, args)
     value = cut.value(x)
     return value, jax.grad(cut.score)(value, x)
 
 
 def conductance_kernel(
-    from_layer: Function,
+    f: Function,
     ends: tuple[ArrayTree, ArrayTree],
-    quadrature: Quadrature,
+    nodes: Quadrature,
     args: tuple[Any, ...],
+    *,
+    layer: str,
 ) -> tuple[Array, Array]:
     """Return Σₖ wₖ ∂f/∂h dh/dα over the nodes of one chunk, and a zero in the dtype of h."""
-    return _path_kernel(from_layer, ends, quadrature, args, lambda velocity: velocity)
+    return _path_kernel(f, layer, ends, nodes, args, lambda velocity: velocity)
 
 
 def influence_kernel(
-    from_layer: Function,
+    f: Function,
     ends: tuple[ArrayTree, ArrayTree],
-    quadrature: Quadrature,
+    nodes: Quadrature,
     args: tuple[Any, ...],
+    *,
+    layer: str,
 ) -> tuple[Array, Array]:
     """Return Σₖ wₖ ∂f/∂h over the nodes of one chunk, and a zero in the dtype of h."""
-    return _path_kernel(from_layer, ends, quadrature, args, jnp.ones_like)
+    return _path_kernel(f, layer, ends, nodes, args, jnp.ones_like)
 
 
 def _path_kernel(
-    from_layer: Function,
+    f: Function,
+    layer: str,
     ends: tuple[ArrayTree, ArrayTree],
-    quadrature: Quadrature,
+    nodes: Quadrature,
     args: tuple[Any, ...],
     factor: Callable[[jax.Array], jax.Array],
 ) -> tuple[Array, Array]:
-    points, velocities, weights = kernel.sample_path(
-        paths.straight_line(baseline=ends[0], x=ends[1]), *quadrature
-    )
-    cut = cutting.cut_at(*_unpacked(from_layer), ends[1], args)
+    line = paths.straight_line(baseline=ends[0], x=ends[1])
+    points, velocities, weights = kernel.sample_path(line, *nodes)
+    cut = cutting.cut_at(f, layer, ends[1], args)
     value = functools.partial(jax.jvp, cut.value)
     values, changes = jax.vmap(lambda x, v: value((x,), (v,)))(points, velocities)
     samples = PathSamples((values, points), (factor(changes), velocities), weights)
@@ -353,20 +358,14 @@ def _path_kernel(
     return total, jnp.zeros((), values.dtype)
 
 
-def _unpacked(from_layer: Any) -> tuple[Function, str]:
-    """Return f and the name of the layer that `at_layer` has bound together."""
-    f, layer = from_layer.args
-    return f, layer
-
-
 def _at_layer_of(
     function: Callable[..., Any], f: Function, x: ArrayTree, layer: str, args: tuple[Any, ...]
 ) -> Array:
     """Run a kernel of one point, compiled."""
     compilation.check_args(args)
     x = trees.floating(x, "x")
-    result: Array = compilation.compiled(function, at_layer(f, layer)[1])(x, args)
-    return result
+    check_layer(f, layer)
+    return compilation.compiled(function, f, layer=layer)(x, args)
 
 
 def _along_path(
@@ -383,14 +382,13 @@ def _along_path(
     """Sum a compiled kernel over the nodes on the straight line, chunk by chunk."""
     compilation.check_args(args)
     x = trees.floating(x, "x")
+    check_layer(f, layer)
     ends = (trees.baseline_like(baseline, x), x)
     chosen = kernel.quadrature_or_default(quadrature)
-    program = compilation.compiled(function, at_layer(f, layer)[1])
+    program = compilation.compiled(function, f, layer=layer)
 
     def part(start: Any, size: int, valid: Array) -> tuple[Array, Array]:
-        nodes = kernel.nodes_of(chosen, start, size, valid)
-        result: tuple[Array, Array] = program(ends, nodes, args)
-        return result
+        return program(ends, kernel.nodes_of(chosen, start, size, valid), args)
 
     chunk_size = workload.chunk_size(chunk_size, f, x, args)
     total, form = chunks.reduce(

@@ -76,28 +76,22 @@ def deep_lift(
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
     completeness.check_option(warn_above)
-    attribute = functools.partial(_deep_lift, f, variant, on_uncovered)
-    result, numbers = compilation.compiled(deep_lift_kernel, attribute)(x, baseline, args)
+    static = {"variant": variant, "on_uncovered": on_uncovered}
+    result, numbers = compilation.compiled(deep_lift_kernel, f, **static)(x, baseline, args)
     completeness.warn(numbers, warn_above, _REMEDY)
     return result
 
 
 def deep_lift_kernel(
-    attribute: Function, x: ArrayTree, baseline: ArrayTree, args: tuple[Any, ...]
-) -> tuple[ArrayTree, tuple[Any, ...]]:
-    """Attribute with f and the options that are bound to the function, and static."""
-    result: tuple[ArrayTree, tuple[Any, ...]] = attribute(x, baseline, args)
-    return result
-
-
-def _deep_lift(
     f: Function,
-    variant: str,
-    on_uncovered: OnUncovered,
     x: ArrayTree,
     baseline: ArrayTree,
     args: tuple[Any, ...],
+    *,
+    variant: str,
+    on_uncovered: OnUncovered,
 ) -> tuple[ArrayTree, tuple[Any, ...]]:
+    """Return the attributions, and the numbers that tell whether they are complete."""
     recognised, operands = rewrite.traced(compilation.checked(f), x, args, "difference")
     if variant == "reveal_cancel":
         recognised = fused(recognised)

@@ -107,8 +107,7 @@ def ruled_gradient(
     compilation.check_args(args)
     x = trees.floating(x, "x")
     modified = rewrite.with_rules(f, composite, on_uncovered=on_uncovered)
-    result: ArrayTree = compilation.compiled(ruled_kernel, modified)(x, args)
-    return result
+    return compilation.compiled(ruled_kernel, modified)(x, args)
 
 
 def ruled_kernel(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:

@@ -56,14 +56,16 @@ def lrp(
     x = trees.floating(x, "x")
     rewrite.check_options(bias, on_uncovered)
     chosen = DEFAULT if composite is None else composite
-    modified = rewrite.with_rules(f, chosen, bias=bias, on_uncovered=on_uncovered)
-    result: ArrayTree = compilation.compiled(relevance_kernel, modified)(x, args)
-    return result
+    rewrite.check_composite(chosen)
+    static = {"composite": chosen, "bias": bias, "on_uncovered": on_uncovered}
+    return compilation.compiled(relevance_kernel, f, **static)(x, args)
 
 
-def relevance_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
+def relevance_kernel(
+    f: Function, x: ArrayTree, args: tuple[Any, ...], *, composite: Composite, **options: Any
+) -> ArrayTree:
     """Return x ⊙ ∇f(x) under the rules, and what they give to x itself."""
-    recognised, operands, settings = prepared(modified, x, args)
+    recognised, operands, settings = prepared(f, x, args, composite, **options)
     leaves, structure = jax.tree.flatten(x)
     rest = operands[len(leaves) :]
 
@@ -79,11 +81,10 @@ def relevance_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) ->
 
 
 def prepared(
-    modified: Any, x: ArrayTree, args: tuple[Any, ...]
+    f: Function, x: ArrayTree, args: tuple[Any, ...], composite: Composite, **options: Any
 ) -> tuple[Recognised, list[Any], Settings]:
-    """Return the sites, the inputs and the settings of what `rewrite.with_rules` has bound."""
-    f, composite, bias, on_uncovered = modified.args
-    settings = Settings(composite, bias, on_uncovered)
+    """Return the sites of f, its inputs, and the settings under which it is run."""
+    settings = Settings(composite, **options)
     recognised, operands = rewrite.traced(compilation.checked(f), x, args, composite.mode)
     return recognised, operands, settings._replace(bounded=_bounds_at(recognised, x, operands))
 

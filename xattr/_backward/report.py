@@ -78,17 +78,10 @@ def explain(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> Explain
     compilation.check_args(args)
     compilation.check_callable(f, "f")
     x = trees.floating(x, "x")
-    found: list[ExplainedOperation] = []
-
-    def note(x: Any, args: tuple[Any, ...]) -> Any:
-        program, _ = jaxpr.trace(compilation.checked(f), x, args, whole=False)
-        recognised = recognise(program, "relevance")
-        differences = _covered_equations(recognise(program, "difference"))
-        found.extend(_rows(recognised, differences, 0))
-        return jnp.zeros(())
-
-    jax.eval_shape(note, x, args)
-    return Explained(tuple(found))
+    forms = jax.eval_shape(lambda: (x, args))  # nothing is computed
+    program, _ = jaxpr.trace(compilation.checked(f), *forms, whole=False)
+    differences = _covered_equations(recognise(program, "difference"))
+    return Explained(tuple(_rows(recognise(program, "relevance"), differences, 0)))
 
 
 def _rows(recognised: Recognised, differences: set[Any], depth: int) -> list[ExplainedOperation]:
@@ -200,25 +193,31 @@ def relevance_report(
     compilation.check_args(args)
     x = trees.floating(x, "x")
     chosen = lrp.DEFAULT if composite is None else composite
-    modified = rewrite.with_rules(f, chosen, bias=bias, on_uncovered=on_uncovered)
-    report: RelevanceReport = compilation.compiled(report_kernel, modified)(x, args)
-    return report
+    compilation.check_callable(f, "f")
+    rewrite.check_options(bias, on_uncovered)
+    rewrite.check_composite(chosen)
+    static = {"composite": chosen, "bias": bias, "on_uncovered": on_uncovered}
+    return compilation.compiled(report_kernel, f, **static)(x, args)
 
 
-def report_kernel(modified: Function, x: ArrayTree, args: tuple[Any, ...]) -> RelevanceReport:
+def report_kernel(
+    f: Function, x: ArrayTree, args: tuple[Any, ...], *, composite: Composite, **options: Any
+) -> RelevanceReport:
     """Run the program with zeros added around every layer, and look at what comes back there."""
-    recognised, operands, settings = lrp.prepared(modified, x, args)
+    recognised, operands, settings = lrp.prepared(f, x, args, composite, **options)
     leaves = jax.tree.leaves(x)
     sites = [s for s in recognised.sites if s.is_affine and s.kind != "move"]
     taps = {site.index: _taps(site) for site in sites}
 
-    def value(taps: dict[int, Taps]) -> Any:
-        seen: dict[int, Any] = {}
+    (score,) = recognised.program.outputs
+
+    def value(taps: dict[int, Taps]) -> tuple[Any, dict[int, tuple[list[Any], Any]]]:
         probed = [Carried(leaf, None, jnp.zeros_like(leaf)) for leaf in leaves]
         rest = map(Carried, operands[len(leaves) :])
-        tapped = settings._replace(taps=taps, seen=seen)
-        (result,) = rewrite.run(recognised, [*probed, *rest], tapped)
-        return result.value, seen
+        env = rewrite.run_all(recognised, [*probed, *rest], settings._replace(taps=taps))
+        values = {v: carried.value for v, carried in env.items()}
+        seen = {s.index: ([values[v] for v in s.inputs], values[s.output]) for s in sites}
+        return values[score], seen
 
     gradients, seen = jax.grad(value, has_aux=True)(taps)
     arriving, passed_on = [], []

@@ -1,5 +1,6 @@
 """Run a traced program with backward rules: the same values, another gradient."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -48,8 +49,6 @@ class Settings(NamedTuple):
     bias: Bias = "exclude"
     on_uncovered: OnUncovered = "error"
     taps: dict[int, Taps] | None = None
-    seen: dict[int, tuple[tuple[Any, ...], Any]] | None = None
-    """Filled with the inputs and the output of the sites that are tapped."""
     bounded: Any = None
     """A function from a value of the first layers to its bounds for given bounds of x."""
 
@@ -103,6 +102,12 @@ def with_rules(
     """
     compilation.check_callable(f, "f")
     check_options(bias, on_uncovered)
+    check_composite(composite)
+    return Ruled(f, composite, bias, on_uncovered)
+
+
+def check_composite(composite: Any) -> None:
+    """Raise unless the value is a composite of rules that need no reference."""
     if not isinstance(composite, Composite):
         raise TypeError(
             f"`composite` must be a composite, but is a {type(composite).__name__}: make one with "
@@ -110,22 +115,37 @@ def with_rules(
         )
     if composite.mode == "difference":
         raise ValueError("`composite` needs a reference: use xattr.deep_lift(f, x, baseline)")
-    return functools.partial(ruled, f, composite, bias, on_uncovered)
 
 
-def ruled(
-    f: Function, composite: Composite, bias: Bias, on_uncovered: OnUncovered, x: Any, *args: Any
-) -> Any:
-    """Return f(x, *args), with the gradient of the rules."""
-    x = trees.floating(x, "x")
-    recognised, operands = traced(compilation.checked(f), x, args, composite.mode)
-    settings = Settings(composite, bias, on_uncovered)
-    (result,) = run(recognised, [Carried(o) for o in operands], settings)
-    return result.value
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ruled(compilation.Bound):
+    """f, with the gradient of the rules of a composite."""
+
+    f: Function
+    composite: Composite
+    bias: Bias
+    on_uncovered: OnUncovered
+
+    def __call__(self, x: ArrayTree, *args: Any) -> jax.Array:
+        """Return f(x, *args)."""
+        x = trees.floating(x, "x")
+        recognised, operands = traced(compilation.checked(self.f), x, args, self.composite.mode)
+        settings = Settings(self.composite, self.bias, self.on_uncovered)
+        (result,) = run(recognised, [Carried(o) for o in operands], settings)
+        return result.value
 
 
 def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings) -> list[Carried]:
-    """Run a program site by site."""
+    """Run a program site by site; return its outputs."""
+    env = run_all(recognised, operands, settings)
+    outputs = recognised.program.outputs
+    return [env[v] if isinstance(v, Value) else Carried(v.array) for v in outputs]
+
+
+def run_all(
+    recognised: Recognised, operands: Sequence[Carried], settings: Settings
+) -> dict[Value, Carried]:
+    """Run a program site by site; return all its values."""
     program = recognised.program
     env: dict[Value, Carried] = {v: Carried(c) for v, c in program.constants.items()}
     for value, carried in zip(program.inputs, operands, strict=True):
@@ -136,7 +156,7 @@ def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings)
             results = [Carried(*map(_computed_once, result)) for result in results]
         for value, carried in zip(site.outputs, results, strict=True):
             env[value] = _fit(carried, value, settings, probe=True)
-    return [env[v] if isinstance(v, Value) else Carried(v.array) for v in program.outputs]
+    return env
 
 
 def _computed_once(value: Any) -> Any:
@@ -178,8 +198,6 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
             for c, t, q in zip(inputs, taps.inputs, taps.probes, strict=True)
         )
     results = _applied(site, rule, inputs, constants, settings)
-    if taps and settings.seen is not None:
-        settings.seen[site.index] = (tuple(c.value for c in inputs), results[0].value)
     if taps:
         value, reference, probe = results[0]
         probe = None if probe is None else probe + taps.output_probe

@@ -1,4 +1,4 @@
-"""The function explained, compiled: arrays it carries are dynamic, the rest is static and weak.
+"""The function explained, compiled: its arrays become jit arguments, all else is static and weak.
 
 `jax.jit(f)` keys its cache on `f` itself. Used on a caller's function that means a compilation for
 every new `functools.partial(model, params)` and, where `f` is a static argument, one copy of its
@@ -9,6 +9,7 @@ As under `jax.jit`, what `f` reads from elsewhere (a global, an attribute, a mod
 is read when it is first traced; pass what changes through `args`.
 """
 
+import dataclasses
 import functools
 import sys
 import types
@@ -79,18 +80,24 @@ class _Plain:
         return type(other) is type(self) and self.key == other.key
 
 
-class Bound(functools.partial[Any]):
-    """A partial that equals another of the same function and arguments: as good as a function.
+class Bound:
+    """A callable whose parts are the fields of a frozen dataclass (`eq=False`): f and its options.
 
-    `jax.jit` takes an `f` that is static for a new one if it does not equal the last: a caller's
-    compiled method would be compiled again for every `functools.partial`.
+    `split` takes the fields apart. One equals another of the same parts: `jax.jit` takes a static
+    `f` for a new one if it does not equal the last, and would compile a caller's method again for
+    every call of `xattr.at_layer` or `xattr.with_rules`.
     """
 
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        arrays: list[Any] = []
+        return split(self, arrays), tuple(map(id, arrays))
+
     def __hash__(self) -> int:
-        return hash((self.func, self.args))
+        return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and (self.func, self.args) == (other.func, other.args)
+        return isinstance(other, Bound) and self._key == other._key
 
 
 class _Unflatten:
@@ -136,7 +143,10 @@ def split(part: Any, arrays: list[Any]) -> Any:
         return _Slot(len(arrays) - 1)
     if isinstance(part, _PLAIN):
         return _Plain(part)
-    if type(part) in (functools.partial, jax.tree_util.Partial, Bound):
+    if isinstance(part, Bound):
+        children = tuple(getattr(part, field.name) for field in dataclasses.fields(part))  # type: ignore[arg-type]
+        return _Node(type(part), tuple(split(child, arrays) for child in children))
+    if type(part) in (functools.partial, jax.tree_util.Partial):
         children = (part.func, tuple(part.keywords), *part.args, *part.keywords.values())
         return _Node(_bind, tuple(split(child, arrays) for child in children))
     if isinstance(part, types.MethodType):
@@ -170,20 +180,26 @@ def _watch(skeleton: Any, callback: Callable[[Any], Any]) -> Any:
 _COMPILED: OrderedDict[tuple[Callable[..., Any], Any], Callable[..., Any]] = OrderedDict()
 
 
-def compiled(function: Callable[..., Any], f: Function) -> functools.partial[Any]:
-    """Return `function(f, *operands)` under jit, compiled once for each `f` and shapes.
+def _f_and_options(f: Any, names: tuple[str, ...], *values: Any) -> tuple[Any, dict[str, Any]]:
+    return f, dict(zip(names, values, strict=True))
 
-    Arrays inside `f` (in a `functools.partial`, a `jax.tree_util.Partial`, a bound method, or a
-    module that is a pytree) are dynamic. Functions and other objects in it are static by identity,
-    and the program is forgotten when one of them is.
+
+def compiled(function: Callable[..., Any], f: Function, **static: Any) -> functools.partial[Any]:
+    """Return `function(f, *operands, **static)` under jit, compiled once for each f and shapes.
+
+    Arrays inside f and inside the static options (in a `functools.partial`, a
+    `jax.tree_util.Partial`, a bound method, or a pytree) become arguments of the program. Functions
+    and other objects are static by identity; the program is forgotten when one of them is.
     """
     check_callable(f, "f")
     arrays: list[Any] = []
-    return functools.partial(_program(function, split(f, arrays)), arrays)
+    parts = (f, tuple(static), *static.values())
+    skeleton = _Node(_f_and_options, tuple(split(part, arrays) for part in parts))
+    return functools.partial(_program(function, skeleton), arrays)
 
 
 def shapes(function: Callable[..., Any], f: Function, *operands: Any) -> Any:
-    """Return the shapes of `function(f, *operands)`, traced once for each `f` and shapes."""
+    """Return the shapes of `function(f, *operands)`, traced once for each f and shapes."""
     program = compiled(function, f)
     jitted: Any = program.func
     return jitted.eval_shape(*program.args, *operands)
@@ -232,7 +248,8 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
     @functools.wraps(function)  # the name under which compilations are counted
     def joined(arrays: list[Any], *operands: Any) -> Any:
         arrays, operands = trees.varying_alike((arrays, operands))
-        return function(join(watched, arrays), *operands)
+        f, static = join(watched, arrays)
+        return function(f, *operands, **static)
 
     del joined.__wrapped__  # jit would read the other signature
     program = _COMPILED.setdefault(key, jax.jit(joined))  # or that of a thread that was faster
@@ -320,11 +337,6 @@ def value_of(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     """Return f(x, *args), compiled."""
     value: jax.Array = compiled(function_value, f)(x, args)
     return value
-
-
-def call(f: Callable[..., Any], *operands: Any) -> Any:
-    """Call f: what `compiled` compiles where all that is static is bound to f itself."""
-    return f(*operands)
 
 
 def staged(f: Function) -> Function:

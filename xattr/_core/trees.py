@@ -108,11 +108,6 @@ def cast(leaf: jax.Array, target: Any) -> jax.Array:
     return leaf if leaf.dtype == target.dtype else leaf.astype(target.dtype)
 
 
-def dtypes_of(tree: ArrayTree) -> ArrayTree:
-    """Return a tree that holds only the dtypes of the leaves, for `cast_like`."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), tree)
-
-
 def add(left: ArrayTree, right: ArrayTree) -> ArrayTree:
     """Add two trees, leaf by leaf."""
     return jax.tree.map(jnp.add, left, right)

@@ -1,6 +1,5 @@
 """Competition for pixels: what speaks more for, or more against, a class than every other."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,27 +44,19 @@ def competitive_gradient_x_input(
     compilation.check_callable(model, "model")
     compilation.check_args(args)
     x = trees.floating(x, "x")
-    explained = functools.partial(_competition, model, chunk_size)
-    result: ArrayTree = compilation.compiled(competitive_kernel, explained)(
-        x, targets.index_of(label), args
-    )
-    return result
+    program = compilation.compiled(competitive_kernel, model, chunk_size=chunk_size)
+    return program(x, targets.index_of(label), args)
 
 
 def competitive_kernel(
-    explained: Callable[..., Any], x: ArrayTree, label: jax.Array, args: tuple[Any, ...]
-) -> ArrayTree:
-    """Return the attributions of a bound competition; its name is that of the program."""
-    return explained(x, label, args)
-
-
-def _competition(
     model: Model,
-    chunk_size: int | None,
     x: ArrayTree,
     label: jax.Array,
     args: tuple[Any, ...],
+    *,
+    chunk_size: int | None,
 ) -> ArrayTree:
+    """Let the classes compete, chunk by chunk."""
     scores, pull_back = jax.vjp(lambda x: _scores(model, x, args), x)
     classes = jnp.arange(scores.size, dtype=jnp.int32)
 

@@ -18,6 +18,8 @@ class _Moments(NamedTuple):
     number: jax.Array
     mean: ArrayTree
     deviation: ArrayTree
+    form: ArrayTree
+    """A zero for each leaf, in the dtype of the maps."""
 
 
 def smooth_grad(
@@ -49,10 +51,8 @@ def smooth_grad(
     >>> xattr.smooth_grad(lambda x: jnp.sum(w * x), jnp.array([3.0, 5.0]), jax.random.key(0))
     Array([ 1., -2.], dtype=float32)
     """
-    moments, form = _moments(
-        f, x, key, method, num_samples, noise_scale, args, chunk_size, progress
-    )
-    return trees.cast_like(moments.mean, form)
+    moments = _moments(f, x, key, method, num_samples, noise_scale, args, chunk_size, progress)
+    return trees.cast_like(moments.mean, moments.form)
 
 
 def smooth_grad_squared(
@@ -81,11 +81,9 @@ def smooth_grad_squared(
     >>> xattr.smooth_grad_squared(lambda x: jnp.sum(w * x), jnp.ones(2), jax.random.key(0))
     Array([1., 4.], dtype=float32)
     """
-    moments, form = _moments(
-        f, x, key, method, num_samples, noise_scale, args, chunk_size, progress
-    )
+    moments = _moments(f, x, key, method, num_samples, noise_scale, args, chunk_size, progress)
     squares = jax.tree.map(lambda mean, var: mean**2 + var, moments.mean, _variance(moments))
-    return trees.cast_like(squares, form)
+    return trees.cast_like(squares, moments.form)
 
 
 def var_grad(
@@ -113,10 +111,8 @@ def var_grad(
     >>> xattr.var_grad(lambda x: jnp.sum(x), jnp.array([3.0, 5.0]), jax.random.key(0))
     Array([0., 0.], dtype=float32)
     """
-    moments, form = _moments(
-        f, x, key, method, num_samples, noise_scale, args, chunk_size, progress
-    )
-    return trees.cast_like(_variance(moments), form)
+    moments = _moments(f, x, key, method, num_samples, noise_scale, args, chunk_size, progress)
+    return trees.cast_like(_variance(moments), moments.form)
 
 
 def _variance(moments: _Moments) -> ArrayTree:
@@ -133,8 +129,8 @@ def _moments(
     args: tuple[Any, ...],
     chunk_size: int | None,
     progress: Progress | None,
-) -> tuple[_Moments, ArrayTree]:
-    """Return the moments over the noise, and a tree with the dtypes of the method's result."""
+) -> _Moments:
+    """Return the moments over the noise."""
     compilation.check_args(args)
     trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
@@ -152,18 +148,12 @@ def _moments(
     def at(index: Array) -> ArrayTree:
         return method(f, _noisy(x, jax.random.fold_in(key, index), scale), args=args)
 
-    form: ArrayTree = None
-
     def part(start: Any, size: int, valid: Array) -> _Moments:
-        nonlocal form
         maps = jax.vmap(at)(chunks.take(indices, start, size))
-        form = trees.dtypes_of(maps)
-        moments: _Moments = _moments_of(maps, jnp.asarray(valid))
-        return moments
+        return _moments_of(maps, jnp.asarray(valid))
 
     chunk_size = workload.chunk_size(chunk_size, f, x, args)
-    moments = chunks.reduce(part, _merge, num_samples, chunk_size=chunk_size, progress=progress)
-    return moments, form
+    return chunks.reduce(part, _merge, num_samples, chunk_size=chunk_size, progress=progress)
 
 
 def _range(x: ArrayTree) -> jax.Array:
@@ -191,6 +181,7 @@ def _noisy(x: ArrayTree, key: PRNGKey, scale: jax.Array) -> ArrayTree:
 @jax.jit
 def _moments_of(maps: ArrayTree, valid: jax.Array) -> _Moments:
     """Return the moments of a chunk of maps, relative to its first: exact where all are equal."""
+    form = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), maps)
     maps = trees.widen(maps)
     number = jnp.sum(valid, dtype=jnp.int32)
 
@@ -202,7 +193,7 @@ def _moments_of(maps: ArrayTree, valid: jax.Array) -> _Moments:
 
     mean = jax.tree.map(mean_of, maps)
     deviation = jax.tree.map(lambda leaf, m: masked_sum((leaf - m[None]) ** 2), maps, mean)
-    return _Moments(number, mean, deviation)
+    return _Moments(number, mean, deviation, form)
 
 
 @jax.jit
@@ -220,4 +211,5 @@ def _merge(left: _Moments, right: _Moments) -> _Moments:
     apart = jax.tree.map(jnp.subtract, right.mean, left.mean)
     mean = jax.tree.map(lambda m, d: m + d * share(d), left.mean, apart)
     within = trees.add(left.deviation, right.deviation)
-    return _Moments(number, mean, trees.add(within, jax.tree.map(between, apart)))
+    deviation = trees.add(within, jax.tree.map(between, apart))
+    return _Moments(number, mean, deviation, left.form)

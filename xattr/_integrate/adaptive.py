@@ -171,11 +171,10 @@ def integrate_to_tolerance(
     trees.check_count(size, "chunk_size", ": it is the number of gradients taken together")
     operands = (jnp.asarray(atol), jnp.asarray(rtol), args)
     if chunks.is_staged():
-        return _solve(f, path, max_evaluations, size, *operands)
+        return adaptive_kernel(f, *operands, path=path, budget=max_evaluations, size=size)
     path = path if compilation.is_library_callable(path) else _anew(path)
-    problem = functools.partial(_solve, f, path, max_evaluations, size)
-    result: AdaptiveResult = compilation.compiled(compilation.call, problem)(*operands)
-    return result
+    static = {"path": path, "budget": max_evaluations, "size": size}
+    return compilation.compiled(adaptive_kernel, f, **static)(*operands)
 
 
 def _anew(path: Path) -> Path:
@@ -183,15 +182,17 @@ def _anew(path: Path) -> Path:
     return lambda alpha: path(alpha)
 
 
-def _solve(
+def adaptive_kernel(
     f: Function,
-    path: Path,
-    budget: int,
-    size: int,
     atol: Array,
     rtol: Array,
     args: tuple[Any, ...],
+    *,
+    path: Path,
+    budget: int,
+    size: int,
 ) -> AdaptiveResult:
+    """Run the whole search, as one program: at most `size` gradients together."""
     lanes = min(max(1, size // NODES), budget // NODES)
     ends = kernel.sample_path(path, jnp.arange(2.0), jnp.ones(2))
     dtype = ends.weights.dtype

@@ -86,11 +86,11 @@ def exact_quadrature(
             "call it outside jax.jit, jax.vmap and jax.grad, one example at a time, and pass the "
             "quadrature to xattr.integrated_gradients; xattr.integrate_to_tolerance can be traced"
         )
-    problem = functools.partial(_sides, f, jax.dtypes.canonicalize_dtype(np.float64).itemsize == 8)
+    x64 = jax.dtypes.canonicalize_dtype(np.float64).itemsize == 8
     args = jax.tree.map(jnp.asarray, args)  # as f sees them, before the switch to float64
     with jax.enable_x64(True):
         program = functools.partial(
-            compilation.compiled(compilation.call, problem), x, baseline, args
+            compilation.compiled(sides_kernel, f, x64=x64), x, baseline, args
         )
         ends = _ends(program, max_pieces)
     return Quadrature((ends[:-1] + ends[1:]) / 2, np.diff(ends))
@@ -230,14 +230,15 @@ class _Found(NamedTuple):
     """Whether the author of f runs it in float64."""
 
 
-def _sides(
+def sides_kernel(
     f: Function,
-    x64: bool,
     x: ArrayTree,
     baseline: ArrayTree,
     args: tuple[Any, ...],
     start: Array,
     end: Array,
+    *,
+    x64: bool,
 ) -> tuple[list[Array], dict[str, Array]]:
     """Return for every kink of f its sides at both ends of parts of the line, seen from within.
 

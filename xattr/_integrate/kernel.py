@@ -209,8 +209,13 @@ def path_integral(
 
 def _ends(path: Path) -> tuple[ArrayTree, ArrayTree]:
     """Return γ(1) and γ(0)."""
-    value = compilation.compiled_if_library(compilation.call, path)
+    value = compilation.compiled_if_library(path_value, path)
     return value(jnp.asarray(1.0)), value(jnp.asarray(0.0))
+
+
+def path_value(path: Path, alpha: Array) -> ArrayTree:
+    """Return γ(α)."""
+    return path(alpha)
 
 
 def quadrature_or_default(quadrature: Quadrature | None) -> Quadrature:

@@ -1,6 +1,7 @@
 """The program, cut at a named value: what makes the value, and what takes it."""
 
 import copy
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -44,23 +45,37 @@ class Cut(NamedTuple):
         return jnp.asarray(score)
 
 
-def to_layer(f: Function, layer: str, x: ArrayTree, *args: Any) -> jax.Array:
-    """Return the value of the layer at x."""
-    x = trees.floating(x, "x")
-    return cut_at(f, layer, x, args).value(x)
+@dataclasses.dataclass(frozen=True, eq=False)
+class ToLayer(compilation.Bound):
+    """The function from the input of f to the value of a layer."""
+
+    f: Function
+    layer: str
+
+    def __call__(self, x: ArrayTree, *args: Any) -> jax.Array:
+        """Return the value of the layer at x."""
+        x = trees.floating(x, "x")
+        return cut_at(self.f, self.layer, x, args).value(x)
 
 
-def from_layer(f: Function, layer: str, h: Any, x: ArrayTree, *args: Any) -> jax.Array:
-    """Return f(x) with h in place of the layer."""
-    x = trees.floating(x, "x")
-    h = trees.floating(h, "h")
-    cut = cut_at(f, layer, x, args)
-    if jnp.shape(h) != cut.layer.shape:
-        raise ValueError(
-            f"`h` must have the shape of the layer {layer!r}, {cut.layer.shape}, but has shape "
-            f"{jnp.shape(h)}: pass what to_layer(x) returns, or an array like it"
-        )
-    return cut.score(trees.cast(h, cut.layer), x)
+@dataclasses.dataclass(frozen=True, eq=False)
+class FromLayer(compilation.Bound):
+    """The function from the value of a layer, and the input, to f."""
+
+    f: Function
+    layer: str
+
+    def __call__(self, h: Any, x: ArrayTree, *args: Any) -> jax.Array:
+        """Return f(x) with h in place of the layer."""
+        x = trees.floating(x, "x")
+        h = trees.floating(h, "h")
+        cut = cut_at(self.f, self.layer, x, args)
+        if jnp.shape(h) != cut.layer.shape:
+            raise ValueError(
+                f"`h` must have the shape of the layer {self.layer!r}, {cut.layer.shape}, but has "
+                f"shape {jnp.shape(h)}: pass what to_layer(x) returns, or an array like it"
+            )
+        return cut.score(trees.cast(h, cut.layer), x)
 
 
 def cut_at(f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]) -> Cut:

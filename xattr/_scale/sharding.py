@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from xattr._core import chunks, compilation, deprecated, trees
 from xattr._integrate import kernel
-from xattr.types import ArrayTree, Function, Quadrature
+from xattr.types import ArrayTree, Quadrature
 
 Method = Callable[..., ArrayTree]
 """An attribution of one example: `method(*operands, **options) -> pytree`."""
@@ -98,10 +98,9 @@ def sharded(
         if plan.node_axis is None and chosen is not None:
             options["quadrature"], chosen = chosen, None
         examples, axes = batched(operands, in_axes)
-        spread = functools.partial(_spread, functools.partial(method, **options), plan, axes)
-        program = compilation.compiled(batch_attributions, spread)
-        result: ArrayTree = program(_placed(examples, plan, axes), chosen)
-        return result
+        own = functools.partial(method, **options)
+        program = compilation.compiled(batch_attributions, own, plan=plan, axes=axes)
+        return program(_placed(examples, plan, axes), chosen)
 
     return attribute
 
@@ -111,17 +110,9 @@ def vmapped(method: Method, in_axes: Any = 0) -> Callable[..., ArrayTree]:
 
     def attribute(*operands: Any) -> ArrayTree:
         examples, axes = batched(operands, in_axes)
-        mapped = functools.partial(_mapped, method, axes)
-        result: ArrayTree = compilation.compiled(batch_attributions, mapped)(examples)
-        return result
+        return compilation.compiled(batch_attributions, method, plan=None, axes=axes)(examples)
 
     return attribute
-
-
-def batch_attributions(attribute: Function, *operands: Any) -> ArrayTree:
-    """Return the attributions of a batch: the program that is compiled."""
-    result: ArrayTree = attribute(*operands)
-    return result
 
 
 def _plan(mesh: Mesh, batch_axis: str, node_axis: str) -> Plan:
@@ -140,10 +131,8 @@ def _plan(mesh: Mesh, batch_axis: str, node_axis: str) -> Plan:
             f"`mesh` has the axes {mesh.axis_names}, neither {batch_axis!r} nor {node_axis!r}: "
             "name the axes to use with `batch_axis` and `node_axis`"
         )
-    batch, step = (
-        name if mesh.shape.get(name, 1) > 1 else None for name in (batch_axis, node_axis)
-    )
-    return Plan(mesh, batch, step)
+    used = (name if mesh.shape.get(name, 1) > 1 else None for name in (batch_axis, node_axis))
+    return Plan(mesh, *used)
 
 
 def batched(operands: tuple[Any, ...], in_axes: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -220,7 +209,7 @@ def put(leaf: Any, where: Any) -> jax.Array:
 
 
 _NO_QUADRATURE = (
-    "`method` has no use for a `quadrature`, but the mesh has a step axis to spread its nodes "
+    "`method` has no use for a `quadrature`, but the mesh has a node axis to spread its nodes "
     "over: hand the option on, lambda x, **options: xattr.integrated_gradients(f, x, **options), "
     "or, for a method without a path, make the mesh without that axis"
 )
@@ -256,15 +245,16 @@ def _mapped(
     return result
 
 
-def _spread(
+def batch_attributions(
     method: Method,
-    plan: Plan,
-    axes: tuple[Any, ...],
     operands: tuple[Any, ...],
-    quadrature: Quadrature | None,
+    quadrature: Quadrature | None = None,
+    *,
+    plan: Plan | None,
+    axes: tuple[Any, ...],
 ) -> ArrayTree:
-    """Return the attributions of a batch, of which each device takes its share."""
-    if plan.batch_axis is None and plan.node_axis is None:
+    """Return the attributions of a batch, of which each device of the plan takes its share."""
+    if plan is None or (plan.batch_axis is None and plan.node_axis is None):
         return _mapped(method, axes, operands)
     plan = plan._replace(mesh=_in_context(plan))
     leaves, treedef = jax.tree.flatten(operands, is_leaf=_is_none)

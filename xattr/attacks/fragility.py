@@ -13,7 +13,7 @@ from xattr import targets
 from xattr._core import compilation, trees
 from xattr._gradients.gradient import gradient
 from xattr.targets import Model
-from xattr.types import Array, PRNGKey
+from xattr.types import Array, Method, PRNGKey
 
 __all__ = ["AttackResult", "attack_attributions", "checkerboard", "random_perturbation"]
 
@@ -146,22 +146,25 @@ def attack_attributions(
     trees.check_count(k, "k")
     if k >= pixels:
         raise ValueError(f"`k` must be below the number of pixels, {pixels}, but is {k}")
-    bound = functools.partial(_options, model, surrogate, method, objective, k, iterations)
-    run = compilation.compiled(attack_kernel, bound)
-    result: AttackResult = run(x, key, args, (epsilon, step_size, low, high))
-    return result
-
-
-def _options(*options: Any) -> tuple[Any, ...]:
-    """Hold functions and options together, for `functions.compiled`."""
-    return options
+    static = {"surrogate": surrogate, "method": method, "objective": objective, "k": k}
+    run = compilation.compiled(attack_kernel, model, **static, iterations=iterations)
+    return run(x, key, args, (epsilon, step_size, low, high))
 
 
 def attack_kernel(
-    bound: Any, x: jax.Array, key: PRNGKey, args: tuple[Any, ...], sizes: tuple[Any, ...]
+    model: Model,
+    x: jax.Array,
+    key: PRNGKey,
+    args: tuple[Any, ...],
+    sizes: tuple[Any, ...],
+    *,
+    surrogate: Model | None,
+    method: Method,
+    objective: str,
+    k: int,
+    iterations: int,
 ) -> AttackResult:
     """Run the attack and return the best iterate; memory does not grow with the iterations."""
-    model, surrogate, method, objective, k, iterations = bound()
     epsilon, step_size, low, high = sizes
     label = jnp.argmax(targets.scores_of(model, x, args))
     original = _shares(method, model, x, (label, *args))

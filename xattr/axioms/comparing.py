@@ -1,5 +1,6 @@
 """Axioms that compare attributions of two functions, layers or curves: see `xattr.axioms`."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def linearity(
     16.0
     """
     x, _, ends = gaps.ends_of(method, x, baseline)
-    mixed = compilation.Bound(_mixture, f, g)
+    mixed = _Mixture(f, g)
     whole = gaps.attributed(method, refined, mixed, x, *ends, args=(a, b, *args))
     one, other = (gaps.attributed(method, refined, h, x, *ends, args=args) for h in (f, g))
     expected = jax.tree.map(lambda p, q: _mixed(a, p, b, q), one.maps, other.maps)
@@ -165,7 +166,7 @@ def affine_scale_invariance(
     known = [trees.on_host(leaf) for leaf in jax.tree.leaves(scale)]
     if any(leaf is not None and not leaf.all() for leaf in known):
         raise ValueError("`scale` must not be 0: divide by the size of each feature's unit")
-    units = compilation.Bound(_in_other_units, f)
+    units = _InOtherUnits(f)
     moved = [jax.tree.map(lambda v, s, m: v * s + m, end, scale, shift) for end in (x, *ends)]
     before = gaps.attributed(method, refined, f, x, *ends, args=args)
     after = gaps.attributed(method, refined, units, *moved, args=(scale, shift, *args))
@@ -255,11 +256,22 @@ def _mixed(a: Any, left: jax.Array, b: Any, right: jax.Array) -> jax.Array:
     return jnp.asarray(a).astype(left.dtype) * left + jnp.asarray(b).astype(right.dtype) * right
 
 
-def _mixture(f: Function, g: Function, x: ArrayTree, a: Any, b: Any, *args: Any) -> jax.Array:
-    return _mixed(a, jnp.asarray(f(x, *args)), b, jnp.asarray(g(x, *args)))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mixture(compilation.Bound):
+    """a f + b g."""
+
+    f: Function
+    g: Function
+
+    def __call__(self, x: ArrayTree, a: Any, b: Any, *args: Any) -> jax.Array:
+        return _mixed(a, jnp.asarray(self.f(x, *args)), b, jnp.asarray(self.g(x, *args)))
 
 
-def _in_other_units(
-    f: Function, x: ArrayTree, scale: ArrayTree, shift: ArrayTree, *args: Any
-) -> Any:
-    return f(jax.tree.map(lambda z, s, m: (z - m) / s, x, scale, shift), *args)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _InOtherUnits(compilation.Bound):
+    """f of features that are given in other units."""
+
+    f: Function
+
+    def __call__(self, x: ArrayTree, scale: ArrayTree, shift: ArrayTree, *args: Any) -> Any:
+        return self.f(jax.tree.map(lambda z, s, m: (z - m) / s, x, scale, shift), *args)

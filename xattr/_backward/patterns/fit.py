@@ -120,11 +120,6 @@ class _Seen(NamedTuple):
     """The same two, 0 outside of each regime."""
 
 
-def fitted(f: Function, estimator: Estimator) -> tuple[Function, Estimator]:
-    """Hold a function and an estimator together, for `compilation.compiled`."""
-    return f, estimator
-
-
 def traced(f: Function, example: ArrayTree, args: tuple[Any, ...]) -> Recognised:
     """Return f as sites."""
     recognised, _ = rewrite.traced(compilation.checked(f), example, args, "gradient")
@@ -158,10 +153,14 @@ def example_of(batch: ArrayTree) -> ArrayTree:
 
 
 def pattern_step(
-    fitted: Any, state: list[list[_Sums]], batch: ArrayTree, args: tuple[Any, ...]
+    f: Function,
+    state: list[list[_Sums]],
+    batch: ArrayTree,
+    args: tuple[Any, ...],
+    *,
+    estimator: Estimator,
 ) -> list[list[_Sums]]:
     """Add a batch to the sums."""
-    f, estimator = fitted()
     example = jax.tree.map(lambda leaf: leaf[0], batch)
     recognised = traced(f, example, args)
     layers = places.layers_of(recognised)
@@ -262,7 +261,7 @@ def _sum_of_products(place: Place, data: jax.Array, dtype: Any) -> Callable[[jax
 
     def total(values: jax.Array) -> jax.Array:
         (found,) = back(values)
-        return found  # type: ignore[no-any-return]
+        return found
 
     return total
 
@@ -279,10 +278,14 @@ def _product(place: Place, data: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def pattern_end(
-    fitted: Any, state: list[list[_Sums]], example: ArrayTree, args: tuple[Any, ...]
+    f: Function,
+    state: list[list[_Sums]],
+    example: ArrayTree,
+    args: tuple[Any, ...],
+    *,
+    estimator: Estimator,
 ) -> dict[str, jax.Array]:
     """Return the patterns for the sums."""
-    f, estimator = fitted()
     recognised = traced(f, example, args)
     layers = places.layers_of(recognised)
     calls = _calls(recognised, layers, example, args)

@@ -83,7 +83,6 @@ def fit_patterns(
     if estimator not in ESTIMATORS:
         names = ", ".join(f'"{name}"' for name in ESTIMATORS)
         raise ValueError(f"`estimator` must be one of {names}, not {estimator!r}")
-    fitted = functools.partial(fit.fitted, f, estimator)
     example: Any = None
     state: Any = None
     for number, batch in enumerate(fit.batches(data, progress)):
@@ -92,13 +91,12 @@ def fit_patterns(
             example = fit.example_of(batch)
             state = fit.empty(f, example, args, estimator)
         jax.block_until_ready(state)  # or the host would run ahead and fill the memory
-        state = compilation.compiled(fit.pattern_step, fitted)(state, batch, args)
+        add = compilation.compiled(fit.pattern_step, f, estimator=estimator)
+        state = add(state, batch, args)
     if state is None:
         raise ValueError("`data` is empty: pass at least one batch of examples")
-    patterns: dict[str, jax.Array] = compilation.compiled(fit.pattern_end, fitted)(
-        state, example, args
-    )
-    return patterns
+    end = compilation.compiled(fit.pattern_end, f, estimator=estimator)
+    return end(state, example, args)
 
 
 def pattern_net(
@@ -180,23 +178,20 @@ def _explained(
         )
     x = trees.floating(x, "x")
     arrays = trees.floating(dict(patterns), "patterns")
-    modified = functools.partial(_options, f, attribution, on_uncovered)
-    result: ArrayTree = compilation.compiled(pattern_kernel, modified)(x, arrays, args)
-    return result
-
-
-def _options(
-    f: Function, attribution: bool, on_uncovered: OnUncovered
-) -> tuple[Function, bool, OnUncovered]:
-    """Hold a function and the options together, for `compilation.compiled`."""
-    return f, attribution, on_uncovered
+    static = {"attribution": attribution, "on_uncovered": on_uncovered}
+    return compilation.compiled(pattern_kernel, f, **static)(x, arrays, args)
 
 
 def pattern_kernel(
-    modified: Any, x: ArrayTree, patterns: dict[str, Any], args: tuple[Any, ...]
+    f: Function,
+    x: ArrayTree,
+    patterns: dict[str, Any],
+    args: tuple[Any, ...],
+    *,
+    attribution: bool,
+    on_uncovered: OnUncovered,
 ) -> ArrayTree:
     """Return what comes back from f(x) through the patterns."""
-    f, attribution, on_uncovered = modified()
     recognised = fit.traced(f, x, args)
     layers = places.layers_of(recognised)
     entries = tuple(

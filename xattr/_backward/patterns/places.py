@@ -144,7 +144,7 @@ def _back(
 
     def found(values: Any) -> list[jax.Array]:
         (moved,) = back(values)
-        return moved  # type: ignore[no-any-return]
+        return moved
 
     return found
 
