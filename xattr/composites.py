@@ -1,6 +1,6 @@
 """Composites: which rule goes to which operation of the program.
 
-A composite is an ordered list of (predicate, rule); the first predicate that holds for a site
+A composite is an ordered list of (predicate, rule); the first predicate that holds for an operation
 decides. What no predicate holds for is not covered: an error, never a silent gradient.
 """
 
@@ -14,7 +14,7 @@ import jax
 from xattr import rules
 from xattr._recognise import backward
 from xattr._recognise.backward import Backward, Rule
-from xattr._recognise.operation import KINDS, Mode, Site
+from xattr._recognise.operation import KINDS, Mode, Operation
 from xattr._recognise.recognise import is_elementwise_affine
 from xattr.types import Array
 
@@ -40,7 +40,7 @@ __all__ = [
     "preset_b_flat",
 ]
 
-Predicate: TypeAlias = Callable[[Site], bool]
+Predicate: TypeAlias = Callable[[Operation], bool]
 
 
 class Composite(NamedTuple):
@@ -49,9 +49,11 @@ class Composite(NamedTuple):
     entries: tuple[tuple[Predicate, Backward], ...]
     mode: Mode = "relevance"
 
-    def rule_for(self, site: Site) -> Rule | None:
+    def rule_for(self, operation: Operation) -> Rule | None:
         """Return the rule of the first predicate that holds, or None."""
-        return next((backward.as_rule(rule) for holds, rule in self.entries if holds(site)), None)
+        return next(
+            (backward.as_rule(rule) for holds, rule in self.entries if holds(operation)), None
+        )
 
     def __add__(self, other: Any) -> "Composite":
         """Return this composite, followed by the entries of another where none of its own holds."""
@@ -72,8 +74,8 @@ class _Predicate:
     holds: Predicate
     name: str = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, site: Site) -> bool:
-        return self.holds(site)
+    def __call__(self, operation: Operation) -> bool:
+        return self.holds(operation)
 
     def __repr__(self) -> str:
         return self.name
@@ -87,9 +89,9 @@ def _name(predicate: Predicate) -> str:
 
 
 def kind(*names: str) -> Predicate:
-    """Return the predicate: the site is of one of these kinds.
+    """Return the predicate: the operation is of one of these kinds.
 
-    True for a site if its kind, as `xattr.explain` lists it, = one of the names.
+    True for an operation if its kind, as `xattr.explain` lists it, = one of the names.
 
     Raises `ValueError` for a kind that does not exist.
 
@@ -103,11 +105,11 @@ def kind(*names: str) -> Predicate:
     return _Predicate(functools.partial(_kind, names=names), f"kind({shown})")
 
 
-def _kind(site: Site, names: tuple[str, ...]) -> bool:
-    return site.kind in names
+def _kind(operation: Operation, names: tuple[str, ...]) -> bool:
+    return operation.kind in names
 
 
-def first_layer(site: Site) -> bool:
+def first_layer(operation: Operation) -> bool:
     """Tell whether a layer sees x.
 
     True if its inputs = x, moved, scaled or shifted element by element.
@@ -115,10 +117,10 @@ def first_layer(site: Site) -> bool:
     >>> from xattr import composites, rules
     >>> flat_first = composites.compose((composites.first_layer, rules.flat()))
     """
-    return site.first
+    return operation.first
 
 
-def last_layer(site: Site) -> bool:
+def last_layer(operation: Operation) -> bool:
     """Tell whether no other layer comes after this one.
 
     True if the number of layers between its result and f's = 0; never inside a loop.
@@ -126,11 +128,11 @@ def last_layer(site: Site) -> bool:
     >>> from xattr import composites, rules
     >>> stable_last = composites.compose((composites.last_layer, rules.epsilon(0.1)))
     """
-    return site.is_layer and site.last
+    return operation.is_layer and operation.last
 
 
 def named(name: str) -> Predicate:
-    """Return the predicate: the site lies in a scope of this name.
+    """Return the predicate: the operation lies in a scope of this name.
 
     True if the name = any part of the path of scopes, as `xattr.explain` lists it: those of
     `jax.named_scope` and of flax linen's modules ("Dense_0", "block/conv").
@@ -141,14 +143,14 @@ def named(name: str) -> Predicate:
     return _Predicate(functools.partial(_named, name=name), f"named({name!r})")
 
 
-def _named(site: Site, name: str) -> bool:
-    return f"/{name}/" in f"/{site.scope}/"
+def _named(operation: Operation, name: str) -> bool:
+    return f"/{name}/" in f"/{operation.scope}/"
 
 
 def both(*predicates: Predicate) -> Predicate:
     """Return the predicate: all of these hold.
 
-    True for a site if each predicate = True for it.
+    True for an operation if each predicate = True for it.
 
     >>> from xattr import composites
     >>> first_conv = composites.both(composites.conv, composites.first_layer)
@@ -157,13 +159,13 @@ def both(*predicates: Predicate) -> Predicate:
     return _Predicate(functools.partial(_both, predicates=predicates), f"both({shown})")
 
 
-def _both(site: Site, predicates: tuple[Predicate, ...]) -> bool:
-    return all(holds(site) for holds in predicates)
+def _both(operation: Operation, predicates: tuple[Predicate, ...]) -> bool:
+    return all(holds(operation) for holds in predicates)
 
 
-def normalization_of_input(site: Site) -> bool:
-    """Tell whether a site scales and shifts each element of x."""
-    return site.sees_input and is_elementwise_affine(site)
+def normalization_of_input(operation: Operation) -> bool:
+    """Tell whether an operation scales and shifts each element of x."""
+    return operation.sees_input and is_elementwise_affine(operation)
 
 
 # Composites -------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ Source: Achtibat et al. 2024, "AttnLRP" (softmax, products, LayerNorm).
 def compose(*entries: tuple[Predicate, Backward]) -> Composite:
     """Return a relevance composite with these entries before what all composites share.
 
-    rule = that of the first predicate that holds. A predicate is a function of a site
+    rule = that of the first predicate that holds. A predicate is a function of an operation
     (`composites.dense`, `conv`, `first_layer`, `last_layer`, `named(...)`, `kind(...)`, or one of
     your own), a rule one of `xattr.rules`.
 

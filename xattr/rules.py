@@ -34,7 +34,7 @@ from xattr._core import trees
 from xattr._recognise import affine
 from xattr._recognise.affine import ratio
 from xattr._recognise.backward import Bias, Call, Cotangents, Direct, Rule, relevance_of
-from xattr._recognise.operation import Site
+from xattr._recognise.operation import Operation
 from xattr.types import Array
 
 __all__ = ["Call", "Direct", "Rule"]
@@ -60,8 +60,8 @@ def zero() -> Rule:
     return Rule(functools.partial(_epsilon, epsilon=0.0), "zero()", None, _leaves_no_bias_out)
 
 
-def _leaves_no_bias_out(site: Site, bias: Bias) -> bool:
-    return bias == "include" or not site.has_offset
+def _leaves_no_bias_out(operation: Operation, bias: Bias) -> bool:
+    return bias == "include" or not operation.has_offset
 
 
 def epsilon(epsilon: float = 1e-6) -> Rule:
@@ -129,11 +129,13 @@ def _gamma(call: Call, g: jax.Array, gamma: float) -> Cotangents:
         return plain + gamma * jnp.where(above, positive, negative)
 
     def total(inputs: Any, parts: Any) -> Any:
-        return favoured(call.linear(*inputs), *halves_by_sign(call.site, parts, call.constants))
+        return favoured(
+            call.linear(*inputs), *halves_by_sign(call.operation, parts, call.constants)
+        )
 
     parts = _parts(call)
     z, back = jax.vjp(total, call.inputs, parts)
-    c = affine.offset(call.site, call.constants)
+    c = affine.offset(call.operation, call.constants)
     if call.bias == "include" and c is not None:
         z = z + favoured(c, jnp.maximum(c, 0), jnp.minimum(c, 0))
     direct, signed = back(ratio(relevance_of(call, g), z))
@@ -181,10 +183,10 @@ def z_plus() -> Rule:
 
 def _alpha_beta(call: Call, g: jax.Array, alpha: float, beta: float) -> Cotangents:
     relevance = relevance_of(call, g)
-    c = affine.offset(call.site, call.constants) if call.bias == "include" else None
+    c = affine.offset(call.operation, call.constants) if call.bias == "include" else None
 
     def totals(parts: Any) -> tuple[Any, ...]:
-        return halves_by_sign(call.site, parts, call.constants)[: 2 if beta else 1]
+        return halves_by_sign(call.operation, parts, call.constants)[: 2 if beta else 1]
 
     z, back = jax.vjp(totals, _parts(call))
     shares = [alpha * ratio(relevance, z[0] if c is None else z[0] + jnp.maximum(c, 0))]
@@ -197,17 +199,17 @@ def _alpha_beta(call: Call, g: jax.Array, alpha: float, beta: float) -> Cotangen
 def _parts(call: Call) -> tuple[Any, ...]:
     """Return the positive and the negative part of the inputs; one part if none is negative."""
     positive = tuple(jnp.maximum(x, 0) for x in call.inputs)
-    if call.site.nonnegative:
+    if call.operation.nonnegative:
         return (positive,)
     return positive, tuple(jnp.minimum(x, 0) for x in call.inputs)
 
 
-def halves_by_sign(site: Site, parts: Any, constants: Any) -> tuple[Any, Any]:
+def halves_by_sign(operation: Operation, parts: Any, constants: Any) -> tuple[Any, Any]:
     """Return Σ c⁺ and Σ c⁻ of the contributions, from the inputs' positive and negative parts."""
-    positive, negative = affine.signed(site, parts[0], constants)
+    positive, negative = affine.signed(operation, parts[0], constants)
     if len(parts) == 1:
         return positive, negative
-    other = affine.signed(site, parts[1], constants)
+    other = affine.signed(operation, parts[1], constants)
     return positive + other[1], negative + other[0]
 
 
@@ -259,7 +261,7 @@ def w_square() -> Rule:
 
 def _by_weight(function: Callable[..., Any], call: Call, g: jax.Array) -> Cotangents:
     ones = tuple(jnp.ones_like(x) for x in call.inputs)
-    total, back = jax.vjp(lambda *inputs: function(call.site, inputs, call.constants), *ones)
+    total, back = jax.vjp(lambda *inputs: function(call.operation, inputs, call.constants), *ones)
     return Direct(tuple(back(ratio(relevance_of(call, g), total))))
 
 
@@ -288,8 +290,8 @@ def _z_box(call: Call, g: jax.Array) -> Cotangents:
     lows, highs = call.bounds
 
     def total(inputs: Any, lows: Any, highs: Any) -> Any:
-        above, _ = affine.signed(call.site, lows, call.constants)
-        _, below = affine.signed(call.site, highs, call.constants)
+        above, _ = affine.signed(call.operation, lows, call.constants)
+        _, below = affine.signed(call.operation, highs, call.constants)
         return call.linear(*inputs) - above - below
 
     z, back = jax.vjp(total, call.inputs, lows, highs)

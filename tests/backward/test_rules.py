@@ -245,8 +245,8 @@ def _named(x):
 
 
 def _rules_of(composite, f=_named, x=(1.0, 2.0)):
-    operations = xattr._backward.rewrite.traced(f, jnp.array(x), (), "relevance")[0].sites
-    return [composite.rule_for(site) for site in operations if site.is_layer]
+    operations = xattr._backward.rewrite.traced(f, jnp.array(x), (), "relevance")[0].operations
+    return [composite.rule_for(operation) for operation in operations if operation.is_layer]
 
 
 def test_first_match_wins():

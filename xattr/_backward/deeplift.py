@@ -4,6 +4,7 @@ The program runs on pairs (value, value at the reference). Every operation satis
 Δy = Σᵢ mᵢ Δxᵢ with its own multipliers m, so completeness holds for the whole.
 """
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from xattr._recognise import affine, backward
 from xattr._recognise.affine import ratio
 from xattr._recognise.backward import Call, Cotangents
 from xattr._recognise.elementwise import RECTIFIERS
-from xattr._recognise.operation import Recognised, Site
+from xattr._recognise.operation import Operation, Recognised
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rules import halves_by_sign, merged_by_sign
 from xattr.types import ArrayTree, Function
@@ -133,11 +134,11 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     derivative half way, which differs from it by the third order.
     """
     step = _step(x, reference)
-    if call.site.kind in RECTIFIERS or not call.site.smooth:
+    if call.operation.kind in RECTIFIERS or not call.operation.smooth:
         near, at = step == 0, x
     else:
         scale = jnp.minimum(jnp.abs(x), jnp.abs(reference))
-        scale = scale if call.site.kind == "power" else 1 + scale
+        scale = scale if call.operation.kind == "power" else 1 + scale
         near = jnp.abs(step) <= float(np.cbrt(float(jnp.finfo(x.dtype).eps))) * scale  # type: ignore[no-untyped-call]
         at = (x + reference) / 2
     slope = _derivative(call, at)
@@ -151,8 +152,8 @@ def _step(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _derivative(call: Call, at: jax.Array) -> jax.Array:
-    if call.site.kind in RECTIFIERS:
-        return backward.rectifier_slope(call.site, at)
+    if call.operation.kind in RECTIFIERS:
+        return backward.rectifier_slope(call.operation, at)
     return backward.slope_of(call, at)
 
 
@@ -161,8 +162,8 @@ def share_product(call: Call, g: jax.Array) -> Cotangents:
 
     A factor that is one over another value, as the 1/√variance of a normalizer, makes a quotient.
     """
-    if call.site.inverse is not None:
-        return _share_inverse(call, g, call.site.inverse)
+    if call.operation.inverse is not None:
+        return _share_inverse(call, g, call.operation.inverse)
     middle = [(x + r) / 2 for x, r in zip(call.inputs, _references(call), strict=True)]
     _, back = jax.vjp(call.plain, *middle)
     gradients: Cotangents = back(g)
@@ -214,10 +215,10 @@ def share_softmax(call: Call, g: jax.Array) -> Cotangents:
     ΔL = Σⱼ κⱼ Δxⱼ / Σⱼ κⱼ. The same for any shift of x, and no large numbers cancel.
     """
     (x,), (reference,) = call.inputs, _references(call)
-    axes, kind = call.site.axes, call.site.kind
+    axes, kind = call.operation.axes, call.operation.kind
     total = functools.partial(jnp.sum, axis=axes, keepdims=True)
     ends = ((x, call.output), (reference, call.reference_output))
-    logs, chances = zip(*(_logs(call.site, *end) for end in ends), strict=True)
+    logs, chances = zip(*(_logs(call.operation, *end) for end in ends), strict=True)
     mean = _logarithmic_mean(chances, logs)
     of_total = mean / total(mean)
     if kind == "logsumexp":
@@ -227,16 +228,16 @@ def share_softmax(call: Call, g: jax.Array) -> Cotangents:
     return [mean * g - of_total * total(mean * g)]
 
 
-def _logs(site: Site, x: jax.Array, result: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _logs(operation: Operation, x: jax.Array, result: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return log p and p, where `result` is p, log p or L."""
-    if site.kind == "softmax":  # x − log p is L wherever p is not masked: p has not its digits
+    if operation.kind == "softmax":  # x − log p is L wherever p is not masked: p has not its digits
         some = result > 0
         totals = x - jnp.log(jnp.where(some, result, jnp.ones_like(result)))
         shares = jnp.where(some, result * totals, jnp.zeros_like(x))
-        return x - jnp.sum(shares, site.axes, keepdims=True), result
-    if site.kind == "logsumexp":
-        kept = [n for i, n in enumerate(x.shape) if i not in site.axes]
-        result = x - jnp.expand_dims(jnp.reshape(result, kept), site.axes)
+        return x - jnp.sum(shares, operation.axes, keepdims=True), result
+    if operation.kind == "logsumexp":
+        kept = [n for i, n in enumerate(x.shape) if i not in operation.axes]
+        result = x - jnp.expand_dims(jnp.reshape(result, kept), operation.axes)
     return result, jnp.exp(result)
 
 
@@ -258,7 +259,7 @@ def share_selection(call: Call, g: jax.Array) -> Cotangents:
     """
     references = _references(call)
     change = _step(call.output, call.reference_output)
-    rising = change >= 0 if call.site.selects_largest else change <= 0
+    rising = change >= 0 if call.operation.selects_largest else change <= 0
     zero = jnp.zeros_like(change)
     _, back = jax.vjp(call.plain, *call.inputs)
     _, back_reference = jax.vjp(call.plain, *references)
@@ -284,11 +285,11 @@ def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
     Δy⁺ = ½ (f(z'+Δz⁺) − f(z')) + ½ (f(z'+Δz⁺+Δz⁻) − f(z'+Δz⁻)), Δy⁻ likewise; contributions to
     Δz⁺ get Δy⁺/Δz⁺. Source: Shrikumar et al. 2017, §3.5.2.
     """
-    layer, activation = call.site.parts
+    layer, activation = call.operation.parts
     references = _references(call)
-    within = dict(zip(call.site.constants, call.constants, strict=True))
+    within = dict(zip(call.operation.constants, call.constants, strict=True))
     constants, of_activation = (
-        tuple(within[v] for v in site.constants) for site in (layer, activation)
+        tuple(within[v] for v in operation.constants) for operation in (layer, activation)
     )
     steps = tuple(x - r for x, r in zip(call.inputs, references, strict=True))
 
@@ -312,16 +313,16 @@ def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
     return merged_by_sign(steps, gradients)
 
 
-def _can_select(site: Site) -> bool:
-    return site.kind == "max" and site.selects
+def _can_select(operation: Operation) -> bool:
+    return operation.kind == "max" and operation.selects
 
 
-def _is_modulus(site: Site) -> bool:
-    return site.kind == "complex" and site.main.primitive is p.abs_p
+def _is_modulus(operation: Operation) -> bool:
+    return operation.kind == "complex" and operation.main.primitive is p.abs_p
 
 
-def _shifts(site: Site) -> bool:
-    return site.kind == "stop_gradient" and site.is_largest
+def _shifts(operation: Operation) -> bool:
+    return operation.kind == "stop_gradient" and operation.is_largest
 
 
 RULES = Composite(
@@ -341,35 +342,34 @@ RULES = Composite(
 
 
 def fused(recognised: Recognised) -> Recognised:
-    """Join every affine site whose consumers are activations to each of them."""
-    users: dict[Value, list[Site]] = {}
-    for site in recognised.sites:
-        for value in (*site.inputs, *site.constants):
-            users.setdefault(value, []).append(site)
+    """Join every affine operation whose consumers are activations to each of them."""
+    users: dict[Value, list[Operation]] = {}
+    for operation in recognised.operations:
+        for value in (*operation.inputs, *operation.constants):
+            users.setdefault(value, []).append(operation)
     results = {v for v in recognised.program.outputs if isinstance(v, Value)}
     layers = {
-        site.output: site
-        for site in recognised.sites
-        if site.kind in ("dense", "conv", "sum", "scale")
-        and site.output not in results
-        and all(user.kind in _ACTIVATIONS for user in users.get(site.output, []))
+        operation.output: operation
+        for operation in recognised.operations
+        if operation.kind in ("dense", "conv", "sum", "scale")
+        and operation.output not in results
+        and all(user.kind in _ACTIVATIONS for user in users.get(operation.output, []))
     }
-    sites = []
-    for site in recognised.sites:
-        site.bodies = [fused(body) for body in site.bodies]
-        if site.kind in _ACTIVATIONS and site.inputs[0] in layers:
-            sites.append(_joined(layers[site.inputs[0]], site))
-        elif not (site.outputs and site.output in layers):
-            sites.append(site)
-    return Recognised(recognised.program, sites)
+    operations = []
+    for operation in recognised.operations:
+        if operation.kind in _ACTIVATIONS and operation.inputs[0] in layers:
+            operations.append(_joined(layers[operation.inputs[0]], operation))
+        elif not (operation.outputs and operation.output in layers):
+            bodies = [fused(body) for body in operation.bodies]
+            operations.append(dataclasses.replace(operation, bodies=bodies))
+    return Recognised(recognised.program, operations)
 
 
 _ACTIVATIONS = frozenset({"relu", "relu6", "leaky_relu", "activation", "power"})
 
 
-def _joined(layer: Site, activation: Site) -> Site:
+def _joined(layer: Operation, activation: Operation) -> Operation:
     constants = [*dict.fromkeys([*layer.constants, *activation.constants])]
     equations = [*layer.equations, *activation.equations]
-    joined = Site(REVEALED, equations, layer.inputs, constants, activation.outputs)
-    joined.parts = (layer, activation)
-    return joined
+    parts = (layer, activation)
+    return Operation(REVEALED, equations, layer.inputs, constants, activation.outputs, parts=parts)

@@ -11,14 +11,14 @@ from xattr._core import compilation, trees
 from xattr._recognise import backward
 from xattr._recognise.backward import Backward, Call, Cotangents
 from xattr._recognise.elementwise import RECTIFIERS
-from xattr._recognise.operation import Site
+from xattr._recognise.operation import Operation
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.types import ArrayTree, Function
 
 
 def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
     """Pass the signal where it is positive and the unit was active."""
-    slope = backward.rectifier_slope(call.site, call.inputs[0])
+    slope = backward.rectifier_slope(call.operation, call.inputs[0])
     return [trees.product(slope, jnp.maximum(g, 0))]
 
 
@@ -47,8 +47,8 @@ _SMOOTH = kind(
 )
 
 
-def _is_smooth(site: Site) -> bool:
-    return _SMOOTH(site) and site.choice is None
+def _is_smooth(operation: Operation) -> bool:
+    return _SMOOTH(operation) and operation.choice is None
 
 
 GUIDED = _of_rectifiers(guided_rectifier)

@@ -12,7 +12,7 @@ from xattr._backward.rewrite import Carried, OnUncovered, Settings
 from xattr._core import compilation, trees
 from xattr._recognise import affine
 from xattr._recognise.backward import Bias
-from xattr._recognise.operation import Recognised, Site
+from xattr._recognise.operation import Operation, Recognised
 from xattr.composites import Composite
 from xattr.types import Array, ArrayTree, Function
 
@@ -83,7 +83,7 @@ def relevance_kernel(
 def prepared(
     f: Function, x: ArrayTree, args: tuple[Any, ...], composite: Composite, **options: Any
 ) -> tuple[Recognised, list[Any], Settings]:
-    """Return the sites of f, its inputs, and the settings under which it is run."""
+    """Return the operations of f, its inputs, and the settings under which it is run."""
     settings = Settings(composite, **options)
     recognised, operands = rewrite.traced(compilation.checked(f), x, args, composite.mode)
     return recognised, operands, settings._replace(bounded=_bounds_at(recognised, x, operands))
@@ -91,30 +91,30 @@ def prepared(
 
 def _bounds_at(
     recognised: Recognised, x: ArrayTree, operands: Sequence[Any]
-) -> Callable[[Site, Any], list[Any]]:
-    """Return the function from a site and bounds of x to those of the site's inputs."""
+) -> Callable[[Operation, Any], list[Any]]:
+    """Return the function from an operation and bounds of x to those of the operation's inputs."""
     leaves = jax.tree.leaves(x)
     program = recognised.program
 
-    def bounded(site: Site, bound: Any) -> list[Any]:
-        if site not in recognised.sites:
-            raise ValueError(f"rules.z_box cannot be used inside a loop: {site.describe()}")
+    def bounded(operation: Operation, bound: Any) -> list[Any]:
+        if operation not in recognised.operations:
+            raise ValueError(f"rules.z_box cannot be used inside a loop: {operation.describe()}")
         env: dict[Any, Any] = {
             **program.constants,
             **dict(zip(program.inputs, operands, strict=True)),
         }
         for value, leaf in zip(program.inputs, leaves, strict=False):
             env[value] = jnp.broadcast_to(jnp.asarray(bound, leaf.dtype), leaf.shape)
-        for each in recognised.sites:
+        for each in recognised.operations:
             if each.moves_input or each.kind == "constant":
                 inputs = [env[v] for v in (*each.inputs, *each.constants)]
                 count = len(each.inputs)
                 results = affine.apply(each, inputs[:count], inputs[count:])
                 listed = results if len(each.outputs) > 1 else [results]
                 env.update(zip(each.outputs, listed, strict=True))
-            if each is site:
+            if each is operation:
                 break
-        return [env[v] for v in site.inputs]
+        return [env[v] for v in operation.inputs]
 
     return bounded
 

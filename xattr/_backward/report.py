@@ -12,7 +12,7 @@ from xattr._backward.rewrite import Carried, OnUncovered, Taps
 from xattr._core import compilation, trees
 from xattr._program import jaxpr
 from xattr._recognise.backward import Bias
-from xattr._recognise.operation import KINDS, Recognised, Site
+from xattr._recognise.operation import KINDS, Operation, Recognised
 from xattr._recognise.recognise import recognise
 from xattr.composites import Composite
 from xattr.types import ArrayTree, Function
@@ -86,54 +86,56 @@ def explain(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> Explain
 
 def _rows(recognised: Recognised, differences: set[Any], depth: int) -> list[ExplainedOperation]:
     rows = []
-    for site in recognised.sites:
-        if site.kind == "constant":
+    for operation in recognised.operations:
+        if operation.kind == "constant":
             continue
-        rows.append(_row(site, differences, depth))
-        for body in site.bodies:
+        rows.append(_row(operation, differences, depth))
+        for body in operation.bodies:
             rows += _rows(body, differences, depth + 1)
     return rows
 
 
-def _row(site: Site, differences: set[Any], depth: int) -> ExplainedOperation:
-    names = [e.name for e in site.equations]
-    flags = [name for name, flag in (("first", site.first), ("last", site.last)) if flag]
-    shapes = f"{', '.join(map(str, site.inputs or site.constants))} -> {site.outputs[0]}"
+def _row(operation: Operation, differences: set[Any], depth: int) -> ExplainedOperation:
+    names = [e.name for e in operation.equations]
+    flags = [name for name, flag in (("first", operation.first), ("last", operation.last)) if flag]
+    shapes = (
+        f"{', '.join(map(str, operation.inputs or operation.constants))} -> {operation.outputs[0]}"
+    )
     return ExplainedOperation(
-        site.kind,
+        operation.kind,
         " ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]]),
         shapes,
-        site.scope,
-        site.main.source,
-        ", ".join(flags) if site.is_layer else "",
-        _covered(site, differences),
+        operation.scope,
+        operation.main.source,
+        ", ".join(flags) if operation.is_layer else "",
+        _covered(operation, differences),
         depth,
     )
 
 
-def _covered(site: Site, differences: set[Any]) -> tuple[str, ...]:
-    free = site.kind in ("move", "constant", "control")
+def _covered(operation: Operation, differences: set[Any]) -> tuple[str, ...]:
+    free = operation.kind in ("move", "constant", "control")
     composites = {
         "guided": guided.GUIDED,
         "lrp": lrp.DEFAULT,
         "patterns": Composite(methods.BASE, "gradient"),
     }
-    names = {n for n, c in composites.items() if free or c.rule_for(site) is not None}
-    if site.is_layer:
+    names = {n for n, c in composites.items() if free or c.rule_for(operation) is not None}
+    if operation.is_layer:
         names.add("patterns")
-    if all(e in differences for e in site.equations):
+    if all(e in differences for e in operation.equations):
         names.add("deep_lift")
     return tuple(name for name in _FAMILIES if name in names)
 
 
 def _covered_equations(recognised: Recognised) -> set[Any]:
     """Return the equations that DeepLIFT covers."""
-    covered = set()
-    for site in recognised.sites:
-        free = site.kind in ("move", "constant", "control")
-        if free or deeplift.RULES.rule_for(site) is not None:
-            covered.update(site.equations)
-        for body in site.bodies:
+    covered: set[Any] = set()
+    for operation in recognised.operations:
+        free = operation.kind in ("move", "constant", "control")
+        if free or deeplift.RULES.rule_for(operation) is not None:
+            covered.update(operation.equations)
+        for body in operation.bodies:
             covered |= _covered_equations(body)
     return covered
 
@@ -206,8 +208,8 @@ def report_kernel(
     """Run the program with zeros added around every layer, and look at what comes back there."""
     recognised, operands, settings = lrp.prepared(f, x, args, composite, **options)
     leaves = jax.tree.leaves(x)
-    sites = [s for s in recognised.sites if s.is_affine and s.kind != "move"]
-    taps = {site.index: _taps(site) for site in sites}
+    operations = [s for s in recognised.operations if s.is_affine and s.kind != "move"]
+    taps = {operation.index: _taps(operation) for operation in operations}
 
     (score,) = recognised.program.outputs
 
@@ -216,26 +218,26 @@ def report_kernel(
         rest = map(Carried, operands[len(leaves) :])
         env = rewrite.run_all(recognised, [*probed, *rest], settings._replace(taps=taps))
         values = {v: carried.value for v, carried in env.items()}
-        seen = {s.index: ([values[v] for v in s.inputs], values[s.output]) for s in sites}
+        seen = {s.index: ([values[v] for v in s.inputs], values[s.output]) for s in operations}
         return values[score], seen
 
     gradients, seen = jax.grad(value, has_aux=True)(taps)
     arriving, passed_on = [], []
-    for site in sites:
-        inputs, output = seen[site.index]
-        tap = gradients[site.index]
+    for operation in operations:
+        inputs, output = seen[operation.index]
+        tap = gradients[operation.index]
         arriving.append(trees.total([output * tap.output, tap.output_probe]))
         products = [a * g for a, g in zip(inputs, tap.inputs, strict=True)]
         passed_on.append(trees.total([*products, *tap.probes]))
     came, went = (jnp.stack(sums) if sums else jnp.zeros(0) for sums in (arriving, passed_on))
-    return RelevanceReport(tuple(map(_label, sites)), came, went, came - went)
+    return RelevanceReport(tuple(map(_label, operations)), came, went, came - went)
 
 
-def _taps(site: Site) -> Taps:
-    zeros = tuple(value.full(0) for value in site.inputs)
-    zero = site.output.full(0)
+def _taps(operation: Operation) -> Taps:
+    zeros = tuple(value.full(0) for value in operation.inputs)
+    zero = operation.output.full(0)
     return Taps(zeros, zeros, zero, zero)
 
 
-def _label(site: Site) -> str:
-    return f"{site.index} {site.kind} {site.scope or site.main.source}"
+def _label(operation: Operation) -> str:
+    return f"{operation.index} {operation.kind} {operation.scope or operation.main.source}"

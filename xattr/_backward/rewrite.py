@@ -14,7 +14,7 @@ from xattr._program import jaxpr
 from xattr._program.jaxpr import Value, p
 from xattr._recognise import affine, backward
 from xattr._recognise.backward import Bias, Call, Direct, Rule
-from xattr._recognise.operation import Mode, Recognised, Site
+from xattr._recognise.operation import Mode, Operation, Recognised
 from xattr._recognise.recognise import recognise
 from xattr.composites import Composite
 from xattr.types import ArrayTree, Function, UncoveredPrimitiveError
@@ -34,7 +34,7 @@ class Carried(NamedTuple):
 
 
 class Taps(NamedTuple):
-    """Zeros added at the inputs and the output of a site, to see what goes back there."""
+    """Zeros added at the inputs and the output of an operation, to see what goes back there."""
 
     inputs: tuple[Any, ...]
     probes: tuple[Any, ...]
@@ -61,7 +61,7 @@ class Settings(NamedTuple):
 def traced(
     f: Function, x: ArrayTree, args: tuple[Any, ...], mode: Any
 ) -> tuple[Recognised, list[Any]]:
-    """Return f as sites, and its inputs as a list."""
+    """Return f as operations, and its inputs as a list."""
     program, operands = jaxpr.trace(f, x, args, whole=mode == "gradient")
     return recognise(program, mode), operands
 
@@ -136,7 +136,7 @@ class Ruled(compilation.Bound):
 
 
 def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings) -> list[Carried]:
-    """Run a program site by site; return its outputs."""
+    """Run a program operation by operation; return its outputs."""
     env = run_all(recognised, operands, settings)
     outputs = recognised.program.outputs
     return [env[v] if isinstance(v, Value) else Carried(v.array) for v in outputs]
@@ -145,16 +145,16 @@ def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings)
 def run_all(
     recognised: Recognised, operands: Sequence[Carried], settings: Settings
 ) -> dict[Value, Carried]:
-    """Run a program site by site; return all its values."""
+    """Run a program operation by operation; return all its values."""
     program = recognised.program
     env: dict[Value, Carried] = {v: Carried(c) for v, c in program.constants.items()}
     for value, carried in zip(program.inputs, operands, strict=True):
         env[value] = _fit(carried, value, settings, probe=True)
-    for site in recognised.sites:
-        results = _site(site, env, settings)
-        if site.branches:
+    for operation in recognised.operations:
+        results = _results_of(operation, env, settings)
+        if operation.branches:
             results = [Carried(*map(_computed_once, result)) for result in results]
-        for value, carried in zip(site.outputs, results, strict=True):
+        for value, carried in zip(operation.outputs, results, strict=True):
             env[value] = _fit(carried, value, settings, probe=True)
     return env
 
@@ -181,23 +181,25 @@ def _fit(carried: Carried, value: Value, settings: Settings, probe: bool) -> Car
     return Carried(carried.value, reference, carried.probe if probe else None)
 
 
-def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Carried]:
-    if site.kind == "control":
-        return _control(site, env, settings)
-    inputs = tuple(env[v] for v in site.inputs)
-    constants = tuple(env[v] for v in site.constants)
-    rule = None if site.kind == "constant" else settings.composite.rule_for(site)
-    if rule is None and site.kind not in ("constant", "move"):
+def _results_of(
+    operation: Operation, env: dict[Value, Carried], settings: Settings
+) -> list[Carried]:
+    if operation.kind == "control":
+        return _control(operation, env, settings)
+    inputs = tuple(env[v] for v in operation.inputs)
+    constants = tuple(env[v] for v in operation.constants)
+    rule = None if operation.kind == "constant" else settings.composite.rule_for(operation)
+    if rule is None and operation.kind not in ("constant", "move"):
         if settings.on_uncovered == "error":
-            raise UncoveredPrimitiveError(_uncovered(site, settings.composite.mode))
+            raise UncoveredPrimitiveError(_uncovered(operation, settings.composite.mode))
         rule = backward.gradient
-    taps = (settings.taps or {}).get(site.index)
+    taps = (settings.taps or {}).get(operation.index)
     if taps:
         inputs = tuple(
             Carried(c.value + t, c.reference, None if c.probe is None else c.probe + q)
             for c, t, q in zip(inputs, taps.inputs, taps.probes, strict=True)
         )
-    results = _applied(site, rule, inputs, constants, settings)
+    results = _applied(operation, rule, inputs, constants, settings)
     if taps:
         value, reference, probe = results[0]
         probe = None if probe is None else probe + taps.output_probe
@@ -205,18 +207,20 @@ def _site(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Car
     return results
 
 
-def _uncovered(site: Site, mode: Mode) -> str:
-    reason = _NO_GRADIENT.get(site.main.name)
+def _uncovered(operation: Operation, mode: Mode) -> str:
+    reason = _NO_GRADIENT.get(operation.main.name)
     if reason is not None:
-        return f"no rule covers {site.describe()}: {reason}"
-    if site.choice is not None:
-        made = Site("other", [site.choice], site.choice.dependents, [], site.choice.outputs)
+        return f"no rule covers {operation.describe()}: {reason}"
+    if operation.choice is not None:
+        made = Operation(
+            "other", [operation.choice], operation.choice.dependents, [], operation.choice.outputs
+        )
         return (
-            f"no rule covers {site.describe()}: it depends on x through {made.describe()}, a "
+            f"no rule covers {operation.describe()}: it depends on x through {made.describe()}, a "
             "choice, which has no share in f that could go back to x; leave the choice out of f, "
             "or pass on_uncovered='gradient' to take it for a constant"
         )
-    what = f"no rule covers {site.describe()}, {_WHAT.get(site.kind, site.kind)}"
+    what = f"no rule covers {operation.describe()}, {_WHAT.get(operation.kind, operation.kind)}"
     return f"{what}: {_REMEDY[mode]}pass on_uncovered='gradient' to take its gradient"
 
 
@@ -233,7 +237,7 @@ _WHAT = {"other": "an operation without a rule", "activation": "an activation th
 
 
 def _applied(
-    site: Site,
+    operation: Operation,
     rule: Rule | None,
     inputs: tuple[Carried, ...],
     constants: tuple[Carried, ...],
@@ -242,85 +246,89 @@ def _applied(
     values = tuple(c.value for c in inputs)
     fixed = tuple(c.value for c in constants)
     references = None
-    reference_outputs: list[Any] = [None] * len(site.outputs)
+    reference_outputs: list[Any] = [None] * len(operation.outputs)
     if settings.paired:
         references = tuple(c.value if c.reference is None else c.reference for c in inputs)
         others = tuple(c.value if c.reference is None else c.reference for c in constants)
-        reference_outputs = _listed(affine.apply(site, references, others), site)
+        reference_outputs = _listed(affine.apply(operation, references, others), operation)
     if rule is backward.share_largest:
         (value,), (reference,) = values, references or values
         shared = lax.stop_gradient(jnp.maximum(value, reference))
         return [Carried(shared, shared)]
-    probes = _probes(site, inputs, fixed)
-    if rule is None or rule.is_own_gradient(site, settings.bias):
-        outputs = _listed(affine.apply(site, values, fixed), site)
+    probes = _probes(operation, inputs, fixed)
+    if rule is None or rule.is_own_gradient(operation, settings.bias):
+        outputs = _listed(affine.apply(operation, values, fixed), operation)
     elif rule is backward.constant:
-        outputs = [lax.stop_gradient(o) for o in _listed(affine.apply(site, values, fixed), site)]
+        outputs = [
+            lax.stop_gradient(o) for o in _listed(affine.apply(operation, values, fixed), operation)
+        ]
     else:
         at_reference = (references, reference_outputs[0])
-        outputs = [_claimed(site, rule, inputs, fixed, at_reference, settings)]
+        outputs = [_claimed(operation, rule, inputs, fixed, at_reference, settings)]
     return [Carried(*each) for each in zip(outputs, reference_outputs, probes, strict=True)]
 
 
-def _listed(result: Any, site: Site) -> list[Any]:
-    return result if len(site.outputs) > 1 else [result]
+def _listed(result: Any, operation: Operation) -> list[Any]:
+    return result if len(operation.outputs) > 1 else [result]
 
 
-def _probes(site: Site, inputs: tuple[Carried, ...], constants: tuple[Any, ...]) -> list[Any]:
+def _probes(
+    operation: Operation, inputs: tuple[Carried, ...], constants: tuple[Any, ...]
+) -> list[Any]:
     """Move the probes of x along with it."""
-    nothing: list[Any] = [None] * len(site.outputs)
+    nothing: list[Any] = [None] * len(operation.outputs)
     probes = [c.probe for c in inputs]
-    if not probes or any(probe is None for probe in probes) or not site.moves_input:
+    if not probes or any(probe is None for probe in probes) or not operation.moves_input:
         return nothing
-    if len(site.outputs) > 1:
-        return _listed(affine.apply(site, probes, constants), site)
-    moved = affine.linear if site.resamples else affine.passed
-    return [moved(site, probes, constants)]
+    if len(operation.outputs) > 1:
+        return _listed(affine.apply(operation, probes, constants), operation)
+    moved = affine.linear if operation.resamples else affine.passed
+    return [moved(operation, probes, constants)]
 
 
 def _claimed(
-    site: Site,
+    operation: Operation,
     rule: Rule,
     inputs: tuple[Carried, ...],
     constants: tuple[Any, ...],
     at_reference: tuple[Any, Any],
     settings: Settings,
 ) -> Any:
-    """Run a site so that its gradient is the rule's.
+    """Run an operation so that its gradient is the rule's.
 
     Every array goes in as an argument: what a `custom_vjp` closes over leaks.
     """
     bounds = None
     if rule.bounds is not None:
-        _check_sees_input(site, rule)
-        bounds = _bounds(site, rule.bounds, settings)
+        _check_sees_input(operation, rule)
+        bounds = _bounds(operation, rule.bounds, settings)
     arrays: list[Any] = []
     skeleton = compilation.split(rule.backward, arrays)
-    with_probes = site.sees_input and all(c.probe is not None for c in inputs)
+    with_probes = operation.sees_input and all(c.probe is not None for c in inputs)
     probes = tuple(c.probe for c in inputs) if with_probes else None
 
     @jax.custom_vjp
-    def operation(values: Any, probes: Any, constants: Any, extra: Any) -> Any:
-        return affine.apply(site, values, constants)
+    def claimed(values: Any, probes: Any, constants: Any, extra: Any) -> Any:
+        return affine.apply(operation, values, constants)
 
     def forward(values: Any, probes: Any, constants: Any, extra: Any) -> Any:
-        output = affine.apply(site, values, constants)
+        output = affine.apply(operation, values, constants)
         return output, (values, constants, extra, output)
 
     def backward(saved: Any, g: Any) -> Any:
         values, constants, (at_reference, bounds, arrays), output = saved
         around = (*at_reference, bounds)
-        call = Call(site, values, constants, output, settings.bias, *around)
+        call = Call(operation, values, constants, output, settings.bias, *around)
         found = compilation.join(skeleton, arrays)(call, g)
         if isinstance(found, Direct):
-            _check_sees_input(site, rule)
+            _check_sees_input(operation, rule)
         gradients, relevances = _in_both_forms(found, values, with_probes)
         gradients = tuple(trees.cast(a, b) for a, b in zip(gradients, values, strict=True))
         return gradients, relevances, None, None
 
-    operation.defvjp(forward, backward)
+    claimed.defvjp(forward, backward)
     values = tuple(c.value for c in inputs)
-    return operation(values, probes, constants, (at_reference, bounds, arrays))
+    return claimed(values, probes, constants, (at_reference, bounds, arrays))
 
 
 def _in_both_forms(found: Any, values: Any, with_probes: bool) -> tuple[Any, Any]:
@@ -332,19 +340,19 @@ def _in_both_forms(found: Any, values: Any, with_probes: bool) -> tuple[Any, Any
     return tuple(affine.ratio(r, x) for r, x in zip(found.relevances, values, strict=True)), None
 
 
-def _check_sees_input(site: Site, rule: Rule) -> None:
-    if not site.sees_input:
+def _check_sees_input(operation: Operation, rule: Rule) -> None:
+    if not operation.sees_input:
         raise ValueError(
             f"a rule for first layers, {rule}, was given to a layer that does not see the input: "
-            f"{site.describe()}; give it to composites.first_layer"
+            f"{operation.describe()}; give it to composites.first_layer"
         )
 
 
-def _bounds(site: Site, bounds: Any, settings: Settings) -> Any:
+def _bounds(operation: Operation, bounds: Any, settings: Settings) -> Any:
     """Return the bounds of x as the layer sees them."""
     if settings.bounded is None:
         raise ValueError("rules.z_box needs to know x: use it with xattr.lrp")
-    low, high = (settings.bounded(site, bound) for bound in bounds)
+    low, high = (settings.bounded(operation, bound) for bound in bounds)
     pairs = [(jnp.minimum(a, b), jnp.maximum(a, b)) for a, b in zip(low, high, strict=True)]
     return tuple(tuple(side) for side in zip(*pairs, strict=True))
 
@@ -352,40 +360,44 @@ def _bounds(site: Site, bounds: Any, settings: Settings) -> Any:
 # Control flow -----------------------------------------------------------------------------------
 
 
-def _control(site: Site, env: dict[Value, Carried], settings: Settings) -> list[Carried]:
-    equation = site.equations[0]
+def _control(operation: Operation, env: dict[Value, Carried], settings: Settings) -> list[Carried]:
+    equation = operation.equations[0]
     operands = [env[v] if isinstance(v, Value) else Carried(v.array) for v in equation.inputs]
     settings = settings._replace(taps=None)
     if equation.primitive is p.scan_p:
-        return _scan(site, operands, settings)
+        return _scan(operation, operands, settings)
     if equation.primitive is p.cond_p:
-        return _cond(site, operands, settings)
-    body = functools.partial(_branch, site, site.bodies[0], settings)
+        return _cond(operation, operands, settings)
+    body = functools.partial(_branch, operation, operation.bodies[0], settings)
     params = equation.params
     checkpointed = jax.checkpoint(body, policy=params["policy"], prevent_cse=params["prevent_cse"])
     results: list[Carried] = checkpointed(*operands)
     return results
 
 
-def _branch(site: Site, body: Recognised, settings: Settings, *operands: Carried) -> list[Carried]:
+def _branch(
+    operation: Operation, body: Recognised, settings: Settings, *operands: Carried
+) -> list[Carried]:
     results = run(body, operands, settings)
-    return [_fit(r, v, settings, probe=False) for r, v in zip(results, site.outputs, strict=True)]
+    return [
+        _fit(r, v, settings, probe=False) for r, v in zip(results, operation.outputs, strict=True)
+    ]
 
 
-def _cond(site: Site, operands: list[Carried], settings: Settings) -> list[Carried]:
+def _cond(operation: Operation, operands: list[Carried], settings: Settings) -> list[Carried]:
     index = operands[0]
     if index.reference is not None and settings.on_uncovered == "error":
         raise UncoveredPrimitiveError(
-            f"no rule covers {site.describe()}: which branch is taken depends on x, and input and "
-            "reference may take different ones"
+            f"no rule covers {operation.describe()}: which branch is taken depends on x, and input "
+            "and reference may take different ones"
         )
-    branches = [functools.partial(_branch, site, body, settings) for body in site.bodies]
+    branches = [functools.partial(_branch, operation, body, settings) for body in operation.bodies]
     results: list[Carried] = lax.switch(index.value, branches, *operands[1:])
     return results
 
 
-def _scan(site: Site, operands: list[Carried], settings: Settings) -> list[Carried]:
-    equation, (*firsts, body) = site.equations[0], site.bodies
+def _scan(operation: Operation, operands: list[Carried], settings: Settings) -> list[Carried]:
+    equation, (*firsts, body) = operation.equations[0], operation.bodies
     params = equation.params
     constants, carried = jaxpr.scan_counts(equation)
     inputs = body.program.inputs
@@ -408,7 +420,7 @@ def _scan(site: Site, operands: list[Carried], settings: Settings) -> list[Carri
         ]
         out = [
             _fit(r, v, settings, probe=False)
-            for r, v in zip(results[carried:], site.outputs[carried:], strict=True)
+            for r, v in zip(results[carried:], operation.outputs[carried:], strict=True)
         ]
         return after, out
 

@@ -6,7 +6,7 @@ cond, while and checkpoint keep their bodies.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from typing import Literal as OneOf
@@ -353,7 +353,7 @@ def _bodies(eqn: Any, mask: list[bool], scope: str, whole: Whole) -> list[Progra
         mask, steps = list(mask), []
         while True:  # until what depends on x stays the same from one step to the next
             steps.append(open_program(eqn.params["jaxpr"], mask, whole, scope))
-            after = [_depends(v) for v in steps[-1].outputs[:carried]]
+            after = [depends(v) for v in steps[-1].outputs[:carried]]
             before = mask[constants : constants + carried]
             if all(b or not a for a, b in zip(after, before, strict=True)):
                 return steps
@@ -379,16 +379,17 @@ def while_body(equation: Equation) -> Program:
         return open_program(body, [False] * len(body.in_avals), "always", equation.scope)
 
 
-def _depends(atom: Any) -> bool:
+def depends(atom: Any) -> bool:
+    """Tell whether an operand depends on x."""
     return isinstance(atom, Value) and atom.dependent
 
 
 def _dependent_outputs(eqn: Any, bodies: list[Program], mask: list[bool]) -> list[bool]:
     if eqn.primitive is p.cond_p:
         columns = zip(*(body.outputs for body in bodies), strict=True)
-        return [mask[0] or any(map(_depends, column)) for column in columns]
+        return [mask[0] or any(map(depends, column)) for column in columns]
     if bodies:
-        return [_depends(out) for out in bodies[-1].outputs]
+        return [depends(out) for out in bodies[-1].outputs]
     return [any(mask)] * len(eqn.outvars)
 
 
@@ -398,7 +399,7 @@ def _stays_whole(eqn: Any, body: Program, inputs: list[Any], whole: Whole) -> bo
         return True
     if is_activation(body, inputs, [Value(v.aval, False) for v in eqn.outvars]):
         return True
-    return whole and not any(_needs_a_rule(equation) for equation in all_equations(body))
+    return whole and not any(_needs_a_rule(equation) for equation in all_equations(body.equations))
 
 
 def _needs_a_rule(equation: Equation) -> bool:
@@ -407,22 +408,22 @@ def _needs_a_rule(equation: Equation) -> bool:
     return rectifies or weighs or equation.primitive in CONTROL or equation.primitive is p.while_p
 
 
-def all_equations(program: Program) -> Iterator[Equation]:
-    """Yield the equations of a program and of the bodies in it."""
-    for equation in program.equations:
+def all_equations(equations: Iterable[Equation]) -> Iterator[Equation]:
+    """Yield equations and those of the bodies in them."""
+    for equation in equations:
         yield equation
         for body in equation.bodies:
-            yield from all_equations(body)
+            yield from all_equations(body.equations)
 
 
 def is_activation(body: Program, inputs: list[Any], outputs: list[Value]) -> bool:
     """Tell whether a body maps one dependent array to one of its shape, each element by itself."""
-    data = [*dict.fromkeys(v for v in inputs if _depends(v))]
+    data = [*dict.fromkeys(v for v in inputs if depends(v))]
     if len(data) != 1 or len(outputs) != 1 or not data[0].floating:
         return False
     if outputs[0].shape != data[0].shape:
         return False
-    equations = [e for e in all_equations(body) if e.dependents]
+    equations = [e for e in all_equations(body.equations) if e.dependents]
     elementwise = ELEMENTWISE | CALLS
     nonlinear = any(e.primitive not in AFFINE_ELEMENTWISE | COPIES | CALLS for e in equations)
     return nonlinear and all(e.primitive in elementwise for e in equations)
@@ -446,4 +447,4 @@ def read(env: dict[Any, Any], atom: Any) -> Any:
 
 def weight_position(equation: Equation) -> int:
     """Return which operand of a product is the one that does not depend on x."""
-    return int(_depends(equation.inputs[0]))
+    return int(depends(equation.inputs[0]))

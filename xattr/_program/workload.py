@@ -54,5 +54,5 @@ def chosen(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
 def largest_array(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> int:
     """Return the bytes of the largest array that depends on x in the program of f."""
     program, _ = jaxpr.trace(compilation.staged(f), x, args, whole="always")
-    made = [v for e in jaxpr.all_equations(program) for v in e.outputs]
+    made = [v for e in jaxpr.all_equations(program.equations) for v in e.outputs]
     return max((v.size for v in [*program.inputs, *made] if v.dependent), default=1)

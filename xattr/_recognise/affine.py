@@ -14,71 +14,86 @@ import jax.numpy as jnp
 
 from xattr._program import jaxpr, running
 from xattr._program.jaxpr import Equation, p
-from xattr._recognise.operation import Site
+from xattr._recognise.operation import Operation
 
 State = Any
 """What a reading carries for one value: an array, or a pair of arrays or None."""
 
 
-def apply(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
-    """Return what the site computes; a list where it has more than one result."""
-    env = dict(zip(site.inputs, inputs, strict=True))
-    env.update(zip(site.constants, constants, strict=True))
-    for equation in site.equations:
+def apply(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
+    """Return what the operation computes; a list where it has more than one result."""
+    env = dict(zip(operation.inputs, inputs, strict=True))
+    env.update(zip(operation.constants, constants, strict=True))
+    for equation in operation.equations:
         results = running.run(equation, [jaxpr.read(env, v) for v in equation.inputs])
         env.update(zip(equation.outputs, results, strict=True))
-    return env[site.output] if len(site.outputs) == 1 else [env[v] for v in site.outputs]
+    return (
+        env[operation.output]
+        if len(operation.outputs) == 1
+        else [env[v] for v in operation.outputs]
+    )
 
 
 def read(
-    site: Site, states: Sequence[State], constants: Sequence[Any], step: Callable[..., State]
+    operation: Operation,
+    states: Sequence[State],
+    constants: Sequence[Any],
+    step: Callable[..., State],
 ) -> State:
-    """Run the equations of an affine site on states; `step(equation, states, operands)`."""
-    env = dict(zip(site.constants, constants, strict=True))
-    found: dict[Any, State] = dict(zip(site.inputs, states, strict=True))
-    for equation in site.equations:
+    """Run the equations of an affine operation on states; `step(equation, states, operands)`."""
+    env = dict(zip(operation.constants, constants, strict=True))
+    found: dict[Any, State] = dict(zip(operation.inputs, states, strict=True))
+    for equation in operation.equations:
         mine = [found.get(v) if isinstance(v, jaxpr.Value) else None for v in equation.inputs]
         others = [
             None if isinstance(v, jaxpr.Value) and v in found else jaxpr.read(env, v)
             for v in equation.inputs
         ]
         found[equation.output] = step(equation, mine, others)
-    return found[site.output]
+    return found[operation.output]
 
 
-def linear(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
+def linear(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
     """Return L x."""
-    return read(site, inputs, constants, _linear)
+    return read(operation, inputs, constants, _linear)
 
 
-def signed(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> tuple[Any, Any]:
+def signed(
+    operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]
+) -> tuple[Any, Any]:
     """Return L⁺ x and L⁻ x: with the positive weights only, and with the negative."""
-    positive, negative = read(site, [(x, None) for x in inputs], constants, _signed)
-    shape, dtype = site.output.shape, site.output.dtype
+    positive, negative = read(operation, [(x, None) for x in inputs], constants, _signed)
+    shape, dtype = operation.output.shape, operation.output.dtype
     zero = jnp.zeros(shape, dtype)
     return (zero if positive is None else positive), (zero if negative is None else negative)
 
 
-def squared(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
+def squared(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
     """Return the layer with its weights squared."""
-    return read(site, inputs, constants, functools.partial(_with_weights, change=jnp.square))
+    return read(operation, inputs, constants, functools.partial(_with_weights, change=jnp.square))
 
 
-def connected(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
+def connected(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
     """Return the layer with every weight 1."""
-    return read(site, inputs, constants, functools.partial(_with_weights, change=jnp.ones_like))
+    return read(
+        operation, inputs, constants, functools.partial(_with_weights, change=jnp.ones_like)
+    )
 
 
-def passed(site: Site, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
-    """Return the inputs moved as the site moves them, without its factors and constants."""
-    return connected(site, inputs, constants)
+def passed(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
+    """Return the inputs moved as the operation moves them, without its factors and constants."""
+    return connected(operation, inputs, constants)
 
 
 def weighted(
-    site: Site, inputs: Sequence[Any], constants: Sequence[Any], weights: Sequence[Any], scale: bool
+    operation: Operation,
+    inputs: Sequence[Any],
+    constants: Sequence[Any],
+    weights: Sequence[Any],
+    scale: bool,
 ) -> Any:
     """Return the layer with other weights; `scale` keeps the factors beside them."""
-    places = weight_places(site)
+    places = weight_places(operation)
     given = dict(zip(places, weights, strict=True))
 
     beside = _linear if scale else functools.partial(_with_weights, change=jnp.ones_like)
@@ -88,11 +103,11 @@ def weighted(
             return _replaced(equation, states, operands, given[equation])
         return beside(equation, states, operands)
 
-    return read(site, inputs, constants, step)
+    return read(operation, inputs, constants, step)
 
 
 def completed(
-    site: Site,
+    operation: Operation,
     products: Sequence[Any],
     constants: Sequence[Any],
     scale: bool,
@@ -109,23 +124,23 @@ def completed(
     def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
         return given[equation] if equation in given else beside(equation, states, operands)
 
-    zeros = [value.full(0) for value in site.inputs]
-    return read(site, zeros, constants, step)
+    zeros = [value.full(0) for value in operation.inputs]
+    return read(operation, zeros, constants, step)
 
 
-def weight_places(site: Site) -> list[Equation]:
+def weight_places(operation: Operation) -> list[Equation]:
     """Return the equations that hold the weights of a layer."""
-    products = [e for e in site.equations if e.primitive in jaxpr.WEIGHTED]
+    products = [e for e in operation.equations if e.primitive in jaxpr.WEIGHTED]
     if products:
         return products
-    return [e for e in site.equations if e.primitive is p.mul_p and not _is_scalar(e)]
+    return [e for e in operation.equations if e.primitive is p.mul_p and not _is_scalar(e)]
 
 
-def weight_operands(site: Site, constants: Sequence[Any]) -> list[Any]:
+def weight_operands(operation: Operation, constants: Sequence[Any]) -> list[Any]:
     """Return the arrays of weights of a layer."""
-    env = dict(zip(site.constants, constants, strict=True))
-    places = weight_places(site)
-    data = site.data
+    env = dict(zip(operation.constants, constants, strict=True))
+    places = weight_places(operation)
+    data = operation.data
     return [jaxpr.read(env, next(v for v in e.inputs if v not in data)) for e in places]
 
 
@@ -263,13 +278,13 @@ def ratio(top: jax.Array, bottom: jax.Array, epsilon: float = 0.0) -> jax.Array:
     )
 
 
-def offset(site: Site, constants: Sequence[Any]) -> Any:
-    """Return c of y = L x + c, or None if the site adds no constant."""
-    env = dict(zip(site.constants, constants, strict=True))
-    found: dict[Any, Any] = dict.fromkeys(site.inputs)
-    for equation in site.equations:
+def offset(operation: Operation, constants: Sequence[Any]) -> Any:
+    """Return c of y = L x + c, or None if the operation adds no constant."""
+    env = dict(zip(operation.constants, constants, strict=True))
+    found: dict[Any, Any] = dict.fromkeys(operation.inputs)
+    for equation in operation.equations:
         found[equation.output] = _offset(equation, found, env)
-    return found[site.output]
+    return found[operation.output]
 
 
 def _offset(equation: Equation, found: dict[Any, Any], env: dict[Any, Any]) -> Any:

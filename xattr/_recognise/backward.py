@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from xattr._recognise import affine
-from xattr._recognise.operation import Site
+from xattr._recognise.operation import Operation
 
 Bias: TypeAlias = Literal["exclude", "include"]
 
@@ -20,7 +20,7 @@ Bias: TypeAlias = Literal["exclude", "include"]
 class Call(NamedTuple):
     """One operation as it was carried out: what a rule gets to see."""
 
-    site: Site
+    operation: Operation
     """What the operation is: its `kind`, whether it is the `first` or `last` layer, …"""
     inputs: tuple[jax.Array, ...]
     """The values that depend on x."""
@@ -37,11 +37,11 @@ class Call(NamedTuple):
 
     def linear(self, *inputs: Any) -> Any:
         """Return L x, the layer without its bias."""
-        return affine.linear(self.site, inputs or self.inputs, self.constants)
+        return affine.linear(self.operation, inputs or self.inputs, self.constants)
 
     def plain(self, *inputs: Any) -> Any:
         """Return what the operation computes."""
-        return affine.apply(self.site, inputs or self.inputs, self.constants)
+        return affine.apply(self.operation, inputs or self.inputs, self.constants)
 
 
 class Direct(NamedTuple):
@@ -54,7 +54,7 @@ Cotangents: TypeAlias = Sequence[Any] | Direct
 Backward: TypeAlias = Callable[[Call, Any], Cotangents]
 
 
-def _never(site: Site, bias: Bias) -> bool:
+def _never(operation: Operation, bias: Bias) -> bool:
     return False
 
 
@@ -68,10 +68,10 @@ class Rule:
     name: str = dataclasses.field(metadata={"static": True})
     bounds: tuple[Any, Any] | None = None
     """The smallest and the largest x, which come to the rule as `call.bounds`."""
-    is_own_gradient: Callable[[Site, Bias], bool] = dataclasses.field(
+    is_own_gradient: Callable[[Operation, Bias], bool] = dataclasses.field(
         default=_never, metadata={"static": True}
     )
-    """Tells for a site and the option `bias` whether the rule is JAX's own gradient there."""
+    """Tells for an operation and the option `bias` whether the rule is JAX's own gradient there."""
 
     def __call__(self, call: Call, g: Any) -> Cotangents:
         """Return the gradients of `call.inputs`, or their relevance."""
@@ -92,7 +92,7 @@ def _gradient(call: Call, g: jax.Array) -> Cotangents:
     return transposed(call.plain, call.inputs, g)
 
 
-gradient = Rule(_gradient, "gradient", is_own_gradient=lambda site, bias: True)
+gradient = Rule(_gradient, "gradient", is_own_gradient=lambda operation, bias: True)
 """Leave the operation to JAX's own gradient."""
 
 
@@ -114,10 +114,10 @@ def transposed(function: Callable[..., Any], inputs: Sequence[Any], g: Any) -> S
     return gradients
 
 
-def rectifier_slope(site: Site, x: jax.Array) -> jax.Array:
+def rectifier_slope(operation: Operation, x: jax.Array) -> jax.Array:
     """Return the derivative of a ReLU, ReLU6 or leaky ReLU, with relu'(0) = 0."""
-    active = (x > 0) & (x < 6) if site.kind == "relu6" else x > 0
-    return jnp.where(active, jnp.ones_like(x), jnp.full_like(x, site.slope))
+    active = (x > 0) & (x < 6) if operation.kind == "relu6" else x > 0
+    return jnp.where(active, jnp.ones_like(x), jnp.full_like(x, operation.slope))
 
 
 # Relevance: activations and products ---------------------------------------------------------
@@ -130,7 +130,7 @@ def pass_on(call: Call, g: jax.Array) -> Cotangents:
     2024, "AttnLRP", §3.2, the identity rule.
     """
     (x,), y = call.inputs, call.output
-    if call.site.kind == "relu":
+    if call.operation.kind == "relu":
         return [jnp.where(x > 0, g, jnp.zeros_like(g))]
     slope = slope_of(call, x)
     zero = x == 0
@@ -187,10 +187,10 @@ def _pass_scaled(call: Call, g: jax.Array) -> Cotangents:
 
 
 def _passed(call: Call, *inputs: Any) -> Any:
-    return affine.passed(call.site, inputs, call.constants)
+    return affine.passed(call.operation, inputs, call.constants)
 
 
-def _bias_is_in(site: Site, bias: Bias) -> bool:
+def _bias_is_in(operation: Operation, bias: Bias) -> bool:
     return bias == "include"
 
 

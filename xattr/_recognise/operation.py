@@ -1,15 +1,17 @@
-"""Sites: the operations of a program as backward rules see them, and their kinds."""
+"""Operations: the equations of a program as backward rules see them, and their kinds."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from xattr._program import jaxpr
 from xattr._program.jaxpr import Equation, Program, Value, p
 
 Mode: TypeAlias = Literal["gradient", "relevance", "difference"]
-"""Whose rules the program is read for: of signals, of relevance, or of differences to a reference.
+"""Rule family: signals (guided, patterns), relevance (LRP) or differences (DeepLIFT).
 
 For relevance a normalizer (the 1/√variance of a LayerNorm) and what stands behind `stop_gradient`
-are constants; for differences nothing is.
+are constants; for differences nothing is a constant.
 """
 
 KINDS = {
@@ -35,67 +37,67 @@ KINDS = {
     "normalizer": "one over a deviation or a norm",
     "stop_gradient": "a value without a gradient",
     "control": "scan, cond or checkpoint",
-    "layer and activation": "an affine site and the activation behind it, as one",
+    "layer and activation": "an affine operation and the activation behind it, as one",
     "constant": "does not depend on x",
     "other": "anything else",
 }
 
 
-class Site:
-    """Equations that one rule treats together."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operation:
+    """Equations that one rule treats together. Two operations are equal if they are one object."""
 
-    def __init__(
-        self,
-        kind: str,
-        equations: list[Equation],
-        inputs: list[Value],
-        constants: list[Value],
-        outputs: list[Value],
-    ) -> None:
-        self.kind = kind
-        self.equations = equations
-        self.inputs = inputs
-        """The values that depend on x and carry relevance."""
-        self.constants = constants
-        """The other values: weights, biases, masks."""
-        self.outputs = outputs
-        self.nonnegative = False
-        """Whether no input can be negative."""
-        self.sees_input = False
-        """Whether the inputs are x, resized, moved or scaled element by element."""
-        self.zone_inputs: set[Value] = set()
-        self.moves_input = False
-        """Whether the outputs, too, are x moved or scaled element by element."""
-        self.resamples = False
-        """Whether an array is resized or cut into patches, by weights that JAX computes."""
-        self.branches = False
-        """Whether it is a sum that several sites read, as along a residual stream."""
-        self.first = False
-        self.last = False
-        self.slope = 0.0
-        """Of a leaky ReLU, below zero."""
-        self.smooth = True
-        """Whether a function of each element has no kink."""
-        self.choice: Equation | None = None
-        """Where a value that depends on x became a bool or a whole number, if it is made of one."""
-        self.inverse: int | None = None
-        """Which factor of a product is one over another value."""
-        self.is_largest = False
-        """Whether it is a maximum over an axis: the shift of a softmax."""
-        self.bodies: list[Recognised] = []
-        """Those of branches, a call or a loop; of a loop's first steps, then of the rest."""
-        self.parts: tuple[Site, ...] = ()
-        self.index = -1
+    kind: str
+    equations: Sequence[Equation]
+    inputs: Sequence[Value]
+    """The values that depend on x and carry relevance."""
+    constants: Sequence[Value]
+    """The other values: weights, biases, masks."""
+    outputs: Sequence[Value]
+
+    # What its equations tell.
+    slope: float = 0.0
+    """The slope of a leaky ReLU below zero."""
+    smooth: bool = True
+    """Whether a function of each element has no kink."""
+    inverse: int | None = None
+    """Which factor of a product is one over another value."""
+    is_largest: bool = False
+    """Whether it is a maximum over an axis: the shift of a softmax."""
+    resamples: bool = False
+    """Whether an array is resized or cut into patches, by weights that JAX computes."""
+    choice: Equation | None = None
+    """The equation that made a bool or a whole number of x, if the operation depends on x so."""
+
+    # What its place in the program tells.
+    index: int = -1
+    """Its position in the list of operations."""
+    sees_input: bool = False
+    """Whether the inputs are x, resized, moved or scaled element by element."""
+    moves_input: bool = False
+    """Whether the outputs, too, are x moved or scaled element by element."""
+    nonnegative: bool = False
+    """Whether no input can be negative."""
+    branches: bool = False
+    """Whether it is a sum that several operations read, as along a residual stream."""
+    last: bool = False
+    """Whether no layer comes after it."""
+
+    # What it is made of.
+    bodies: Sequence["Recognised"] = ()
+    """Those of branches, a call or a loop; of a loop's first steps, then of the rest."""
+    parts: tuple["Operation", ...] = ()
+    """The layer and the activation that it joins."""
 
     @property
     def main(self) -> Equation:
-        """The equation that names the site: that with the weights, or the last."""
+        """The equation that names the operation: that with the weights, or the last."""
         weighted = [e for e in self.equations if e.primitive in jaxpr.WEIGHTED]
         return weighted[0] if weighted else self.equations[-1]
 
     @property
     def output(self) -> Value:
-        """The result."""
+        """The first, or only, result."""
         return self.outputs[0]
 
     @property
@@ -109,6 +111,11 @@ class Site:
         return self.kind in ("dense", "conv")
 
     @property
+    def first(self) -> bool:
+        """Whether it is a layer that sees x."""
+        return self.sees_input and self.is_layer
+
+    @property
     def is_affine(self) -> bool:
         """Whether it is a linear map of its inputs plus a constant."""
         return self.kind in ("dense", "conv", "sum", "scale", "move")
@@ -120,7 +127,7 @@ class Site:
 
     @property
     def has_offset(self) -> bool:
-        """Whether an affine site adds a constant."""
+        """Whether an affine operation adds a constant."""
         data = self.data
         sums = [e for e in self.equations if e.primitive in jaxpr.ADDITIONS]
         return any(v not in data for e in sums for v in e.inputs)
@@ -143,7 +150,7 @@ class Site:
         return self.main.primitive in {*jaxpr.LARGEST, p.max_p}
 
     def describe(self) -> str:
-        """Name primitives, shapes and the source line."""
+        """Return its primitives, shapes and source line in one line."""
         names = [e.name for e in self.equations]
         short = names if len(names) <= 4 else [*names[:2], "...", names[-1]]
         shapes = ", ".join(map(str, self.inputs or self.constants))
@@ -151,7 +158,7 @@ class Site:
 
 
 class Recognised(NamedTuple):
-    """A program as a list of sites."""
+    """A program as a list of operations."""
 
     program: Program
-    sites: list[Site]
+    operations: Sequence[Operation]

@@ -1,6 +1,12 @@
-"""Softmax, log-softmax and logsumexp: several equations that are one thing to a rule."""
+"""Softmax, log-softmax and logsumexp: several equations that are one operation to a rule.
 
-from typing import Any
+They are found from their ends: a quotient, a difference or a logarithm, behind which there is a sum
+of exponentials. `jax.nn` writes them with the maximum of x subtracted from x, behind a
+`stop_gradient`, and with masks. Their values do not depend on that shift, so a rule need not see
+it. By hand they are often written without it.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,20 +19,31 @@ _SOFTMAX = (
     | {p.select_n_p, p.is_finite_p}
     | BROADCASTS
 )
+"""What may lie between x and its softmax."""
 
 
-def find(graph: Graph) -> dict[Value, tuple[str, Value]]:
-    """Find softmax, log-softmax and logsumexp: result -> (kind, what they are taken of)."""
+class Softmax(NamedTuple):
+    """What a value was found to be."""
+
+    kind: str
+    root: Value
+    """What the softmax is taken of."""
+    equations: list[Equation]
+    """The equations between the two, in order."""
+
+
+def find(graph: Graph) -> dict[Value, Softmax]:
+    """Return the values that are a softmax, a log-softmax or a logsumexp."""
     found = {}
     for equation in graph.program.equations:
         kind, exponential = _softmax_of(graph, equation)
         if exponential is None:
             continue
         root = _unshifted(graph, exponential.dependents[0])
-        region = graph.between(root, equation.output)
-        known = all(e.primitive in _SOFTMAX for e in region)
-        if known and _is_aligned(region, root, equation):
-            found[equation.output] = (kind, root)
+        inside = graph.between(root, equation.output)
+        known = all(e.primitive in _SOFTMAX for e in inside)
+        if known and _is_aligned(inside, root, equation):
+            found[equation.output] = Softmax(kind, root, inside)
     return found
 
 
@@ -34,22 +51,22 @@ def _softmax_of(graph: Graph, equation: Equation) -> tuple[str, Equation | None]
     """Return the kind of softmax that an equation ends, and its exponential."""
     operands = equation.inputs
     pair = len(equation.dependents) == 2 and len(operands) == 2
-    if equation.primitive is p.div_p and pair:
+    if equation.primitive is p.div_p and pair:  # exp(x − m) / Σ exp(x − m)
         exponential = _summed_exponential(graph, graph.source(operands[1], BROADCASTS))
         top = graph.source(operands[0], jaxpr.COPIES)
         if top is None or exponential is None or top.primitive is not p.exp_p:
             return "", None
         return "softmax", exponential if top.inputs[0] is exponential.inputs[0] else None
-    if equation.primitive is p.sub_p and pair:
+    if equation.primitive is p.sub_p and pair:  # (x − m) − log Σ exp(x − m)
         exponential = _logged_exponential(graph, graph.source(operands[1], BROADCASTS))
         shifted = exponential is not None and exponential.inputs[0] is operands[0]
         return "log_softmax", exponential if shifted else None
-    if equation.primitive is p.add_p and pair:
+    if equation.primitive is p.add_p and pair:  # m + log Σ exp(x − m)
         for one, other in (operands, operands[::-1]):
             exponential = _logged_exponential(graph, graph.source(one, BROADCASTS))
             if exponential and _is_shift(graph, other, exponential.inputs[0]):
                 return "logsumexp", exponential
-    if equation.primitive is p.log_p and equation.dependents:
+    if equation.primitive is p.log_p and equation.dependents:  # log Σ exp(x), written without m
         exponential = _logged_exponential(graph, equation)
         if (
             exponential is not None
@@ -60,6 +77,7 @@ def _softmax_of(graph: Graph, equation: Equation) -> tuple[str, Equation | None]
 
 
 def _summed_exponential(graph: Graph, total: Equation | None) -> Equation | None:
+    """Return the exponential that a sum is taken of, also under a mask; None if there is none."""
     if total is None or total.primitive is not p.reduce_sum_p or not total.dependents:
         return None
     mask = graph.source(total.dependents[0], jaxpr.COPIES)
@@ -72,7 +90,10 @@ def _summed_exponential(graph: Graph, total: Equation | None) -> Equation | None
 
 
 def _masks_infinities(graph: Graph, mask: Equation, exponential: Equation) -> bool:
-    """Tell whether a mask only drops terms that are exp(−∞), as jax.nn.softmax(where=...) does."""
+    """Tell whether a mask only drops terms that are exp(−∞), as jax.nn.softmax(where=...) does.
+
+    A mask that drops others makes a sum over a part: what is divided by it is not a softmax.
+    """
     earlier = graph.producer.get(_unshifted(graph, exponential.dependents[0]))
     if earlier is None or earlier.primitive is not p.select_n_p:
         return False
@@ -85,9 +106,14 @@ def _masks_infinities(graph: Graph, mask: Equation, exponential: Equation) -> bo
     return False
 
 
-def _is_aligned(region: list[Equation], root: Value, last: Equation) -> bool:
-    """Tell whether a sum over some axes comes back to just these axes."""
-    total = next((e for e in region if e.primitive is p.reduce_sum_p), None)
+def _is_aligned(inside: list[Equation], root: Value, last: Equation) -> bool:
+    """Tell whether a sum over some axes comes back to just these axes.
+
+    exp(x) / exp(x).sum(1)[None] divides by the sums of other rows: it is not a softmax. The sums
+    are followed on their way to the end. They have a "short" form, without the axes that were
+    summed over, and a "long" form, in which those axes have length 1 or are repeated.
+    """
+    total = next((e for e in inside if e.primitive is p.reduce_sum_p), None)
     if total is None or total.dependents[0].shape != root.shape:
         return False
     axes = tuple(total.params["axes"])
@@ -95,7 +121,7 @@ def _is_aligned(region: list[Equation], root: Value, last: Equation) -> bool:
     short = tuple(root.shape[i] for i in kept)
     long = tuple(1 if i in axes else n for i, n in enumerate(root.shape))
     forms = {total.output: "short"}
-    for equation in region:
+    for equation in inside:
         source = next((forms[v] for v in equation.dependents if v in forms), None)
         if source is None or equation is total:
             continue
@@ -115,9 +141,13 @@ def _is_aligned(region: list[Equation], root: Value, last: Equation) -> bool:
 
 
 def _logged_exponential(graph: Graph, log: Equation | None) -> Equation | None:
+    """Return the exponential of log Σ exp(x), or of log |Σ exp(x)| as jax.nn.logsumexp writes."""
     if log is None or log.primitive is not p.log_p or not log.dependents:
         return None
     return _summed_exponential(graph, graph.source(log.dependents[0], BROADCASTS | {p.abs_p}))
+
+
+# The shift --------------------------------------------------------------------------------------
 
 
 def _unshifted(graph: Graph, value: Value) -> Value:
@@ -140,13 +170,29 @@ def _is_shift(graph: Graph, value: Any, shifted: Value) -> bool:
     return stopped[0] is stopped[1] and stopped[0] is not None
 
 
-def only_in_softmax(graph: Graph, value: Value, within: set[Equation]) -> bool:
-    """Tell whether a stopped value is but the shift of softmaxes, which do not depend on it."""
+def shifts(graph: Graph, softmaxes: dict[Value, Softmax]) -> frozenset[Value]:
+    """Return the values that softmaxes are shifted by, and nothing else is made of.
+
+    Any other stopped gradient is an operation of its own: f depends on its value.
+    """
+    within = {e for each in softmaxes.values() for e in each.equations}
+    found: set[Value] = set()
+    for equation in graph.program.equations:
+        shift = equation.primitive is p.stop_gradient_p and _only_in_softmax(
+            graph, equation.output, within
+        )
+        if shift or (found and equation.dependents and found.issuperset(equation.dependents)):
+            found.update(equation.outputs)
+    return frozenset(found)
+
+
+def _only_in_softmax(graph: Graph, value: Value, within: set[Equation]) -> bool:
+    """Tell whether a value is read by softmaxes alone, copied or broadcast at most."""
     if value in graph.results:
         return False
     return all(
         use in within
-        or (use.primitive in BROADCASTS and only_in_softmax(graph, use.output, within))
+        or (use.primitive in BROADCASTS and _only_in_softmax(graph, use.output, within))
         for use in graph.uses.get(value, [])
     )
 

@@ -121,7 +121,7 @@ class _Seen(NamedTuple):
 
 
 def traced(f: Function, example: ArrayTree, args: tuple[Any, ...]) -> Recognised:
-    """Return f as sites."""
+    """Return f as operations."""
     recognised, _ = rewrite.traced(compilation.checked(f), example, args, "gradient")
     return recognised
 
@@ -182,12 +182,19 @@ def _calls(
     program = recognised.program
     env: dict[Any, Any] = dict(program.constants)
     env.update(zip(program.inputs, jax.tree.leaves((x, args)), strict=True))
-    for site in recognised.sites:
-        inputs, constants = ([env[v] for v in values] for values in (site.inputs, site.constants))
-        result = affine.apply(site, inputs, constants)
-        env.update(zip(site.outputs, result if len(site.outputs) > 1 else [result], strict=True))
+    for operation in recognised.operations:
+        inputs, constants = (
+            [env[v] for v in values] for values in (operation.inputs, operation.constants)
+        )
+        result = affine.apply(operation, inputs, constants)
+        env.update(
+            zip(operation.outputs, result if len(operation.outputs) > 1 else [result], strict=True)
+        )
     return {
-        layer.name: ([env[v] for v in layer.site.inputs], [env[v] for v in layer.site.constants])
+        layer.name: (
+            [env[v] for v in layer.operation.inputs],
+            [env[v] for v in layer.operation.constants],
+        )
         for layer in layers
     }
 
@@ -196,8 +203,8 @@ def _see(
     layer: Layer, inputs: Sequence[Any], constants: Sequence[Any], estimator: Estimator
 ) -> list[_Seen]:
     """Return the data of each product of a layer, and the layer's output moved back to it."""
-    env = dict(zip(layer.site.inputs, inputs, strict=True))
-    env.update(zip(layer.site.constants, constants, strict=True))
+    env = dict(zip(layer.operation.inputs, inputs, strict=True))
+    env.update(zip(layer.operation.constants, constants, strict=True))
     for equation in layer.core.equations:
         results = running.run(equation, [jaxpr.read(env, v) for v in equation.inputs])
         env.update(zip(equation.outputs, results, strict=True))

@@ -20,7 +20,7 @@ from xattr._backward.rewrite import Carried, OnUncovered, Settings
 from xattr._core import compilation, trees
 from xattr._recognise import affine, backward
 from xattr._recognise.backward import Call, Cotangents
-from xattr._recognise.operation import Site
+from xattr._recognise.operation import Operation
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.types import ArrayTree, Function, Progress
 
@@ -196,7 +196,7 @@ def pattern_kernel(
     layers = places.layers_of(recognised)
     entries = tuple(
         (
-            functools.partial(_is_at, index=layer.site.index),
+            functools.partial(_is_at, index=layer.operation.index),
             functools.partial(
                 _through_patterns,
                 patterns=regimes,
@@ -218,8 +218,8 @@ def pattern_kernel(
     return result
 
 
-def _is_at(site: Site, index: int) -> bool:
-    return site.is_layer and site.index == index
+def _is_at(operation: Operation, index: int) -> bool:
+    return operation.is_layer and operation.index == index
 
 
 def _through_patterns(
@@ -234,7 +234,7 @@ def _through_patterns(
     weights = [_replaced(call, regime, attribution) for regime in patterns]
 
     def replaced(*inputs: Any) -> list[Any]:
-        return [affine.weighted(call.site, inputs, call.constants, w, True) for w in weights]
+        return [affine.weighted(call.operation, inputs, call.constants, w, True) for w in weights]
 
     _, back = jax.vjp(replaced, *call.inputs)
     gradients: Sequence[Any] = back(signals)
@@ -247,15 +247,15 @@ def _replaced(call: Call, patterns: list[jax.Array], attribution: bool) -> list[
     The factors are then applied as in the forward pass: one that is the same at all positions
     leaves a, one that masks positions out still does.
     """
-    found_at = places.places_of(call.site)
+    found_at = places.places_of(call.operation)
     replaced = dict(
         zip(
-            affine.weight_places(call.site),
-            map(jnp.asarray, affine.weight_operands(call.site, call.constants)),
+            affine.weight_places(call.operation),
+            map(jnp.asarray, affine.weight_operands(call.operation, call.constants)),
             strict=True,
         )
     )
-    factors = places.factors_of(call.site, found_at, call.constants)
+    factors = places.factors_of(call.operation, found_at, call.constants)
     for place, pattern, factor in zip(found_at, patterns, factors, strict=True):
         weight = replaced[place.equation]
         if attribution:

@@ -10,7 +10,7 @@ from xattr._core import trees
 from xattr._program import jaxpr
 from xattr._program.jaxpr import Equation, p
 from xattr._recognise import affine
-from xattr._recognise.operation import Recognised, Site
+from xattr._recognise.operation import Operation, Recognised
 
 SIGNS = ("y>0", "y<=0")
 """The regimes of the two-point estimator, as they stand in the names of its patterns."""
@@ -77,13 +77,13 @@ def _order(values: Sequence[int]) -> list[int]:
 
 
 class Layer(NamedTuple):
-    """A site with weights, up to where single units are picked out of it."""
+    """An operation with weights, up to where single units are picked out of it."""
 
     name: str
-    site: Site
-    core: Site
-    """The site without its tail."""
-    tail: list[Equation]
+    operation: Operation
+    core: Operation
+    """The operation without its tail."""
+    tail: Sequence[Equation]
     """Choices of single units (a class) and factors: units not chosen have patterns all the same,
     so that patterns fitted for one class serve for another."""
     places: list[Place]
@@ -101,8 +101,8 @@ class Layer(NamedTuple):
     def weights(self, constants: Sequence[Any]) -> list[Any]:
         """Return the arrays of weights at the places."""
         operands = zip(
-            affine.weight_places(self.site),
-            affine.weight_operands(self.site, constants),
+            affine.weight_places(self.operation),
+            affine.weight_operands(self.operation, constants),
             strict=True,
         )
         return [operand for equation, operand in operands if equation in self.equations]
@@ -112,7 +112,9 @@ class Layer(NamedTuple):
         ones = self.core.output.full(1)
         if not self.tail:
             return ones.ravel()[0]
-        rest = Site("move", self.tail, [self.core.output], self.site.constants, self.site.outputs)
+        rest = Operation(
+            "move", self.tail, [self.core.output], self.operation.constants, self.operation.outputs
+        )
         return jnp.ravel(affine.linear(rest, [ones], constants))[0]
 
     def completed(self, products: Sequence[Any], constants: Sequence[Any]) -> Any:
@@ -131,14 +133,14 @@ class Layer(NamedTuple):
 
 
 def _back(
-    site: Site, places: Sequence[Place], constants: Sequence[Any], scale: bool
+    operation: Operation, places: Sequence[Place], constants: Sequence[Any], scale: bool
 ) -> Callable[[Any], list[jax.Array]]:
-    """Return the transpose of what comes after the products of a site."""
+    """Return the transpose of what comes after the products of an operation."""
     equations = [place.equation for place in places]
     zeros = [equation.output.full(0) for equation in equations]
 
     def completed(products: list[Any]) -> Any:
-        return affine.completed(site, products, constants, scale, equations)
+        return affine.completed(operation, products, constants, scale, equations)
 
     _, back = jax.vjp(completed, zeros)
 
@@ -149,13 +151,15 @@ def _back(
     return found
 
 
-def factors_of(site: Site, places: Sequence[Place], constants: Sequence[Any]) -> list[jax.Array]:
+def factors_of(
+    operation: Operation, places: Sequence[Place], constants: Sequence[Any]
+) -> list[jax.Array]:
     """Return the factors beside the weights, shaped as the results."""
     equations = [place.equation for place in places]
-    if not any(e.primitive in _SCALING for e in site.equations if e not in equations):
+    if not any(e.primitive in _SCALING for e in operation.equations if e not in equations):
         return [equation.output.full(1) for equation in equations]
-    ones = site.output.full(1)
-    scaled, plain = (_back(site, places, constants, scale)(ones) for scale in (True, False))
+    ones = operation.output.full(1)
+    scaled, plain = (_back(operation, places, constants, scale)(ones) for scale in (True, False))
     return [affine.ratio(top, bottom) for top, bottom in zip(scaled, plain, strict=True)]
 
 
@@ -165,43 +169,46 @@ _SCALING = frozenset({p.mul_p, p.div_p, p.neg_p, p.sub_p})
 def layers_of(recognised: Recognised) -> list[Layer]:
     """Return the layers of a program in order; raise for one that is inside of a loop."""
     found: list[Layer] = []
-    for site in recognised.sites:
-        for inner in _inside(site):
+    for operation in recognised.operations:
+        for inner in _inside(operation):
             raise NotImplementedError(
-                f"a layer inside {site.equations[0].name} has no patterns: {inner.describe()}; "
-                "write scan as a Python loop, and leave out cond and checkpoint"
+                f"a layer inside {operation.equations[0].name} has no patterns: "
+                f"{inner.describe()}; write scan as a Python loop, and leave out cond and "
+                "checkpoint"
             )
         # Weights computed from x (behind stop_gradient) differ from one example to the next.
-        if site.is_layer and not any(v.dependent for v in site.constants):
-            scope = f" {site.scope}" if site.scope else ""
-            core, tail = _without_tail(site)
-            name = f"{len(found):02d} {site.kind}{scope}"
-            found.append(Layer(name, site, core, tail, places_of(site)))
+        if operation.is_layer and not any(v.dependent for v in operation.constants):
+            scope = f" {operation.scope}" if operation.scope else ""
+            core, tail = _without_tail(operation)
+            name = f"{len(found):02d} {operation.kind}{scope}"
+            found.append(Layer(name, operation, core, tail, places_of(operation)))
     if not found:
         raise ValueError("`f` has no dense or convolutional layer: there are no patterns to fit")
     return found
 
 
-def _inside(site: Site) -> Iterator[Site]:
+def _inside(operation: Operation) -> Iterator[Operation]:
     """Yield the layers in the bodies of control flow."""
-    for body in site.bodies:
-        for inner in body.sites:
+    for body in operation.bodies:
+        for inner in body.operations:
             if inner.is_layer:
                 yield inner
             yield from _inside(inner)
 
 
-def _without_tail(site: Site) -> tuple[Site, list[Equation]]:
-    """Part a site from the equations at its end that choose units, with the factors after them."""
-    cut = len(site.equations)
-    for place in reversed(range(1, len(site.equations))):
-        equation = site.equations[place]
+def _without_tail(operation: Operation) -> tuple[Operation, Sequence[Equation]]:
+    """Split off the equations at the end that choose units, with the factors after them."""
+    cut = len(operation.equations)
+    for place in reversed(range(1, len(operation.equations))):
+        equation = operation.equations[place]
         if equation.primitive not in jaxpr.MOVES and not _is_factor(equation):
             break
         if equation.primitive in _CHOICES:
             cut = place
-    head, tail = site.equations[:cut], site.equations[cut:]
-    return Site(site.kind, head, site.inputs, site.constants, head[-1].outputs), tail
+    head, tail = operation.equations[:cut], operation.equations[cut:]
+    return Operation(
+        operation.kind, head, operation.inputs, operation.constants, head[-1].outputs
+    ), tail
 
 
 _CHOICES = frozenset({p.slice_p, p.dynamic_slice_p, p.gather_p})
@@ -212,12 +219,12 @@ def _is_factor(equation: Equation) -> bool:
     return equation.primitive is p.neg_p or (equation.primitive in (p.mul_p, p.div_p) and scalar)
 
 
-def places_of(site: Site) -> list[Place]:
+def places_of(operation: Operation) -> list[Place]:
     """Return the products with weights; a product of such a product is a factor beside them."""
     found: list[Place] = []
     weighed: set[Any] = set()
-    candidates = affine.weight_places(site)
-    for equation in site.equations:
+    candidates = affine.weight_places(operation)
+    for equation in operation.equations:
         if any(v in weighed for v in equation.dependents):
             weighed.update(equation.outputs)
         elif equation in candidates:
