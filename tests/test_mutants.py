@@ -20,7 +20,7 @@ INSIDE = {
     "_cpu.convolutions",
     "_cpu.pooling",
     "_cpu.shifted_products",
-    "_cpu.transposes",
+    "_cpu.linear",
     "_integrate.straight_line",
     "_recognise.affine",
     "axioms.gaps",

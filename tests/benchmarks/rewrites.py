@@ -1,4 +1,4 @@
-"""Time each rewrite of `xattr._cpu.peephole` with and without, side by side.
+"""Time each rewrite of `xattr._cpu.replace` with and without, side by side.
 
     pip install -e '.[repro]' && python tests/benchmarks/rewrites.py
 
@@ -21,9 +21,9 @@ import numpy as np
 import xattr
 from paper_repro import demo
 from paper_repro.networks import efficientnet
-from xattr._cpu import peephole
+from xattr._cpu import replace
 
-REWRITES = {each.__name__.rpartition(".")[2]: each for each in peephole.REWRITES}
+REWRITES = {each.__name__.rpartition(".")[2]: each for each in replace.REWRITES}
 
 
 class Work(NamedTuple):
@@ -79,7 +79,7 @@ def runs(
     for name, rewrites in settings().items():
         if name not in names:
             continue
-        peephole.REWRITES = rewrites
+        replace.REWRITES = rewrites
         run = make_run(work.make(), work.images, work.labels, work.params, chunk, work.nodes)
         kernel.seconds(run)  # compiled while the setting is on
         result[name] = run

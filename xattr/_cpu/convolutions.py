@@ -1,8 +1,8 @@
 """Convolutions whose gradient with respect to the data is a convolution in the usual layout.
 
-JAX writes that gradient with input and output features of the kernel exchanged in the dimension
-numbers. Inside a loop XLA leaves them so, and on CPU compiles the convolution to its slowest form:
-6.5 times the time for 5×5 kernels and 64 features. With the kernel itself transposed it is not.
+JAX writes that gradient with the kernel's input and output features exchanged in the dimension
+numbers. Inside a loop XLA keeps that layout, and on CPU compiles the convolution to its slowest
+form: 6.5 times the time for 5×5 kernels and 64 features. Here the kernel itself is transposed.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from xattr._cpu import transposes
+from xattr._cpu import linear
 from xattr._program.graph import Graph, Replacement
 from xattr._program.jaxpr import Equation, p
 
@@ -79,5 +79,5 @@ def _backward(form: tuple[Any, ...], kernel: jax.Array, cotangent: jax.Array) ->
     )
 
 
-convolve = transposes.product(_forward, _backward)
+convolve = linear.product(_forward, _backward)
 """`convolve(data, kernel, form)`: `lax.conv_general_dilated` of the options in `form`."""

@@ -1,9 +1,9 @@
 """Max-pooling without overlap, with a gradient by reshape and comparison.
 
 The gradient of `lax.reduce_window(x, -inf, lax.max, ...)` is XLA's select-and-scatter, which on CPU
-took 40 % of the gradient of a network with two 5×5 convolutions. Where windows do not overlap the
-same gradient is a comparison of each element with its window's maximum. At a tie it goes to the
-first element of the window in row-major order, as select-and-scatter sends it.
+took 40 % of the gradient of a network with two 5×5 convolutions. If windows do not overlap, the
+same gradient is found by comparing each element with its window's maximum. At a tie it goes to the
+first element of the window in row-major order, as in select-and-scatter.
 """
 
 import functools
@@ -46,7 +46,7 @@ def _run(window: tuple[int, ...], inputs: Sequence[jax.Array]) -> list[jax.Array
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """Return the maximum of each window; elements that fill no window are left out."""
+    """Return the maximum of each window. Elements at the end that fill no window are left out."""
     return jnp.max(_in_windows(x, window), axis=_inner(window))
 
 
@@ -58,14 +58,14 @@ def _max_pool_jvp(
     highest = max_pool(x, window)
     inner = _inner(window)
     parts = _in_windows(x, window)
-    places = np.arange(math.prod(window), dtype=np.int32).reshape(
+    positions = np.arange(math.prod(window), dtype=np.int32).reshape(
         [size for length in window for size in (1, length)]
     )
-    # A NaN is its window's maximum, and must not lose the gradient that comes back.
+    # A NaN is the maximum of its window, but does not equal it: it must keep its gradient.
     equal = (parts == jnp.expand_dims(highest, inner)) | (parts != parts)
-    count = jnp.asarray(places.size, jnp.int32)
-    hits = jnp.where(equal, jnp.broadcast_to(places, parts.shape), count)
-    chosen = places == jnp.min(hits, axis=inner, keepdims=True)
+    count = jnp.asarray(positions.size, jnp.int32)
+    hits = jnp.where(equal, jnp.broadcast_to(positions, parts.shape), count)
+    chosen = positions == jnp.min(hits, axis=inner, keepdims=True)
     return highest, jnp.sum(jnp.where(chosen, _in_windows(tangent, window), 0), axis=inner)
 
 
@@ -75,7 +75,7 @@ def _inner(window: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _in_windows(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """Return x with every axis as two: which window, and where in it."""
+    """Return x with each axis split in two: the number of the window, and the position in it."""
     counts = [size // length for size, length in zip(x.shape, window, strict=True)]
     whole = [count * length for count, length in zip(counts, window, strict=True)]
     if tuple(whole) != x.shape:

@@ -1,8 +1,8 @@
 """Sums of shifted products, Σₖ wₖ ⊙ slice(x, at sₖ): the gradient gathers and does not scatter.
 
-A depthwise convolution is written like this where XLA's grouped convolution is slow. JAX transposes
-every slice to a padding and adds up the padded arrays; the same sum with the cotangent padded once
-and sliced, Σₖ wₖ ⊙ slice(pad(g), at −sₖ), is one pass. `peephole` has the times.
+A depthwise convolution is written so where XLA's grouped convolution is slow. JAX transposes every
+slice to a padding and adds up the padded arrays. Here the cotangent is padded once and sliced:
+Σₖ wₖ ⊙ slice(pad(g), at −sₖ) is the same sum in one pass. `replace` has the times.
 """
 
 import functools
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr._cpu import transposes
+from xattr._cpu import linear
 from xattr._program import jaxpr
 from xattr._program.graph import Graph, Replacement
 from xattr._program.jaxpr import Equation, Value, p
 
 _FEWEST = 4
-"""Products in a sum for which it pays."""
+"""The fewest products in a sum for which it pays."""
 
 
-class _Tap(NamedTuple):
+class _Product(NamedTuple):
     """One product: of a slice of the source and a weight, broadcast along `axes`."""
 
     source: Value
@@ -35,12 +35,12 @@ class _Tap(NamedTuple):
     equations: tuple[Equation, ...]
 
 
-_Sum: TypeAlias = tuple[list[_Tap], list[Equation]]
+_Sum: TypeAlias = tuple[list[_Product], list[Equation]]
 """The products that a value is the sum of, and the additions."""
 
 
 class _Geometry(NamedTuple):
-    """Where the slices lie: static, and hashable."""
+    """Where the slices lie. It is static and hashable."""
 
     starts: tuple[tuple[int, ...], ...]
     strides: tuple[int, ...]
@@ -57,41 +57,41 @@ def found(graph: Graph) -> dict[Equation, Replacement]:
         terms = _terms(graph, equation, sums)
         if terms:
             sums[equation.output] = terms
-    for value, (taps, additions) in sums.items():
-        if len(taps) >= _FEWEST and not _goes_on(graph, value, sums):
-            result[graph.producer[value]] = _replacement(graph, taps, additions)
+    for value, (products, additions) in sums.items():
+        if len(products) >= _FEWEST and not _goes_on(graph, value, sums):
+            result[graph.producer[value]] = _replacement(graph, products, additions)
     return result
 
 
 def _terms(graph: Graph, equation: Equation, sums: dict[Value, _Sum]) -> _Sum | None:
-    """Return the products that an equation adds up, or the one that it is."""
+    """Return the products that an equation adds up, or the one product that it is."""
     if equation.primitive is p.mul_p:
-        tap = _tap(graph, equation)
-        return ([tap], []) if tap else None
+        product = _product(graph, equation)
+        return ([product], []) if product else None
     if equation.primitive is not p.add_p:
         return None
     parts = [_part(graph, v, sums) for v in equation.inputs]
     if parts[0] is None or parts[1] is None:
         return None
-    taps = [*parts[0][0], *parts[1][0]]
-    if len({(tap.source, tap.strides) for tap in taps}) > 1:
+    products = [*parts[0][0], *parts[1][0]]
+    if len({(product.source, product.strides) for product in products}) > 1:
         return None
-    return taps, [*parts[0][1], *parts[1][1], equation]
+    return products, [*parts[0][1], *parts[1][1], equation]
 
 
 def _part(graph: Graph, atom: Any, sums: dict[Value, _Sum]) -> _Sum | None:
-    """Return the products that an operand of an addition stands for; none for a written zero."""
+    """Return the products that an operand of an addition stands for: no product for a literal 0."""
     if isinstance(atom, jaxpr.Literal):
         return None if np.any(atom.value) else ([], [])
     return sums.get(atom) if _used_once(graph, atom) else None
 
 
-def _tap(graph: Graph, equation: Equation) -> _Tap | None:
-    """Return a product of a slice of x and a weight that is the same all over the slice."""
+def _product(graph: Graph, equation: Equation) -> _Product | None:
+    """Return the product of a slice of x and a weight that is the same all over the slice."""
     if len(equation.dependents) != 1 or equation.inputs[0] is equation.inputs[1]:
         return None
-    place = jaxpr.weight_position(equation)
-    data, weight = equation.inputs[1 - place], equation.inputs[place]
+    position = jaxpr.weight_position(equation)
+    data, weight = equation.inputs[1 - position], equation.inputs[position]
     maker = graph.producer.get(data)
     if maker is None or maker.primitive is not p.slice_p or not data.floating or 0 in data.shape:
         return None
@@ -102,7 +102,7 @@ def _tap(graph: Graph, equation: Equation) -> _Tap | None:
     if broadcast is None:
         return None
     own = (maker,) if _used_once(graph, data) else ()
-    return _Tap(source, start, strides, *broadcast, data.shape, (*own, equation))
+    return _Product(source, start, strides, *broadcast, data.shape, (*own, equation))
 
 
 def _broadcast(
@@ -133,18 +133,20 @@ def _goes_on(graph: Graph, value: Value, sums: dict[Value, Any]) -> bool:
     return _used_once(graph, value) and graph.uses[value][0].output in sums
 
 
-def _replacement(graph: Graph, taps: list[_Tap], additions: list[Equation]) -> Replacement:
-    first = taps[0]
+def _replacement(graph: Graph, products: list[_Product], additions: list[Equation]) -> Replacement:
+    first = products[0]
     geometry = _Geometry(
-        tuple(tap.start for tap in taps),
+        tuple(product.start for product in products),
         first.strides,
-        tuple(tap.axes for tap in taps),
+        tuple(product.axes for product in products),
         first.shape,
         first.source.shape,
     )
-    inside = [e for tap in taps for e in tap.equations] + additions[:-1]
+    inside = [e for product in products for e in product.equations] + additions[:-1]
     return Replacement(
-        [first.source, *(tap.weight for tap in taps)], functools.partial(_run, geometry), inside
+        [first.source, *(product.weight for product in products)],
+        functools.partial(_run, geometry),
+        inside,
     )
 
 
@@ -167,10 +169,10 @@ def _forward(geometry: _Geometry, source: jax.Array, weights: list[jax.Array]) -
 
 
 def _gathered(geometry: _Geometry, weights: list[jax.Array], cotangent: jax.Array) -> jax.Array:
-    """Return Σₖ wₖ ⊙ place(g, at sₖ), by phases.
+    """Return Σₖ wₖ ⊙ put(g, at sₖ), the gradient of the sum with respect to the source.
 
-    Elements of the source whose indices leave one remainder by the strides form a phase. Only
-    products that start at that remainder reach them, each with a slice of the cotangent.
+    With strides each element of the source belongs to a phase: the remainder of its indices by the
+    strides. Only products that start at that remainder reach it, each by a slice of the cotangent.
     """
     strides, source = geometry.strides, geometry.source
     sizes = tuple(-(-size // stride) for size, stride in zip(source, strides, strict=True))
@@ -203,5 +205,5 @@ def _gathered(geometry: _Geometry, weights: list[jax.Array], cotangent: jax.Arra
     return lax.slice(apart.transpose(order).reshape(whole), [0] * rank, source)
 
 
-stencil = transposes.product(_forward, _gathered)
+stencil = linear.product(_forward, _gathered)
 """`stencil(source, weights, geometry)`: Σₖ wₖ ⊙ slice(source, at sₖ)."""

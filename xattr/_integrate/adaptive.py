@@ -16,7 +16,7 @@ from jax import lax
 
 from xattr import quadrature
 from xattr._core import chunks, compilation, trees
-from xattr._cpu import peephole
+from xattr._cpu import replace
 from xattr._integrate import kernel
 from xattr.types import Array, ArrayTree, Function, Path
 
@@ -327,7 +327,7 @@ def _examine(
     dtype = width.dtype
     nodes = interval.start + width * jnp.asarray(_NODES, dtype)
     samples = kernel.sample_path(path, nodes, nodes)
-    gradient = jax.value_and_grad(peephole.faster(compilation.staged(f)))
+    gradient = jax.value_and_grad(replace.faster(compilation.staged(f)))
 
     def at(point: ArrayTree, velocity: ArrayTree) -> tuple[Array, ArrayTree]:
         value, slope = gradient(point, *args)

@@ -15,7 +15,7 @@ import numpy as np
 
 from xattr import quadrature as quadratures
 from xattr._core import chunks, compilation, completeness, trees
-from xattr._cpu import peephole
+from xattr._cpu import replace
 from xattr._program import workload
 from xattr.types import Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
 
@@ -90,7 +90,7 @@ def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> Arr
 
     The samples have two leading axes: chunks, taken one after the other, and the nodes of each.
     """
-    gradient = jax.grad(peephole.faster(compilation.staged(f)))
+    gradient = jax.grad(replace.faster(compilation.staged(f)))
 
     def chunk_sum(samples: PathSamples) -> ArrayTree:
         gradients = trees.widen(jax.vmap(lambda point: gradient(point, *args))(samples.points))

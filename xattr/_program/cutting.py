@@ -1,9 +1,8 @@
-"""The program, cut at a named value: what makes the value, and what takes it."""
+"""A program, cut at a named value into what makes the value and what takes it."""
 
-import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,14 +14,14 @@ from xattr._program.jaxpr import Equation, Program, Value, p
 from xattr.types import ArrayTree, Function
 
 NAMING = 'from jax.ad_checkpoint import checkpoint_name; h = checkpoint_name(h, "name")'
-"""How a value gets a name, to be shown in messages."""
+"""How to name a value, for error messages."""
 
 _MAX_NAMES = 30
-"""Names listed where a layer is not found."""
+"""How many names an error message lists."""
 
 
 class Cut(NamedTuple):
-    """A program in two: what makes the layer, and what takes it as its last input."""
+    """A program in two: one makes the layer, the other takes it as its last input."""
 
     before: Program
     after: Program
@@ -82,16 +81,16 @@ def cut_at(f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]) -> Cut:
     """Trace f and cut it at the layer."""
     program, operands = jaxpr.trace(compilation.checked(f), x, args, whole="always")
     finder = _Finder(layer)
-    opened = _opened(program, finder.to_open)
+    opened = _opened(program, program.inputs, finder.to_open)
     program = jaxpr.pruned(opened)
     value = finder.find(program, opened)
     before = jaxpr.pruned(
         Program(program.inputs, [value], _until(program, value), program.constants)
     )
-    placed = Value(value, True)
-    names = {value: placed}
+    layer_input = Value(value, True)
+    names = {value: layer_input}
     after = Program(
-        [*program.inputs, placed],
+        [*program.inputs, layer_input],
         [names.get(v, v) for v in program.outputs],
         [_renamed(e, names) for e in program.equations],
         program.constants,
@@ -107,40 +106,34 @@ def _until(program: Program, value: Value) -> list[Equation]:
 
 def _renamed(equation: Equation, names: Mapping[Any, Any]) -> Equation:
     """Return the equation with other operands."""
-    changed = copy.copy(equation)
-    changed.inputs = [names.get(v, v) for v in equation.inputs]
-    return changed
+    return equation.changed(inputs=[names.get(v, v) for v in equation.inputs])
 
 
-def _opened(program: Program, to_open: Callable[[Equation], bool]) -> Program:
-    """Return the program with the bodies of some checkpoints in their place."""
-    names: dict[Any, Any] = {}
+def _opened(
+    program: Program, operands: Sequence[Any], to_open: Callable[[Equation], bool]
+) -> Program:
+    """Return the program for given operands, its checkpoints opened for which `to_open` holds."""
+    names: dict[Any, Any] = dict(zip(program.inputs, operands, strict=True))
     constants = dict(program.constants)
     equations: list[Equation] = []
-
-    def add(part: Program) -> None:
-        for equation in part.equations:
-            equation = _renamed(equation, names)
-            if equation.primitive is not p.remat_p or not to_open(equation):
-                equations.append(equation)
-                continue
-            (body,) = equation.bodies
-            constants.update(body.constants)
-            names.update(zip(body.inputs, equation.inputs, strict=True))
-            add(body)
-            results = [names.get(v, v) for v in body.outputs]
-            names.update(zip(equation.outputs, results, strict=True))
-
-    add(program)
+    for each in program.equations:
+        equation = _renamed(each, names)
+        if equation.primitive is not p.remat_p or not to_open(equation):
+            equations.append(equation)
+            continue
+        inner = _opened(equation.bodies[0], equation.inputs, to_open)
+        equations += inner.equations
+        constants.update(inner.constants)
+        names.update(zip(equation.outputs, inner.outputs, strict=True))
     outputs = [names.get(v, v) for v in program.outputs]
-    return Program(program.inputs, outputs, equations, constants)
+    return Program([*operands], outputs, equations, constants)
 
 
 # The layer's name -------------------------------------------------------------------------------
 
 
 class _Finder:
-    """Finds the value that a name stands for."""
+    """Finds the value of a layer by its name, or by the scope that makes it."""
 
     def __init__(self, layer: str) -> None:
         self.layer = layer
@@ -151,7 +144,7 @@ class _Finder:
         return _contains(parts(equation.scope), self.parts)
 
     def is_named(self, equation: Equation) -> bool:
-        """Tell whether an equation gives the name; it may be preceded by scopes."""
+        """Tell whether an equation gives the name. Scopes may stand before it."""
         return equation.primitive is p.name_p and _path(equation)[-len(self.parts) :] == self.parts
 
     def to_open(self, checkpoint: Equation) -> bool:
@@ -164,7 +157,7 @@ class _Finder:
     def find(self, program: Program, whole: Program) -> Value:
         """Return the one value that has the name, or raise.
 
-        `whole` is the program with what its outputs do not need.
+        `whole` is the same program, not yet pruned: it tells whether f only does not use the layer.
         """
         named = [e for e in _everywhere(program.equations) if self.is_named(e)]
         matches = self.is_named if named else self.is_inside
@@ -198,7 +191,7 @@ class _Finder:
                 where = _WHERE.get(equation.primitive, "inside a function with its own derivative")
                 raise ValueError(
                     f"the layer {self.layer!r} lies {where}, and has no one value ({equation.name} "
-                    f"at {equation.source}): name a value outside, for example the result"
+                    f"at {equation.source}): name a value outside it, for example the result"
                 )
 
     def _several(self, values: dict[Value, Equation]) -> str:
@@ -231,7 +224,7 @@ _WHERE = {
 
 
 def parts(scope: str) -> tuple[str, ...]:
-    """Return the path of scopes; what `jax.vmap` writes around them is not part of it."""
+    """Return the path of scopes, without what `jax.vmap` writes around them."""
     while (plain := re.sub(r"vmap\(([^()]*)\)", r"\1", scope)) != scope:
         scope = plain
     return tuple(part for part in scope.split("/") if part)

@@ -1,4 +1,4 @@
-"""The program as a graph: who makes a value, who uses it, which numbers are written in it."""
+"""The program as a graph: which equation makes a value, which use it, which numbers are known."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,21 +16,21 @@ _CONSTANT = frozenset({p.broadcast_in_dim_p, p.convert_element_type_p, p.reshape
 
 
 class Replacement(NamedTuple):
-    """What to run in the place of an equation: other operands, another function of them."""
+    """What to run instead of an equation: another function, of other operands."""
 
     inputs: Sequence[Any]
     run: Callable[[Sequence[Any]], list[Any]]
     inside: Sequence[Equation] = ()
-    """Equations that are then of no use."""
+    """Equations that need not be run then."""
 
 
 class Graph:
-    """A program with its producers and users."""
+    """A program, with the equation that makes each value and those that use it."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.producer = {v: e for e in program.equations for v in e.outputs}
-        self.place = {e: i for i, e in enumerate(program.equations)}
+        self.position = {e: i for i, e in enumerate(program.equations)}
         self.uses: dict[Value, list[Equation]] = {}
         for equation in program.equations:
             for value in equation.operands:
@@ -38,11 +38,17 @@ class Graph:
         self.results = {v for v in program.outputs if isinstance(v, Value)}
 
     def in_order(self, equations: Iterable[Equation]) -> list[Equation]:
-        """Return equations in the order of the program, without a look at the others."""
-        return sorted(equations, key=self.place.__getitem__)
+        """Return equations in the order of the program.
+
+        The time does not grow with the program, so that many groups are found in linear time.
+        """
+        return sorted(equations, key=self.position.__getitem__)
 
     def between(self, root: Value, out: Value) -> list[Equation]:
-        """Return the equations that make `out` from `root`, in order, up to stopped gradients."""
+        """Return the equations that make `out` from `root`, in order.
+
+        Stopped gradients, and what stands behind them, are left out.
+        """
         found: set[Equation] = set()
         todo = [out]
         while todo:
@@ -57,7 +63,10 @@ class Graph:
         return self.in_order(found)
 
     def source(self, value: Any, through: frozenset[Any]) -> Equation | None:
-        """Follow a value back through equations with one dependent operand."""
+        """Return the equation that makes a value, behind those of the primitives `through`.
+
+        Only equations with one operand that depends on x are passed.
+        """
         equation = self.producer.get(value) if isinstance(value, Value) else None
         while equation and equation.primitive in through and len(equation.dependents) == 1:
             equation = self.producer.get(equation.dependents[0])
@@ -66,7 +75,7 @@ class Graph:
     def static(self, atom: Any, *, arrays: bool = True) -> Any:
         """Return a number that is written in the program, or None.
 
-        `arrays` counts a known array of equal numbers, too: np.zeros(8) in maximum(x, np.zeros(8)).
+        With `arrays` a known array of equal numbers counts as one: that of maximum(x, np.zeros(8)).
         """
         if isinstance(atom, jaxpr.Literal):
             return None if np.iscomplexobj(atom.value) else np.asarray(atom.value).astype(float)
@@ -80,8 +89,9 @@ class Graph:
     def computed(self, atom: Any) -> np.ndarray | None:
         """Return an array that the program computes from indices (iota) or numbers, else None.
 
-        JAX writes the weights of a resampling, of patches and of an identity so, and f those of an
-        average, as jnp.ones(4) / 4. An array that f brings along may be trained: it is not one.
+        JAX writes the weights of a resampling, of patches and of an identity so. f writes those of
+        an average so, as jnp.ones(4) / 4. An array that f brings along does not count: it may be
+        trained.
         """
         found: set[Equation] = set()
         brought: list[Any] = []

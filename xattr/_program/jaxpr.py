@@ -1,10 +1,13 @@
 """The traced program of a function: equations in one list, and what depends on x.
 
-The only module that touches `jax.extend`. Calls that only group (jit, closed calls) are opened; a
-call with a derivative of its own stays whole where it is an activation or needs no rule; scan,
-cond, while and checkpoint keep their bodies.
+No other module touches `jax.extend`. Calls that only group equations (jit, closed calls) are
+opened. A call with a derivative of its own stays whole if it is an activation or needs no rule.
+scan, cond, while and checkpoint keep their bodies.
+
+The sets of primitives below say what kinds there are. A new primitive goes into one of them.
 """
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,11 +26,11 @@ from xattr._program import versions
 from xattr.types import ArrayTree, Function
 
 _ADDED_SINCE = frozenset({"stack_p", "unstack_p"})
-"""Primitives that the oldest JAX has no operations for, and so none under another name."""
+"""Primitives that the oldest JAX lacks altogether: it does not write them under another name."""
 
 
 class _Primitives:
-    """JAX's primitives by name. What this JAX lacks is in `missing`, and equals no primitive."""
+    """JAX's primitives by name. One that this JAX lacks equals no other, and is in `missing`."""
 
     def __init__(self) -> None:
         self.found: set[Any] = set()
@@ -120,8 +123,8 @@ class Equation:
     ) -> None:
         self.origin = origin
         self.caller = caller
-        # Under shard_map a value is marked as varying by an operation that JAX does not export.
-        self.primitive: Any = p.copy_p if str(origin.primitive) in _MARKS else origin.primitive
+        # JAX does not export the primitives that mark a value as varying under shard_map.
+        self.primitive: Any = p.copy_p if str(origin.primitive) in _VARYING else origin.primitive
         self.inputs = inputs
         self.outputs = outputs
         self.scope = scope
@@ -129,9 +132,16 @@ class Equation:
         loop = origin.primitive is p.scan_p
         self.bodies: list[Program] = bodies[-1:] if loop else bodies
         self.first_steps: list[Program] = bodies[:-1] if loop else []
-        """The body of a scan at its first steps, where less depends on x than at all others."""
+        """The body of a scan at its first steps, where less depends on x than at the others."""
         self.activation = self.is_call and is_activation(bodies[0], inputs, outputs)
         """Whether it is a call of a function of each element."""
+
+    def changed(self, **attributes: Any) -> "Equation":
+        """Return a copy with other attributes."""
+        other = copy.copy(self)
+        for name, value in attributes.items():
+            setattr(other, name, value)
+        return other
 
     @property
     def output(self) -> Value:
@@ -177,9 +187,10 @@ class Program(NamedTuple):
     constants: dict[Value, Any]
 
 
-_MARKS = frozenset({"pvary", "pcast"})
+_VARYING = frozenset({"pvary", "pcast"})
+"""Names of the primitives that mark a value as varying over axes of a mesh."""
 OPENED = frozenset({p.jit_p, p.closed_call_p, p.call_p})
-"""Calls that are opened always: whether a part of f is jitted must not change the answer."""
+"""Calls that are always opened: an attribution must not depend on which parts of f are jitted."""
 OWN_DERIVATIVE = frozenset({p.custom_jvp_call_p, p.custom_vjp_call_p})
 CALLS = OPENED | OWN_DERIVATIVE
 CONTROL = frozenset({p.scan_p, p.cond_p, p.remat_p})
@@ -227,8 +238,8 @@ def trace(
 ) -> tuple[Program, list[Any]]:
     """Return the program of f(x, *args) -> one array, and its inputs as a list.
 
-    `whole` keeps calls with a derivative of their own: True those in which nothing needs a rule,
-    "always" all of them.
+    `whole` keeps calls with a derivative of their own: True keeps those in which nothing needs a
+    rule, "always" keeps all.
     """
     leaves, structure = jax.tree.flatten(x)
     others, other_structure = jax.tree.flatten(args)
@@ -245,42 +256,31 @@ def trace(
 
 
 def open_program(body: Any, mask: Sequence[bool], whole: Whole, scope: str = "") -> Program:
-    """Return the equations of a jaxpr in one list, calls opened."""
-    jaxpr, known = _parts(body)
-    equations: list[Equation] = []
+    """Return the equations of a jaxpr in one list, calls opened. `mask`: which inputs are x."""
+    jaxpr, _ = _parts(body)
     inputs = [Value(v.aval, bool(m)) for v, m in zip(jaxpr.invars, mask, strict=True)]
-    env: dict[Any, Any] = dict(zip(jaxpr.invars, inputs, strict=True))
-    constants: dict[Value, Any] = {}
-    _open_constants(jaxpr, known, env, constants)
-    _open(jaxpr, env, equations, constants, scope, whole)
-    outputs = [_read(env, v) for v in jaxpr.outvars]
-    _let_choices_through(equations, outputs)
-    return Program(inputs, outputs, equations, constants)
+    program = _inlined(body, inputs, whole, scope)
+    return program._replace(equations=_with_choices_let_through(program))
 
 
-def _let_choices_through(equations: list[Equation], outputs: list[Any]) -> None:
+def _with_choices_let_through(program: Program) -> list[Equation]:
     """Take stopped gradients for copies where x chooses between a value and its stopped copy.
 
-    So `jax.vmap` writes a `lax.cond`: a branch that is not taken gets its operand without a
+    `jax.vmap` writes a `lax.cond` so: a branch that is not taken gets its operand without a
     gradient.
     """
-    stopped = {e.output: e for e in equations if e.primitive is p.stop_gradient_p}
-    stay = set(stopped) & {v for v in outputs if isinstance(v, Value)}
-    for equation in equations if stopped else []:
+    stopped = {e.output: e for e in program.equations if e.primitive is p.stop_gradient_p}
+    stay = set(stopped) & {v for v in program.outputs if isinstance(v, Value)}
+    for equation in program.equations if stopped else []:
         chosen = equation.primitive is p.select_n_p and equation.inputs[0] in equation.dependents
         for value in stopped.keys() & set(equation.operands):
             if not chosen or stopped[value].inputs[0] not in equation.inputs[1:]:
                 stay.add(value)
-    for value in stopped.keys() - stay:
-        stopped[value].primitive = p.copy_p
-
-
-def _open_constants(
-    jaxpr: Any, known: Sequence[Any], env: dict[Any, Any], constants: dict[Value, Any]
-) -> None:
-    for var, constant in zip(jaxpr.constvars, known, strict=True):
-        env[var] = Value(var.aval, False)
-        constants[env[var]] = constant
+    copied = stopped.keys() - stay
+    return [
+        each if copied.isdisjoint(each.outputs) else each.changed(primitive=p.copy_p)
+        for each in program.equations
+    ]
 
 
 def _read(env: dict[Any, Any], atom: Any) -> Any:
@@ -288,39 +288,34 @@ def _read(env: dict[Any, Any], atom: Any) -> Any:
     return Literal(atom.val, aval.dtype) if isinstance(atom, core.Literal) else env[atom]
 
 
-def _open(
-    jaxpr: Any,
-    env: dict[Any, Any],
-    into: list[Equation],
-    constants: dict[Value, Any],
-    scope: str,
-    whole: Whole,
-    caller: Any = None,
-) -> None:
-    """Append the equations of a jaxpr, with its variables renamed by `env`."""
+def _inlined(body: Any, inputs: list[Any], whole: Whole, scope: str, caller: Any = None) -> Program:
+    """Return the program of a jaxpr for given operands, calls opened."""
+    jaxpr, known = _parts(body)
+    fixed = [Value(v.aval, False) for v in jaxpr.constvars]
+    constants = dict(zip(fixed, known, strict=True))
+    env: dict[Any, Any] = dict(zip(jaxpr.invars, inputs, strict=True))
+    env.update(zip(jaxpr.constvars, fixed, strict=True))
+    equations: list[Equation] = []
     for eqn in jaxpr.eqns:
         if p.missing and eqn.primitive not in p.found:  # it may be one of them, renamed
             raise versions.unreadable(f"no primitive {p.missing[0]!r}, but {eqn.primitive}")
-        inputs = [_read(env, v) for v in eqn.invars]
-        mask = [isinstance(v, Value) and v.dependent for v in inputs]
+        operands = [_read(env, v) for v in eqn.invars]
+        mask = [depends(v) for v in operands]
         inner_scope = _joined(scope, str(eqn.source_info.name_stack))
         bodies = _bodies(eqn, mask, inner_scope, whole) if eqn.primitive not in OPENED else []
         if eqn.primitive in OPENED or (
-            eqn.primitive in CALLS and not _stays_whole(eqn, bodies[0], inputs, whole)
+            eqn.primitive in CALLS and not _stays_whole(eqn, bodies[0], operands, whole)
         ):
-            inner, known = _parts(_body_of(eqn))
-            inner_env = dict(zip(inner.invars, inputs, strict=True))
-            _open_constants(inner, known, inner_env, constants)
-            _open(inner, inner_env, into, constants, inner_scope, whole, _named(eqn, caller))
-            env.update(
-                (var, _read(inner_env, out))
-                for var, out in zip(eqn.outvars, inner.outvars, strict=True)
-            )
+            inner = _inlined(_body_of(eqn), operands, whole, inner_scope, _named(eqn, caller))
+            equations += inner.equations
+            constants.update(inner.constants)
+            env.update(zip(eqn.outvars, inner.outputs, strict=True))
             continue
         reached = _dependent_outputs(eqn, bodies, mask)
         outputs = [Value(v.aval, m) for v, m in zip(eqn.outvars, reached, strict=True)]
         env.update(zip(eqn.outvars, outputs, strict=True))
-        into.append(Equation(eqn, inputs, outputs, inner_scope, bodies, caller))
+        equations.append(Equation(eqn, operands, outputs, inner_scope, bodies, caller))
+    return Program(inputs, [_read(env, v) for v in jaxpr.outvars], equations, constants)
 
 
 def _named(eqn: Any, caller: Any) -> Any:
@@ -343,7 +338,7 @@ def _body_of(eqn: Any) -> Any:
 
 
 def _bodies(eqn: Any, mask: list[bool], scope: str, whole: Whole) -> list[Program]:
-    """Return the bodies of a call or of control flow, opened; of a scan, its first steps first."""
+    """Return the bodies of a call or of control flow, opened; for a scan its first steps, too."""
     if eqn.primitive in CALLS or eqn.primitive is p.remat_p:
         return [open_program(_body_of(eqn), mask, whole, scope)]
     if eqn.primitive is p.cond_p:
@@ -373,7 +368,7 @@ def scan_counts(scan: Any) -> tuple[int, int]:
 
 
 def while_body(equation: Equation) -> Program:
-    """Return the body of a while loop, opened; what depends on x in it is not told."""
+    """Return the body of a while loop, opened; nothing in it is taken to depend on x."""
     with versions.reading():
         body = equation.params["body_jaxpr"]
         return open_program(body, [False] * len(body.in_avals), "always", equation.scope)
@@ -430,7 +425,7 @@ def is_activation(body: Program, inputs: list[Any], outputs: list[Value]) -> boo
 
 
 def pruned(program: Program, *, effects: bool = True) -> Program:
-    """Return the program without what its outputs do not need; printing and the like stay in it."""
+    """Return the program without what its outputs do not need. `effects` keeps printing etc."""
     needed = {v for v in program.outputs if isinstance(v, Value)}
     kept: list[Equation] = []
     for equation in reversed(program.equations):

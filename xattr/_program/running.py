@@ -15,23 +15,17 @@ from xattr._program.jaxpr import Equation, Program, p, read
 
 
 def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    """Apply an equation to arrays; its own derivative rules stay."""
+    """Apply an equation to arrays. A derivative of its own (custom_jvp, custom_vjp) is kept."""
     primitive = equation.origin.primitive
     traced = equation.origin.invars
     operands = [
         trees.varying_like(value, var.aval) for value, var in zip(operands, traced, strict=True)
     ]
     with versions.reading():
-        params = _bound(equation.origin)
+        params: dict[str, Any] = primitive.get_bind_params(equation.origin.params)
     with jax.named_scope(equation.scope) if equation.scope else contextlib.nullcontext():
         result = primitive.bind(*operands, **params)
     return list(result) if primitive.multiple_results else [result]
-
-
-def _bound(origin: Any) -> dict[str, Any]:
-    """Return the parameters with which JAX binds the primitive of an equation."""
-    params: dict[str, Any] = origin.primitive.get_bind_params(origin.params)
-    return params
 
 
 def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]:
@@ -40,7 +34,7 @@ def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]
     primitive, params = equation.origin.primitive, dict(equation.params)
     if primitive is p.reduce_precision_p:
         return operands
-    if primitive in (p.scatter_p, p.scatter_add_p):  # whose own body is written for one dtype
+    if primitive in (p.scatter_p, p.scatter_add_p):  # their body is traced for one dtype
         scatter: Any = lax.scatter if primitive is p.scatter_p else lax.scatter_add
         keep = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
         return [scatter(*operands, **{name: params[name] for name in keep})]
@@ -52,7 +46,7 @@ def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]
 
 
 def at_least(dtype: Any, value: Any) -> jax.Array:
-    """Return an array, a floating one in the dtype or a wider one of its own."""
+    """Return the value as an array. A floating one gets the dtype, unless its own is wider."""
     array = jnp.asarray(value)
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     return array.astype(_wider(dtype, array.dtype)) if floating else array
@@ -67,7 +61,7 @@ def evaluate(
     operands: Sequence[Any],
     run: Callable[[Equation, Sequence[Any]], list[Any]] = run,
 ) -> list[Any]:
-    """Run a whole program, each equation by `run`."""
+    """Return the outputs of a program. `run` applies one equation."""
     env: dict[Any, Any] = dict(program.constants)
     env.update(zip(program.inputs, operands, strict=True))
     for equation in program.equations:

@@ -1,7 +1,7 @@
-"""The versions of JAX that the library knows, and what it says of a program that it cannot read.
+"""The versions of JAX that the library can read, and what it does about other programs.
 
-How JAX writes a traced program is not part of its stable interface. Rules need to read one and
-raise `UnreadableProgramError` where they cannot; an optimisation steps aside.
+How JAX writes a traced program is not part of its stable interface. Rules need to read it, and
+raise `UnreadableProgramError` if they cannot. An optimisation is skipped instead, with a warning.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ import jax
 from xattr.types import UnreadableProgramError
 
 OLDEST, NEWEST = "0.10.0", "0.12"
-"""The versions of JAX that the tests run on, from and to."""
+"""The oldest and the newest JAX that the tests run on."""
 
 
 def unreadable(why: object) -> UnreadableProgramError:
-    """Return the error for a program that JAX writes in an unknown way."""
+    """Return the error for a program that is not written as expected."""
     return UnreadableProgramError(
         f"xattr-jax {version('xattr-jax')} cannot read the program that JAX {jax.__version__} "
         f"traced ({why}): it is tested with JAX {OLDEST} to {NEWEST}; install a JAX of that range, "
@@ -28,7 +28,7 @@ def unreadable(why: object) -> UnreadableProgramError:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Raise `UnreadableProgramError` for any error of the block, which only reads a program."""
+    """Turn any error of the block into `UnreadableProgramError`. The block only reads a program."""
     try:
         yield
     except UnreadableProgramError:
@@ -38,13 +38,13 @@ def reading() -> Iterator[None]:
 
 
 def step_aside(error: UnreadableProgramError) -> None:
-    """Warn, once, that an optimisation does without a program that it cannot read."""
+    """Warn, once, that an optimisation is skipped because the program cannot be read."""
     message = f"slower than it could be, with the same result: {error}"
     warnings.warn(message, RuntimeWarning, stacklevel=1)
 
 
 class Params(dict[str, object]):
-    """The parameters of a primitive; one that JAX does not give makes the program unreadable."""
+    """The parameters of a primitive. One that is missing raises `UnreadableProgramError`."""
 
     def __missing__(self, name: str) -> object:
         raise unreadable(f"an operation has no parameter {name!r}")

@@ -1,7 +1,7 @@
-"""How much work one example is, and how many gradients to take together where nobody says.
+"""How much work one example is, and the chunk size that is chosen if the caller gives none.
 
-Several at once fill the processor; too many no longer fit into its caches, where a large image
-already fills them alone. What decides is the largest array that f makes of one example.
+Several gradients at once fill the processor. Too many no longer fit into its caches, and one large
+image fills them alone. So the largest array that f makes of one example decides.
 `tests/benchmarks/rewrites.py --settings all none --chunks 1 4 16 64` measures it.
 """
 
@@ -23,13 +23,13 @@ pixels (largest array .9 MB) 385, 272, 237, 245; a CNN (.1 MB), one image, –, 
 """
 
 MOST = 64
-"""Gradients taken together at most: more of them gain little, and need more memory."""
+"""The largest chunk size: a larger one gains little, and needs more memory."""
 
 
 def chunk_size(given: int | None, f: Function, x: ArrayTree, args: tuple[Any, ...]) -> int:
-    """Return the number of gradients of f to take together: as given, or chosen for x like these.
+    """Return the number of gradients of f to take together: as given, or chosen for x and args.
 
-    x and args may be shapes. On backends other than CPU, where nothing was measured, it is
+    x and args may be shapes. Backends other than CPU were not measured: they get
     `chunks.DEFAULT_SIZE`.
     """
     if given is not None or jax.default_backend() != "cpu":
@@ -39,14 +39,14 @@ def chunk_size(given: int | None, f: Function, x: ArrayTree, args: tuple[Any, ..
 
 
 def chosen(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
-    """Return an array as long as a chunk: its shape is known without anything being computed."""
+    """Return an array as long as a chunk: `jax.eval_shape` finds the length without computing."""
     try:
         largest = largest_array(f, x, args)
     except UnreadableProgramError as error:
         versions.step_aside(error)
         return jnp.zeros(chunks.DEFAULT_SIZE)
     except (TypeError, ValueError):
-        # f is not a score. The method that takes it next says so, or does not mind.
+        # f is not a scalar function. The method that is called next raises, or can do without.
         return jnp.zeros(chunks.DEFAULT_SIZE)
     return jnp.zeros(min(max(CACHE // max(largest, 1), 1), MOST))
 

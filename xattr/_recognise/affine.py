@@ -1,7 +1,7 @@
-"""Affine layers read in other ways: without the bias, by the sign of the weights, with others.
+"""Affine layers with parts left out or changed: without the bias, by sign, with other weights.
 
 A layer is a group of equations, y = L x + c. Each function here runs its equations again with
-other numbers for the weights, so a rule is the same for a dense layer, a convolution of any kind
+other numbers for the weights. So a rule is the same for a dense layer, a convolution of any kind
 and a hand-written sum of products.
 """
 
@@ -17,11 +17,11 @@ from xattr._program.jaxpr import Equation, p
 from xattr._recognise.operation import Operation
 
 State = Any
-"""What a reading carries for one value: an array, or a pair of arrays or None."""
+"""What `read` carries for one value: an array, or a pair of arrays or None."""
 
 
 def apply(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
-    """Return what the operation computes; a list where it has more than one result."""
+    """Return what the operation computes, as a list if it has several results."""
     env = dict(zip(operation.inputs, inputs, strict=True))
     env.update(zip(operation.constants, constants, strict=True))
     for equation in operation.equations:
@@ -40,7 +40,11 @@ def read(
     constants: Sequence[Any],
     step: Callable[..., State],
 ) -> State:
-    """Run the equations of an affine operation on states; `step(equation, states, operands)`."""
+    """Run the equations of an affine operation on states instead of values.
+
+    `step(equation, states, operands)` returns the state of a result. An operand is in one of the
+    two lists, and None in the other: among the states if it is made of the inputs.
+    """
     env = dict(zip(operation.constants, constants, strict=True))
     found: dict[Any, State] = dict(zip(operation.inputs, states, strict=True))
     for equation in operation.equations:
@@ -61,7 +65,7 @@ def linear(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]
 def signed(
     operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]
 ) -> tuple[Any, Any]:
-    """Return L⁺ x and L⁻ x: with the positive weights only, and with the negative."""
+    """Return L⁺ x and L⁻ x: L with its positive weights only, and with its negative ones only."""
     positive, negative = read(operation, [(x, None) for x in inputs], constants, _signed)
     shape, dtype = operation.output.shape, operation.output.dtype
     zero = jnp.zeros(shape, dtype)
@@ -81,7 +85,7 @@ def connected(operation: Operation, inputs: Sequence[Any], constants: Sequence[A
 
 
 def passed(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
-    """Return the inputs moved as the operation moves them, without its factors and constants."""
+    """Return the inputs, moved as the operation moves them but not scaled or shifted."""
     return connected(operation, inputs, constants)
 
 
@@ -92,10 +96,8 @@ def weighted(
     weights: Sequence[Any],
     scale: bool,
 ) -> Any:
-    """Return the layer with other weights; `scale` keeps the factors beside them."""
-    places = weight_places(operation)
-    given = dict(zip(places, weights, strict=True))
-
+    """Return the layer with other weights. `scale` keeps the factors beside them."""
+    given = dict(zip(weight_equations(operation), weights, strict=True))
     beside = _linear if scale else functools.partial(_with_weights, change=jnp.ones_like)
 
     def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
@@ -111,14 +113,13 @@ def completed(
     products: Sequence[Any],
     constants: Sequence[Any],
     scale: bool,
-    places: Sequence[Equation],
+    equations: Sequence[Equation],
 ) -> Any:
-    """Return what the layer makes of given products with its weights, without its constants.
+    """Return the output of the layer for given products with its weights, without its constants.
 
-    `places` are the equations of the products; `scale` keeps the factors beside the weights.
+    `equations` are those of the products. `scale` keeps the factors beside the weights.
     """
-    given = dict(zip(places, products, strict=True))
-
+    given = dict(zip(equations, products, strict=True))
     beside = _linear if scale else functools.partial(_with_weights, change=jnp.ones_like)
 
     def step(equation: Equation, states: list[State], operands: list[Any]) -> State:
@@ -128,7 +129,7 @@ def completed(
     return read(operation, zeros, constants, step)
 
 
-def weight_places(operation: Operation) -> list[Equation]:
+def weight_equations(operation: Operation) -> list[Equation]:
     """Return the equations that hold the weights of a layer."""
     products = [e for e in operation.equations if e.primitive in jaxpr.WEIGHTED]
     if products:
@@ -139,9 +140,11 @@ def weight_places(operation: Operation) -> list[Equation]:
 def weight_operands(operation: Operation, constants: Sequence[Any]) -> list[Any]:
     """Return the arrays of weights of a layer."""
     env = dict(zip(operation.constants, constants, strict=True))
-    places = weight_places(operation)
     data = operation.data
-    return [jaxpr.read(env, next(v for v in e.inputs if v not in data)) for e in places]
+    return [
+        jaxpr.read(env, next(v for v in e.inputs if v not in data))
+        for e in weight_equations(operation)
+    ]
 
 
 def _is_scalar(equation: Equation) -> bool:
@@ -189,7 +192,7 @@ def _with_weights(
     operands: list[Any],
     change: Callable[[Any], Any],
 ) -> State:
-    """Apply one equation with its weights changed, signs left out."""
+    """Apply one equation with its weights changed and its signs left out."""
     if equation.primitive is p.neg_p:
         return states[0]
     if equation.primitive is p.sub_p:
@@ -203,7 +206,7 @@ def _with_weights(
 
 
 def _signed(equation: Equation, states: list[State], operands: list[Any]) -> State:
-    """Apply one equation to a pair: what came by positive weights, and what by negative."""
+    """Apply one equation to a pair: what came by positive weights, what by negative ones."""
     present = [s for s in states if s is not None]
     if equation.primitive is p.neg_p:
         positive, negative = present[0]
@@ -218,7 +221,7 @@ def _signed(equation: Equation, states: list[State], operands: list[Any]) -> Sta
         )
     weight = jnp.asarray(weight)
     above, below = jnp.maximum(weight, 0), jnp.minimum(weight, 0)
-    if equation.primitive is p.div_p:  # dividing by 0 where the weight has the other sign
+    if equation.primitive is p.div_p:  # where the weight has the other sign it is 0 here
         above, below = _reciprocal(above), _reciprocal(below)
 
     def equation_scale(part: Any, w: Any) -> Any:

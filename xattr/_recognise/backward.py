@@ -1,6 +1,6 @@
 """What a rule is, and the rules of operations that are not layers.
 
-`xattr.rules` has those of layers, and says how to write one.
+`xattr.rules` has the rules of layers, and tells how to write one.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ Bias: TypeAlias = Literal["exclude", "include"]
 
 
 class Call(NamedTuple):
-    """One operation as it was carried out: what a rule gets to see."""
+    """What a rule gets: an operation, and the values with which f ran it."""
 
     operation: Operation
     """What the operation is: its `kind`, whether it is the `first` or `last` layer, …"""
@@ -71,7 +71,7 @@ class Rule:
     is_own_gradient: Callable[[Operation, Bias], bool] = dataclasses.field(
         default=_never, metadata={"static": True}
     )
-    """Tells for an operation and the option `bias` whether the rule is JAX's own gradient there."""
+    """Tells for an operation and the option `bias` whether the rule is just JAX's own gradient."""
 
     def __call__(self, call: Call, g: Any) -> Cotangents:
         """Return the gradients of `call.inputs`, or their relevance."""
@@ -82,7 +82,7 @@ class Rule:
 
 
 def as_rule(function: Rule | Backward) -> Rule:
-    """Return a rule as it is, a bare function as a rule of its own name."""
+    """Return a rule. A bare function becomes a rule of its own name."""
     if isinstance(function, Rule):
         return function
     return Rule(function, getattr(function, "__name__", repr(function)))
@@ -101,17 +101,16 @@ def _constant(call: Call, g: jax.Array) -> Cotangents:
 
 
 constant = Rule(_constant, "constant")
-"""Take the result for a constant: nothing goes back through it."""
+"""Take the result for a constant: no gradient goes back through it."""
 
 share_largest = Rule(_constant, "share_largest")
-"""Take the larger of value and reference for both, as a constant: the shift of a softmax."""
+"""Use the larger of value and reference at both ends, as a constant: the shift of a softmax."""
 
 
 def transposed(function: Callable[..., Any], inputs: Sequence[Any], g: Any) -> Sequence[Any]:
     """Return the gradients of a function with respect to its inputs, for one of its output."""
     _, back = jax.vjp(function, *inputs)
-    gradients: Sequence[Any] = back(g)
-    return gradients
+    return back(g)
 
 
 def rectifier_slope(operation: Operation, x: jax.Array) -> jax.Array:
@@ -126,8 +125,8 @@ def rectifier_slope(operation: Operation, x: jax.Array) -> jax.Array:
 def pass_on(call: Call, g: jax.Array) -> Cotangents:
     """Give the input of an activation the relevance of its output.
 
-    In gradient form g y / x; where x = 0 the derivative. Source: Bach et al. 2015; Achtibat et al.
-    2024, "AttnLRP", §3.2, the identity rule.
+    In gradient form it is g y / x, and where x = 0 the derivative. Source: Bach et al. 2015;
+    Achtibat et al. 2024, "AttnLRP", §3.2, the identity rule.
     """
     (x,), y = call.inputs, call.output
     if call.operation.kind == "relu":
@@ -140,8 +139,8 @@ def pass_on(call: Call, g: jax.Array) -> Cotangents:
 def slope_of(call: Call, at: jax.Array) -> jax.Array:
     """Return the derivative of a function of each element, and 0 where it is infinite.
 
-    It is needed where x does not move or is 0: an infinite slope times that 0 is NaN in other
-    inputs, too, once a layer has summed.
+    The slope is used where x does not move or is 0. An infinite slope times that 0 would be NaN,
+    and a layer would pass the NaN on to all its inputs.
     """
     (slope,) = transposed(call.plain, (at,), jnp.ones_like(call.output))
     return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))
@@ -158,7 +157,7 @@ def halve(call: Call, g: jax.Array) -> Cotangents:
 def halve_quotient(call: Call, g: jax.Array) -> Cotangents:
     """Share the relevance of y = a/b equally between a and b, as that of a · (1/b).
 
-    In gradient form g / (2b) and g y / (2b), of which b has what it passes on to 1/b (`pass_on`).
+    In gradient form a gets g / (2b), and b gets g y / (2b): what `pass_on` gives to it for 1/b.
     Source: Achtibat et al. 2024, "AttnLRP", §3.2 and §3.3.2, the identity and the uniform rule.
     """
     if len(call.inputs) == 1:  # x / x
@@ -168,15 +167,14 @@ def halve_quotient(call: Call, g: jax.Array) -> Cotangents:
 
 
 def of_shapes(call: Call, gradients: list[jax.Array]) -> Cotangents:
-    """Sum the gradient of an element that the operation took with several of the other factor."""
+    """Sum gradients over the axes along which the operation broadcast an input."""
     shape = call.output.shape
     _, back = jax.vjp(lambda *x: [jnp.broadcast_to(v, shape) for v in x], *call.inputs)
-    summed: Cotangents = back([jnp.broadcast_to(g, shape) for g in gradients])
-    return summed
+    return back([jnp.broadcast_to(g, shape) for g in gradients])
 
 
 def relevance_of(call: Call, g: jax.Array) -> jax.Array:
-    """Return y ⊙ g, also where a mask has made y infinite and nothing comes back."""
+    """Return y ⊙ g, and 0 where g = 0: a mask may have made y infinite there."""
     return jnp.where(g == 0, jnp.zeros_like(g), g * call.output)
 
 

@@ -250,7 +250,7 @@ def _replaced(call: Call, patterns: list[jax.Array], attribution: bool) -> list[
     found_at = places.places_of(call.operation)
     replaced = dict(
         zip(
-            affine.weight_places(call.operation),
+            affine.weight_equations(call.operation),
             map(jnp.asarray, affine.weight_operands(call.operation, call.constants)),
             strict=True,
         )

@@ -101,7 +101,7 @@ class Layer(NamedTuple):
     def weights(self, constants: Sequence[Any]) -> list[Any]:
         """Return the arrays of weights at the places."""
         operands = zip(
-            affine.weight_places(self.operation),
+            affine.weight_equations(self.operation),
             affine.weight_operands(self.operation, constants),
             strict=True,
         )
@@ -223,7 +223,7 @@ def places_of(operation: Operation) -> list[Place]:
     """Return the products with weights; a product of such a product is a factor beside them."""
     found: list[Place] = []
     weighed: set[Any] = set()
-    candidates = affine.weight_places(operation)
+    candidates = affine.weight_equations(operation)
     for equation in operation.equations:
         if any(v in weighed for v in equation.dependents):
             weighed.update(equation.outputs)

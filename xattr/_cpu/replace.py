@@ -1,8 +1,8 @@
 """Operations whose gradient XLA compiles to slow code on CPU, replaced by equal ones.
 
-f is traced, and where `pooling`, `shifted_products` and `convolutions` find such an operation
-theirs takes its place; the values stay what they were. A program without any is left as it is, and
-so is one for another backend, where nothing was measured.
+f is traced, and `pooling`, `shifted_products` and `convolutions` replace what they find in it. The
+values of f do not change. A program without such an operation is left as it is. So is any program
+for another backend, where nothing was measured.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,10 @@ from xattr._program.jaxpr import Equation, Program
 from xattr.types import ArrayTree, Function, UnreadableProgramError
 
 REWRITES: Any = (pooling, shifted_products, convolutions)
-"""All that pays, and it pays on every JAX that was measured: times without to times with it, of
-integrated gradients inside jit with the other two (two CPU cores, `tests/benchmarks/rewrites.py`).
+"""The rewrites that pay on every JAX that was measured.
+
+The table has the time without one over the time with it, for integrated gradients inside jit, the
+other two being on (two CPU cores, `tests/benchmarks/rewrites.py`).
 
                                              JAX 0.10.2   JAX 0.12.0.1
 pooling (CNN, chunks of 16)                         1.3            1.6
@@ -28,7 +30,7 @@ shifted_products (EfficientNet-Lite0, chunks of 1)  1.7            2.1
 
 
 def faster(f: Function) -> Function:
-    """Return f with a gradient that is computed faster; equal but for the order of sums."""
+    """Return f with a gradient that is computed faster. It differs only in the order of sums."""
     if jax.default_backend() != "cpu":
         return f
 
@@ -45,7 +47,7 @@ def faster(f: Function) -> Function:
 
 
 def evaluate(program: Program, operands: Sequence[Any]) -> list[Any]:
-    """Run a whole program, with other operations in the place of what is found."""
+    """Return the outputs of a program, its slow operations replaced."""
     return _run(program, operands, _found(program) if jax.default_backend() == "cpu" else {})
 
 

@@ -1,8 +1,8 @@
 """A product of data and weights whose transpose is written by hand.
 
-JAX derives the transpose of a linear operation; where XLA compiles what it derives to slow code,
-another expression of the same sum takes its place, and every transformation keeps working: the
-tangent is the *transpose of the given transpose*, so that reverse mode runs what is given.
+JAX derives the transpose of a linear operation, and XLA compiles some of them to slow code. Here
+the caller gives another expression of the same sum. The tangent is the *transpose of the given
+transpose*, so reverse mode runs what is given, and every transformation keeps working.
 """
 
 import functools
@@ -21,8 +21,8 @@ def product(
 ) -> Callable[[jax.Array, ArrayTree, Any], jax.Array]:
     """Return `(data, weights, form) -> forward(form, data, weights)`, linear in both operands.
 
-    `backward(form, weights, cotangent)` is its transpose with respect to the data; `form` is
-    static and hashable.
+    `backward(form, weights, cotangent)` is its transpose with respect to the data. `form` is
+    static and must be hashable.
     """
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

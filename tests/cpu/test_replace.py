@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import xattr
-from xattr._cpu import convolutions, peephole, pooling, shifted_products
+from xattr._cpu import convolutions, pooling, replace, shifted_products
 from xattr._program import jaxpr
 from xattr._program.graph import Graph
 
@@ -31,7 +31,7 @@ def _both(f):
         curved = jax.grad(lambda x, *args: jnp.sum(slope(x, *args) ** 2), range(len(args) + 1))
         return moved, slope(x, *args), curved(x, *args)
 
-    return jax.jit(lambda *operands: [derivatives(g, *operands) for g in (peephole.faster(f), f)])
+    return jax.jit(lambda *operands: [derivatives(g, *operands) for g in (replace.faster(f), f)])
 
 
 def same_gradients(f, x, *args, rtol=0.0, atol=0.0):
@@ -84,8 +84,8 @@ def test_max_pooling_in_half_precision_of_infinities_and_nan():
     same_gradients(f, x)
     same_gradients(f, x.at[0, 0, 0].set(-jnp.inf).at[1, 1, 0].set(-jnp.inf))
     broken = x.at[1, 1, 0].set(jnp.nan)
-    assert np.isnan(peephole.faster(f)(broken))
-    assert np.isnan(np.asarray(jax.grad(peephole.faster(f))(broken))[:2, :2, 0]).any()
+    assert np.isnan(replace.faster(f)(broken))
+    assert np.isnan(np.asarray(jax.grad(replace.faster(f))(broken))[:2, :2, 0]).any()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_the_gradient_of_a_convolution_keeps_the_layout_of_the_kernel():
         made = [e for e in equations if e.name == "conv_general_dilated"]
         return {e.params["dimension_numbers"].rhs_spec for e in made}
 
-    assert kernels(peephole.faster(f)) == {(3, 2, 0, 1)}
+    assert kernels(replace.faster(f)) == {(3, 2, 0, 1)}
     assert len(kernels(f)) == 2  # what JAX derives exchanges the features
 
 
@@ -255,7 +255,7 @@ def test_empty_results_are_left_alone(x64):
     )
     g = lambda x: jnp.sum(x**2) + jnp.sum(sum(x[i:i:2] * (1.0 + i) for i in range(5)))
     for function in (f, g):
-        np.testing.assert_array_equal(jax.grad(peephole.faster(function))(x), 2 * x)
+        np.testing.assert_array_equal(jax.grad(replace.faster(function))(x), 2 * x)
 
 
 # Together -------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_every_transformation_of_a_network_with_all_three(x64):
     for finder in (pooling, shifted_products, convolutions):
         assert len(found(finder, network, xs[0], kernel)) == 1
     same_gradients(network, xs[0], kernel, rtol=1e-10, atol=1e-12)
-    fast = jax.grad(peephole.faster(network))
+    fast = jax.grad(replace.faster(network))
     expected = jnp.stack([jax.grad(network)(x, kernel) for x in xs])
     batched = jax.jit(jax.vmap(fast, (0, None)))(xs, kernel)
     np.testing.assert_allclose(batched, expected, rtol=1e-10, atol=1e-12)
@@ -287,7 +287,7 @@ def test_every_transformation_of_a_network_with_all_three(x64):
 
 def test_another_backend_keeps_its_operations(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert peephole.faster(network) is network
+    assert replace.faster(network) is network
 
 
 def test_a_program_without_such_operations_is_called_as_it_is():
