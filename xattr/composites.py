@@ -1,7 +1,8 @@
 """Composites: which rule goes to which operation of the program.
 
-A composite is an ordered list of (predicate, rule); the first predicate that holds for an operation
-decides. What no predicate holds for is not covered: an error, never a silent gradient.
+A composite is an ordered list of (predicate, rule). The first predicate that holds for an operation
+decides. An operation for which none holds is not covered: the method then raises
+`xattr.UncoveredPrimitiveError`, and does not take the gradient in silence.
 """
 
 import dataclasses
@@ -41,13 +42,26 @@ __all__ = [
 ]
 
 Predicate: TypeAlias = Callable[[Operation], bool]
+Entries: TypeAlias = tuple[tuple[Predicate, Backward], ...]
 
 
 class Composite(NamedTuple):
-    """An ordered list of (predicate, rule), and how the program is read for it."""
+    """An ordered list of (predicate, rule): the first predicate that holds decides.
 
-    entries: tuple[tuple[Predicate, Backward], ...]
+    `compose`, `every_layer` and the presets make one for LRP: they put your entries before those
+    that all of them share (activations, products, softmax). `composite + other` appends the entries
+    of another. `composite.rule_for(operation)` tells which rule an operation gets.
+
+    Example:
+        >>> from xattr import composites, rules
+        >>> composites.compose((composites.first_layer, rules.flat())) + composites.epsilon_plus()
+        Composite(first_layer: flat(), kind('conv'): z_plus(),
+                  kind('dense'): epsilon(1e-06), ...)
+    """
+
+    entries: Entries
     mode: Mode = "relevance"
+    """Which family of rules the entries are of; a composite of your own is of "relevance"."""
 
     def rule_for(self, operation: Operation) -> Rule | None:
         """Return the rule of the first predicate that holds, or None."""
@@ -56,12 +70,21 @@ class Composite(NamedTuple):
         )
 
     def __add__(self, other: Any) -> "Composite":
-        """Return this composite, followed by the entries of another where none of its own holds."""
-        return Composite((*self.entries, *other.entries), self.mode)
+        """Return the entries of this composite, then those of another."""
+        if not isinstance(other, Composite):
+            return NotImplemented
+        # What all LRP composites share comes last and once: it covers every layer.
+        (own, shared), (others, same) = self._parts(), other._parts()
+        return Composite((*own, *others, *(shared or same)), self.mode)
+
+    def _parts(self) -> tuple[Entries, Entries]:
+        """Return the entries of its own, and `BASE` if it ends with that."""
+        own = len(self.entries) - len(BASE)
+        shared = self.entries[max(own, 0) :] == BASE
+        return (self.entries[:own], BASE) if shared else (self.entries, ())
 
     def __repr__(self) -> str:
-        shared = self.entries[-len(BASE) :] == BASE
-        own = self.entries[: -len(BASE)] if shared else self.entries
+        own, shared = self._parts()
         lines = [f"{_name(holds)}: {backward.as_rule(rule)}" for holds, rule in own]
         return f"Composite({', '.join([*lines, *(['...'] if shared else [])])})"
 
@@ -89,14 +112,21 @@ def _name(predicate: Predicate) -> str:
 
 
 def kind(*names: str) -> Predicate:
-    """Return the predicate: the operation is of one of these kinds.
+    """Return a predicate: the operation is of one of these kinds.
 
-    True for an operation if its kind, as `xattr.explain` lists it, = one of the names.
+    Args:
+        *names: kinds, as `xattr.explain` lists them: "dense", "conv", "sum", "relu", "softmax", …
 
-    Raises `ValueError` for a kind that does not exist.
+    Returns:
+        A predicate `operation -> bool`, for `compose`.
 
-    >>> from xattr import composites
-    >>> weighted = composites.kind("dense", "conv")
+    Raises:
+        ValueError: for a kind that does not exist; the text lists those that do.
+
+    Example:
+        >>> from xattr import composites
+        >>> composites.kind("dense", "conv")
+        kind('dense', 'conv')
     """
     for name in names:
         if name not in KINDS:
@@ -110,12 +140,17 @@ def _kind(operation: Operation, names: tuple[str, ...]) -> bool:
 
 
 def first_layer(operation: Operation) -> bool:
-    """Tell whether a layer sees x.
+    """Tell whether a layer sees x: its inputs are x, moved, scaled or shifted element by element.
 
-    True if its inputs = x, moved, scaled or shifted element by element.
+    Args:
+        operation: an operation of the program.
 
-    >>> from xattr import composites, rules
-    >>> flat_first = composites.compose((composites.first_layer, rules.flat()))
+    Returns:
+        True for a first layer, as `xattr.explain` marks it.
+
+    Example:
+        >>> from xattr import composites, rules
+        >>> flat_first = composites.compose((composites.first_layer, rules.flat()))
     """
     return operation.first
 
@@ -123,22 +158,34 @@ def first_layer(operation: Operation) -> bool:
 def last_layer(operation: Operation) -> bool:
     """Tell whether no other layer comes after this one.
 
-    True if the number of layers between its result and f's = 0; never inside a loop.
+    Args:
+        operation: an operation of the program.
 
-    >>> from xattr import composites, rules
-    >>> stable_last = composites.compose((composites.last_layer, rules.epsilon(0.1)))
+    Returns:
+        True for a last layer, as `xattr.explain` marks it; never inside a loop.
+
+    Example:
+        >>> from xattr import composites, rules
+        >>> stable_last = composites.compose((composites.last_layer, rules.epsilon(0.1)))
     """
     return operation.is_layer and operation.last
 
 
 def named(name: str) -> Predicate:
-    """Return the predicate: the operation lies in a scope of this name.
+    """Return a predicate: the operation lies in a scope of this name.
 
-    True if the name = any part of the path of scopes, as `xattr.explain` lists it: those of
-    `jax.named_scope` and of flax linen's modules ("Dense_0", "block/conv").
+    Scopes are those of `jax.named_scope` and of flax linen's modules.
 
-    >>> from xattr import composites, rules
-    >>> mine = composites.compose((composites.named("head"), rules.epsilon(0.1)))
+    Args:
+        name: any part of the path of scopes that `xattr.explain` lists: "Dense_0", "block/conv".
+
+    Returns:
+        A predicate `operation -> bool`, for `compose`.
+
+    Example:
+        >>> from xattr import composites, rules
+        >>> composites.compose((composites.named("head"), rules.epsilon(0.1)))
+        Composite(named('head'): epsilon(0.1), ...)
     """
     return _Predicate(functools.partial(_named, name=name), f"named({name!r})")
 
@@ -148,12 +195,18 @@ def _named(operation: Operation, name: str) -> bool:
 
 
 def both(*predicates: Predicate) -> Predicate:
-    """Return the predicate: all of these hold.
+    """Return a predicate: all of these hold.
 
-    True for an operation if each predicate = True for it.
+    Args:
+        *predicates: functions `operation -> bool`.
 
-    >>> from xattr import composites
-    >>> first_conv = composites.both(composites.conv, composites.first_layer)
+    Returns:
+        A predicate `operation -> bool`, for `compose`.
+
+    Example:
+        >>> from xattr import composites
+        >>> composites.both(composites.conv, composites.first_layer)
+        both(kind('conv'), first_layer)
     """
     shown = ", ".join(map(_name, predicates))
     return _Predicate(functools.partial(_both, predicates=predicates), f"both({shown})")
@@ -175,7 +228,7 @@ SOFTMAX = ("softmax", "log_softmax", "logsumexp")
 dense = kind("dense")
 conv = kind("conv")
 
-BASE: tuple[tuple[Predicate, Backward], ...] = (
+BASE: Entries = (
     (normalization_of_input, backward.pass_scaled),
     (kind("sum", "scale", "dense", "conv"), rules.zero()),
     (kind("relu", "relu6", "leaky_relu", "activation", "power"), backward.pass_on),
@@ -191,18 +244,29 @@ Source: Achtibat et al. 2024, "AttnLRP" (softmax, products, LayerNorm).
 
 
 def compose(*entries: tuple[Predicate, Backward]) -> Composite:
-    """Return a relevance composite with these entries before what all composites share.
+    """Return an LRP composite with these entries before what all composites share.
 
-    rule = that of the first predicate that holds. A predicate is a function of an operation
-    (`composites.dense`, `conv`, `first_layer`, `last_layer`, `named(...)`, `kind(...)`, or one of
-    your own), a rule one of `xattr.rules`.
+    The first predicate that holds decides, so put the special before the general.
 
-    Raises `TypeError` for an entry that is not a pair of functions.
-    Source: Montavon et al. 2019, "Layer-wise relevance propagation: an overview", §10.3.
+    Args:
+        *entries: pairs (predicate, rule). A predicate is a function `operation -> bool`:
+            `composites.dense`, `conv`, `first_layer`, `last_layer`, `named(...)`, `kind(...)`, or
+            one of your own. A rule is one of `xattr.rules` or a function `(call, g) -> gradients`.
 
-    >>> from xattr import composites, rules
-    >>> mine = composites.compose((composites.first_layer, rules.flat()),
-    ...                           (composites.named("head"), rules.epsilon(0.1)))
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Raises:
+        TypeError: for an entry that is not a pair of functions.
+
+    Source:
+        Montavon et al. 2019, "Layer-wise relevance propagation: an overview", §10.3.
+
+    Example:
+        >>> from xattr import composites, rules
+        >>> composites.compose((composites.first_layer, rules.flat()),
+        ...                    (composites.named("head"), rules.epsilon(0.1)))
+        Composite(first_layer: flat(), named('head'): epsilon(0.1), ...)
     """
     for entry in entries:
         if not isinstance(entry, tuple) or len(entry) != 2 or not all(map(callable, entry)):
@@ -216,10 +280,16 @@ def compose(*entries: tuple[Predicate, Backward]) -> Composite:
 def every_layer(rule: Backward) -> Composite:
     """Return the composite with one rule for all dense and convolutional layers.
 
-    rule = the given one for each layer with weights.
+    Args:
+        rule: one of `xattr.rules` or a function `(call, g) -> gradients`.
 
-    >>> from xattr import composites, rules
-    >>> z_rule = composites.every_layer(rules.zero())
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Example:
+        >>> from xattr import composites, rules
+        >>> composites.every_layer(rules.zero())
+        Composite(kind('dense', 'conv'): zero(), ...)
     """
     return compose((kind("dense", "conv"), rule))
 
@@ -230,11 +300,19 @@ def epsilon_plus(epsilon: float = 1e-6) -> Composite:
     conv: Rᵢ = Σₖ cᵢₖ⁺ / Σⱼ cⱼₖ⁺ Rₖ; dense: Rᵢ = Σₖ cᵢₖ / (zₖ + ε sign zₖ) Rₖ. zennit's maps are
     those of `bias="include"`: the sums then hold the bias, that of z⁺ its positive part.
 
-    Source: zennit's EpsilonPlus; Montavon et al. 2019, "Layer-wise relevance propagation: an
-    overview".
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.epsilon_plus()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        zennit's EpsilonPlus; Montavon et al. 2019, "Layer-wise relevance propagation: an overview".
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.epsilon_plus()
+        Composite(kind('conv'): z_plus(), kind('dense'): epsilon(1e-06), ...)
     """
     return compose((conv, rules.z_plus()), (dense, rules.epsilon(epsilon)))
 
@@ -244,10 +322,19 @@ def epsilon_plus_flat(epsilon: float = 1e-6) -> Composite:
 
     first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv z⁺, dense ε.
 
-    Source: zennit's EpsilonPlusFlat.
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.epsilon_plus_flat()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        zennit's EpsilonPlusFlat.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.epsilon_plus_flat()
+        Composite(first_layer: flat(), kind('conv'): z_plus(), kind('dense'): epsilon(1e-06), ...)
     """
     return _flat(epsilon_plus(epsilon))
 
@@ -257,10 +344,19 @@ def epsilon_alpha2_beta1(epsilon: float = 1e-6) -> Composite:
 
     conv: Rᵢ = Σₖ (2 cᵢₖ⁺ / Σⱼ cⱼₖ⁺ − cᵢₖ⁻ / Σⱼ cⱼₖ⁻) Rₖ; dense ε.
 
-    Source: zennit's EpsilonAlpha2Beta1; Bach et al. 2015.
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.epsilon_alpha2_beta1()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        zennit's EpsilonAlpha2Beta1; Bach et al. 2015.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.epsilon_alpha2_beta1()
+        Composite(kind('conv'): alpha_beta(2, 1), kind('dense'): epsilon(1e-06), ...)
     """
     return compose((conv, rules.alpha_beta(2.0, 1.0)), (dense, rules.epsilon(epsilon)))
 
@@ -270,10 +366,20 @@ def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6) -> Composite:
 
     first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv α2β1, dense ε.
 
-    Source: zennit's EpsilonAlpha2Beta1Flat.
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.epsilon_alpha2_beta1_flat()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        zennit's EpsilonAlpha2Beta1Flat.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.epsilon_alpha2_beta1_flat(0.1)
+        Composite(first_layer: flat(), kind('conv'): alpha_beta(2, 1),
+                  kind('dense'): epsilon(0.1), ...)
     """
     return _flat(epsilon_alpha2_beta1(epsilon))
 
@@ -283,10 +389,19 @@ def preset_a(epsilon: float = 0.1) -> Composite:
 
     conv: Rᵢ = Σₖ cᵢₖ⁺ / Σⱼ cⱼₖ⁺ Rₖ, a positive bias in the sum if `bias="include"`; dense ε = 0.1.
 
-    Source: iNNvestigate's LRP-PresetA.
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.preset_a()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        iNNvestigate's LRP-PresetA.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.preset_a()
+        Composite(kind('conv'): alpha_beta(1, 0), kind('dense'): epsilon(0.1), ...)
     """
     return compose((conv, rules.alpha_beta(1.0, 0.0)), (dense, rules.epsilon(epsilon)))
 
@@ -296,10 +411,20 @@ def preset_a_flat(epsilon: float = 0.1) -> Composite:
 
     first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv α1β0, dense ε.
 
-    Source: iNNvestigate's LRP-PresetAFlat.
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.preset_a_flat()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        iNNvestigate's LRP-PresetAFlat.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.preset_a_flat()
+        Composite(first_layer: flat(), kind('conv'): alpha_beta(1, 0),
+                  kind('dense'): epsilon(0.1), ...)
     """
     return _flat(preset_a(epsilon))
 
@@ -309,10 +434,19 @@ def preset_b(epsilon: float = 0.1) -> Composite:
 
     conv: Rᵢ = Σₖ (2 cᵢₖ⁺ / Σⱼ cⱼₖ⁺ − cᵢₖ⁻ / Σⱼ cⱼₖ⁻) Rₖ; dense ε = 0.1.
 
-    Source: iNNvestigate's LRP-PresetB.
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.preset_b()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        iNNvestigate's LRP-PresetB.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.preset_b()
+        Composite(kind('conv'): alpha_beta(2, 1), kind('dense'): epsilon(0.1), ...)
     """
     return epsilon_alpha2_beta1(epsilon)
 
@@ -322,10 +456,20 @@ def preset_b_flat(epsilon: float = 0.1) -> Composite:
 
     first: Rᵢ = Σₖ Rₖ / (number of inputs of k); conv α2β1, dense ε.
 
-    Source: iNNvestigate's LRP-PresetBFlat.
+    Args:
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
 
-    >>> import xattr
-    >>> composite = xattr.composites.preset_b_flat()
+    Returns:
+        A `Composite`, for `xattr.lrp` and `xattr.with_rules`.
+
+    Source:
+        iNNvestigate's LRP-PresetBFlat.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.preset_b_flat()
+        Composite(first_layer: flat(), kind('conv'): alpha_beta(2, 1),
+                  kind('dense'): epsilon(0.1), ...)
     """
     return _flat(preset_b(epsilon))
 
@@ -337,12 +481,25 @@ def epsilon_gamma_box(
 
     first: Rᵢ = Σₖ (xᵢ wᵢₖ − lᵢ wᵢₖ⁺ − hᵢ wᵢₖ⁻) / (Σⱼ …) Rₖ; conv γ, dense ε.
 
-    Shapes: `low` and `high` bound x, as numbers or arrays that broadcast to it.
-    Source: zennit's EpsilonGammaBox; Montavon et al. 2019, "Layer-wise relevance propagation: an
-    overview", §10.3.
+    Args:
+        low: the smallest x, l: a number or an array that broadcasts to every leaf of x, in units of
+            x.
+        high: the largest x, h: a number or an array, as `low` is.
+        epsilon: the stabilizer ε ≥ 0 of dense layers, in units of their output.
+        gamma: γ ≥ 0 of convolutions, see `rules.gamma`.
 
-    >>> import xattr
-    >>> composite = xattr.composites.epsilon_gamma_box(0.0, 1.0)
+    Returns:
+        A `Composite`, for `xattr.lrp`: the bounds need x, which `xattr.with_rules` does not know.
+
+    Source:
+        zennit's EpsilonGammaBox; Montavon et al. 2019, "Layer-wise relevance propagation: an
+        overview", §10.3.
+
+    Example:
+        >>> import xattr
+        >>> xattr.composites.epsilon_gamma_box(0.0, 1.0)
+        Composite(first_layer: z_box(0, 1), kind('conv'): gamma(0.25),
+                  kind('dense'): epsilon(1e-06), ...)
     """
     return compose(
         (first_layer, rules.z_box(low, high)),

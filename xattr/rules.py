@@ -1,24 +1,48 @@
-"""Backward rules: what an operation of the program does to the signal that comes back to it.
+"""Backward rules: what an operation of the program does to the gradient that comes back to it.
 
-A rule is a function `rule(call, g) -> gradients of call.inputs`, where g is the gradient that has
-arrived at the output. The rules of layer-wise relevance propagation (LRP) carry the relevance R of
-a value x in gradient form, R = x ⊙ g: copies, residual adds, reshapes, pooling and LRP-0 are then
-JAX's own gradient. A rule that gives relevance to inputs that are zero returns `Direct`: that is
-for operations that see x itself.
+A rule is a function `rule(call, g)`. `call` describes one operation as it was computed; g is the
+gradient that comes back to its output. The rule returns the gradients of `call.inputs`.
 
-A function of your own is as good as a rule of the library:
+The rules of layer-wise relevance propagation (LRP) carry the relevance R of a value x in gradient
+form, R = x ⊙ g. Copies, residual adds, reshapes, pooling and LRP-0 are then JAX's own gradient, and
+only the other layers need a rule.
+
+Write a rule in eight lines. A function of your own is as good as a rule of the library; here the
+ε-rule of both:
 
 >>> import jax, jax.numpy as jnp, xattr
->>> from xattr import composites
->>> def epsilon_rule(call, g):  # what epsilon(2.0) does where no bias is in the denominator
-...     z, back = jax.vjp(call.linear, *call.inputs)
-...     return back(g * call.output / (z + jnp.where(z >= 0, 2.0, -2.0)))
->>> f = lambda x: x @ jnp.array([1.0, -2.0])
->>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(epsilon_rule))
-Array([ 2., -1.], dtype=float32)
+>>> from xattr import composites, rules
+>>> def my_epsilon(call, g):
+...     z, back = jax.vjp(call.linear, *call.inputs)  # z = L x, the layer without its bias
+...     relevance = g * call.output
+...     return back(relevance / (z + jnp.where(z >= 0, 0.1, -0.1)))
+>>> f = lambda x: jax.nn.relu(x @ jnp.array([[1.0, -1.0], [2.0, 0.5]]) + 1) @ jnp.array([1.0, -3.0])
+>>> both = (composites.every_layer(rule) for rule in (my_epsilon, rules.epsilon(0.1)))
+>>> mine, known = (xattr.lrp(f, jnp.array([4.0, 1.0]), composite) for composite in both)
+>>> bool(jnp.allclose(mine, known))
+True
 
-`Rule(function, name, bounds=(low, high))` gives it a name to print, and bounds of x, which come to
-it as `call.bounds`.
+Return `Direct` from a rule that gives relevance to inputs that are 0, as the flat rule does: there
+x ⊙ g is 0, whatever g is. `Direct` holds the relevance itself. It is for operations that see x, or
+x moved, resized or scaled element by element. From any other operation it is a `ValueError` that
+names the operation.
+
+>>> def my_flat(call, g):  # of a layer with one unit
+...     x, relevance = call.inputs[0], g * call.output
+...     return rules.Direct((jnp.full(x.shape, relevance / x.size),))
+>>> f = lambda x: x @ jnp.array([1.0, -2.0])
+>>> for rule in (my_flat, rules.flat()):
+...     print(xattr.lrp(f, jnp.array([4.0, 0.0]), composites.every_layer(rule)))
+[2. 2.]
+[2. 2.]
+
+Wrap the function in `Rule` to tell the library more. `name` is what the rule prints. `bounds` are
+the smallest and the largest x: the library moves and scales them as f moves and scales x, and hands
+them to the rule as `call.bounds`. `is_own_gradient` tells where the rule is JAX's own gradient: the
+library then leaves the operation as it is, without a `jax.custom_vjp` around it.
+
+>>> rules.Rule(my_epsilon, "my_epsilon(0.1)")
+my_epsilon(0.1)
 """
 
 import dataclasses
@@ -49,34 +73,50 @@ def zero() -> Rule:
 
     Rᵢ = Σₖ aᵢ wᵢₖ / (Σⱼ aⱼ wⱼₖ) Rₖ. With the bias in the denominator this is gradient ⊙ input.
 
-    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 56.
+    Returns:
+        A `Rule` for any affine layer. The denominator holds the bias if `bias="include"`.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0]) + 3
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.zero()))
-    Array([10., -5.], dtype=float32)
+    Source:
+        Bach et al. 2015, "On pixel-wise explanations", eq. 56.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0]) + 3
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.zero()))
+        Array([10., -5.], dtype=float32)
     """
-    return Rule(functools.partial(_epsilon, epsilon=0.0), "zero()", None, _leaves_no_bias_out)
+    return Rule(functools.partial(_epsilon, epsilon=0.0), "zero()", None, _has_whole_output)
 
 
-def _leaves_no_bias_out(operation: Operation, bias: Bias) -> bool:
+def _has_whole_output(operation: Operation, bias: Bias) -> bool:
+    """Tell whether the denominator is the output: y / y leaves JAX's own gradient."""
     return bias == "include" or not operation.has_offset
 
 
 def epsilon(epsilon: float = 1e-6) -> Rule:
-    """Return the ε-rule: the z-rule with its denominator kept from zero.
+    """Return the ε-rule: the z-rule with its denominator kept away from zero.
 
     Rᵢ = Σₖ aᵢ wᵢₖ / (zₖ + ε sign zₖ) Rₖ, with sign 0 = +1.
 
-    Raises `ValueError` unless ε is a number of at least 0.
-    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 58.
+    Args:
+        epsilon: the stabilizer ε ≥ 0, in units of the layer's output. 0 gives `zero()`.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.epsilon(2.0)))
-    Array([ 2., -1.], dtype=float32)
+    Returns:
+        A `Rule` for any affine layer. z holds the bias if `bias="include"`.
+
+    Raises:
+        ValueError: if `epsilon` is not a number of at least 0.
+
+    Source:
+        Bach et al. 2015, "On pixel-wise explanations", eq. 58.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.epsilon(2.0)))
+        Array([ 2., -1.], dtype=float32)
     """
     epsilon = _at_least_zero(epsilon, "epsilon")
     return zero() if epsilon == 0 else _named(_epsilon, epsilon=epsilon)
@@ -98,26 +138,36 @@ def _epsilon(call: Call, g: jax.Array, epsilon: float) -> Cotangents:
     z, back = jax.vjp(call.linear, *call.inputs)
     base = z if call.bias == "exclude" else call.output
     share = ratio(call.output, base, epsilon)
-    gradients: Sequence[Any] = back(jnp.where(g == 0, jnp.zeros_like(g), g * share))
-    return gradients
+    # A masked output can be infinite: nothing comes back to it, and 0 · inf is NaN.
+    return back(jnp.where(g == 0, jnp.zeros_like(g), g * share))
 
 
 def gamma(gamma: float = 0.25) -> Rule:
     """Return the γ-rule: contributions of the sign of the output count more.
 
-    Rᵢ = Σₖ (cᵢₖ + γ cᵢₖˢ) / Σⱼ (cⱼₖ + γ cⱼₖˢ) Rₖ, cᵢₖ = aᵢ wᵢₖ, where cˢ is the positive part of
-    the contribution if yₖ > 0 and the negative part if not. For a ≥ 0 and y > 0 these are the
-    weights w + γ w⁺ of the source.
+    Rᵢ = Σₖ (cᵢₖ + γ cᵢₖˢ) / Σⱼ (cⱼₖ + γ cⱼₖˢ) Rₖ with cᵢₖ = aᵢ wᵢₖ. cˢ is the positive part of the
+    contribution if yₖ > 0, and the negative part if not. For a ≥ 0 and y > 0 these are the weights
+    w + γ w⁺ of the source.
 
-    Raises `ValueError` unless γ is a number of at least 0.
-    Source: Montavon et al. 2019, "Layer-wise relevance propagation: an overview", §10.2.3; for
-    inputs of both signs Andéol et al. 2021.
+    Args:
+        gamma: how much more they count, γ ≥ 0. 0 is the z-rule; γ → ∞ is the z⁺-rule where y > 0.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.gamma(1.0)))
-    Array([ 2.6666667, -0.6666667], dtype=float32)
+    Returns:
+        A `Rule` for any affine layer. The sum holds the bias if `bias="include"`.
+
+    Raises:
+        ValueError: if `gamma` is not a number of at least 0.
+
+    Source:
+        Montavon et al. 2019, "Layer-wise relevance propagation: an overview", §10.2.3; for inputs
+        of both signs Andéol et al. 2021.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.gamma(1.0)))
+        Array([ 2.6666667, -0.6666667], dtype=float32)
     """
     return _named(_gamma, gamma=_at_least_zero(gamma, "gamma"))
 
@@ -145,16 +195,28 @@ def _gamma(call: Call, g: jax.Array, gamma: float) -> Cotangents:
 def alpha_beta(alpha: float = 2.0, beta: float = 1.0) -> Rule:
     """Return the αβ-rule: positive and negative contributions apart.
 
-    Rᵢ = Σₖ (α cᵢₖ⁺ / Σⱼ cⱼₖ⁺ − β cᵢₖ⁻ / Σⱼ cⱼₖ⁻) Rₖ, cᵢₖ = aᵢ wᵢₖ, α − β = 1.
+    Rᵢ = Σₖ (α cᵢₖ⁺ / Σⱼ cⱼₖ⁺ − β cᵢₖ⁻ / Σⱼ cⱼₖ⁻) Rₖ with cᵢₖ = aᵢ wᵢₖ and α − β = 1.
 
-    Raises `ValueError` unless α ≥ 1, β ≥ 0 and α − β = 1.
-    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 60.
+    Args:
+        alpha: the weight of positive contributions, α = β + 1.
+        beta: the weight of negative contributions, β ≥ 0.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.alpha_beta(2.0, 1.0)))
-    Array([ 4., -2.], dtype=float32)
+    Returns:
+        A `Rule` for any affine layer. If `bias="include"`, the positive part of the bias is in the
+        first sum and the negative part in the second.
+
+    Raises:
+        ValueError: unless β ≥ 0 and α − β = 1.
+
+    Source:
+        Bach et al. 2015, "On pixel-wise explanations", eq. 60.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.alpha_beta(2.0, 1.0)))
+        Array([ 4., -2.], dtype=float32)
     """
     alpha, beta = _at_least_zero(alpha, "alpha"), _at_least_zero(beta, "beta")
     if abs(alpha - beta - 1) > 1e-9:
@@ -169,14 +231,19 @@ def z_plus() -> Rule:
     more contribution in the sum, and keeps its share; a negative bias never counts. This is ZPlus
     of zennit. With `bias="exclude"`, the default of `xattr.lrp`, no bias counts, as in the source.
 
-    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
-    decomposition", eq. 14.
+    Returns:
+        A `Rule` for any affine layer. A unit without a positive contribution passes nothing on.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_plus()))
-    Array([2., 0.], dtype=float32)
+    Source:
+        Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+        decomposition", eq. 14.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_plus()))
+        Array([2., 0.], dtype=float32)
     """
     return dataclasses.replace(alpha_beta(1.0, 0.0), name="z_plus()")
 
@@ -231,13 +298,18 @@ def flat() -> Rule:
 
     Rᵢ = Σₖ 1 / (number of inputs of k) Rₖ.
 
-    Source: Lapuschkin et al. 2019, "Unmasking Clever Hans predictors", supplement.
+    Returns:
+        A `Rule` for a first layer. It returns `Direct`: inputs that are 0 get their share too.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.flat()))
-    Array([1., 1.], dtype=float32)
+    Source:
+        Lapuschkin et al. 2019, "Unmasking Clever Hans predictors", supplement.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.flat()))
+        Array([1., 1.], dtype=float32)
     """
     return Rule(functools.partial(_by_weight, affine.connected), "flat()")
 
@@ -247,14 +319,19 @@ def w_square() -> Rule:
 
     Rᵢ = Σₖ wᵢₖ² / (Σⱼ wⱼₖ²) Rₖ.
 
-    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
-    decomposition", eq. 12.
+    Returns:
+        A `Rule` for a first layer. It returns `Direct`: inputs that are 0 get their share too.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.w_square()))
-    Array([0.4, 1.6], dtype=float32)
+    Source:
+        Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+        decomposition", eq. 12.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.w_square()))
+        Array([0.4, 1.6], dtype=float32)
     """
     return Rule(functools.partial(_by_weight, affine.squared), "w_square()")
 
@@ -270,16 +347,27 @@ def z_box(low: Array | float, high: Array | float) -> Rule:
 
     Rᵢ = Σₖ (xᵢ wᵢₖ − lᵢ wᵢₖ⁺ − hᵢ wᵢₖ⁻) / (Σⱼ …) Rₖ.
 
-    Shapes: `low` and `high` are numbers or arrays that broadcast to every leaf of x, in units of x:
-    if the network scales and shifts x before its first layer, so are they.
-    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
-    decomposition", eq. 16.
+    Args:
+        low: the smallest x, l: a number or an array that broadcasts to every leaf of x, in units of
+            x. If the network scales and shifts x before its first layer, the bounds are scaled with
+            it.
+        high: the largest x, h: a number or an array, as `low` is.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from xattr import composites, rules
-    >>> f = lambda x: x @ jnp.array([1.0, -2.0])
-    >>> xattr.lrp(f, jnp.array([4.0, 1.0]), composites.every_layer(rules.z_box(0.0, 5.0))).round(4)
-    Array([0.6667, 1.3333], dtype=float32)
+    Returns:
+        A `Rule` for a first layer outside of loops, under `xattr.lrp`: `xattr.with_rules` does not
+        know x when it is called.
+
+    Source:
+        Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+        decomposition", eq. 16.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from xattr import composites, rules
+        >>> f = lambda x: x @ jnp.array([1.0, -2.0])
+        >>> bounded = composites.every_layer(rules.z_box(0.0, 5.0))
+        >>> xattr.lrp(f, jnp.array([4.0, 1.0]), bounded).round(4)
+        Array([0.6667, 1.3333], dtype=float32)
     """
     shown = ", ".join(f"{b:g}" if np.ndim(b) == 0 else str(np.shape(b)) for b in (low, high))
     return Rule(_z_box, f"z_box({shown})", (low, high))

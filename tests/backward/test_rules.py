@@ -171,6 +171,12 @@ def test_report_against_oracle(structure, rule, x64):
     assert str(report).splitlines()[0].split() == ["layer", "arriving", "passed", "on", "absorbed"]
 
 
+def test_report_of_a_function_that_does_not_depend_on_x():
+    report = xattr.relevance_report(lambda x: jnp.float32(3.0), jnp.ones(2))
+    assert report.layers == ()
+    assert report.arriving.shape == report.passed_on.shape == report.absorbed.shape == (0,)
+
+
 def test_report_under_jit_and_vmap(x64):
     graph = graphs.network("dense", seed=0)
     xs = jnp.asarray(np.stack([graph.inputs(i) for i in range(3)]))
@@ -304,6 +310,15 @@ def test_composites(name):
     found = _rules_of(composite, graph.f, np.asarray(graph.inputs(0), np.float32))
     first, others, dense = PRESETS[name]
     assert [*map(_told, found)] == [*map(_told, [first, *[others] * (len(found) - 2), dense])]
+
+
+def test_the_sum_of_composites():
+    """What all share comes last: before, it took every layer from the entries of the second."""
+    flat = composites.compose((composites.first_layer, rules.flat()))
+    found = flat + composites.epsilon_plus()
+    assert repr(found) == repr(composites.epsilon_plus_flat())
+    with pytest.raises(TypeError):
+        _ = flat + rules.flat()
 
 
 def _own_flat(call, g):

@@ -640,7 +640,7 @@ RULES = (
     mutant(
         "lrp-relevance-of-zeros-lost",
         "_backward/rewrite",
-        "    if with_probes:\n",
+        "    if with_direct:\n",
         "    if False:\n",
         "an input that is zero gets no relevance",
         "backward/test_rules.py::test_flat_rule_reaches_inputs_that_are_zero",
@@ -720,8 +720,8 @@ RULES = (
     mutant(
         "direct-relevance-as-a-gradient",
         "_backward/rewrite",
-        "with_probes = operation.sees_input and all(c.probe is not None for c in inputs)",
-        "with_probes = False",
+        "with_direct = operation.sees_input and all(c.direct is not None for c in inputs)",
+        "with_direct = False",
         "relevance given to an input of 0 is lost",
         "backward/test_rules.py::test_a_rule_of_ones_own_is_as_good_as_the_librarys[flat]",
     ),

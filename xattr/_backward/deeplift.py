@@ -46,28 +46,46 @@ def deep_lift(
 ) -> ArrayTree:
     """Attribute f(x) − f(baseline) to the inputs by DeepLIFT.
 
-    Aᵢ = (xᵢ − xᵢ') mᵢ, the multipliers m by the chain rule from mₖ = Δy / Δz at every function of
-    one element (rescale). `variant="reveal_cancel"` shares Δy between the positive and the negative
-    contributions to Δz instead. Σ A = f(x) − f(baseline). Products share by the means of their
-    factors; quotients, and with them normalizers, by means that stay bounded where the reference
-    has no variance; softmax is attributed with one shift for x and baseline. A cast to fewer bits
-    within f rounds both ways: the sum is then complete to its precision. Outside a trace an
-    `xattr.IncompleteWarning` tells of sums that miss more than `warn_above` of f(x) − f(baseline)
-    (5 %), or of terms so large that rounding may; it costs a wait for the result, and None does not
-    look. Inside a trace, look with `xattr.completeness_gap`.
+    Aᵢ = (xᵢ − xᵢ') mᵢ, Σ A = f(x) − f(baseline). The multipliers m follow the chain rule from mₖ =
+    Δy / Δz at every function of one element (rescale). Products share by the means of their
+    factors. Quotients, and with them normalizers, share by means that stay bounded where the
+    reference has no variance. Softmax is attributed with one shift for x and baseline.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
-    of f. `baseline` is zeros if None. Raises `xattr.UncoveredPrimitiveError` for an operation
-    without multipliers (a sorting, a choice by x and what is computed from one) unless
-    `on_uncovered="gradient"`, which gives up completeness; `ValueError` for a baseline unlike x and
-    another `variant`.
-    Source: Shrikumar, Greenside & Kundaje 2017, "Learning important features through propagating
-    activation differences", §3.
+    A cast to fewer bits within f rounds both ways: the sum is then complete to its precision.
+    Inside a trace nothing warns of sums that miss their change: look with `xattr.completeness_gap`.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
-    >>> xattr.deep_lift(f, jnp.array([3.0, 1.0]))
-    Array([ 2., -1.], dtype=float32)
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        baseline: the reference, a pytree like x; zeros if None.
+        variant: "rescale", or "reveal_cancel" to share Δy between the positive and the negative
+            contributions to Δz instead.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient at operations without
+            multipliers (a sorting, a choice by x and what is computed from one): the sum is then
+            not complete.
+        warn_above: outside a trace, an `xattr.IncompleteWarning` tells of sums that miss more than
+            this part of f(x) − f(baseline) (5 %), and of terms so large that rounding may. The
+            check waits for the result; None leaves it out.
+
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        ValueError: for a baseline unlike x, another `variant`, and if f does not return a scalar.
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+        UncoveredPrimitiveError: for an operation without multipliers, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Shrikumar, Greenside & Kundaje 2017, "Learning important features through propagating
+        activation differences", §3.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
+        >>> xattr.deep_lift(f, jnp.array([3.0, 1.0]))
+        Array([ 2., -1.], dtype=float32)
     """
     compilation.check_args(args)
     compilation.check_callable(f, "f")
@@ -130,15 +148,19 @@ def rescale(call: Call, g: jax.Array) -> Cotangents:
 def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
     """Return (f(x) − f(x')) / (x − x').
 
-    Where the two lie close together the quotient is rounding: there a smooth function has the
-    derivative half way, which differs from it by the third order.
+    Where the two lie close together the quotient is mostly rounding. A smooth function then takes
+    its derivative half way between them, which differs from the quotient by the third order of the
+    step.
     """
     step = _step(x, reference)
     if call.operation.kind in RECTIFIERS or not call.operation.smooth:
+        # Across a kink the quotient is not the derivative, however close the two lie.
         near, at = step == 0, x
     else:
         scale = jnp.minimum(jnp.abs(x), jnp.abs(reference))
+        # A logarithm or root changes on the scale of x itself, down to 0; others on that of 1.
         scale = scale if call.operation.kind == "power" else 1 + scale
+        # The quotient errs by eps / step, the derivative by step²: the two meet at eps^(1/3).
         near = jnp.abs(step) <= float(np.cbrt(float(jnp.finfo(x.dtype).eps))) * scale  # type: ignore[no-untyped-call]
         at = (x + reference) / 2
     slope = _derivative(call, at)
@@ -147,7 +169,7 @@ def _secant(call: Call, x: jax.Array, reference: jax.Array) -> jax.Array:
 
 
 def _step(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return a − b, which is 0 also where both are the same infinity: the maximum of nothing."""
+    """Return a − b, and 0 where both are the same infinity, as two maxima over nothing are."""
     return jnp.where(a == b, jnp.zeros_like(a), a - b)
 
 
@@ -166,20 +188,19 @@ def share_product(call: Call, g: jax.Array) -> Cotangents:
         return _share_inverse(call, g, call.operation.inverse)
     middle = [(x + r) / 2 for x, r in zip(call.inputs, _references(call), strict=True)]
     _, back = jax.vjp(call.plain, *middle)
-    gradients: Cotangents = back(g)
-    return gradients
+    return back(g)
 
 
 def share_quotient(call: Call, g: jax.Array) -> Cotangents:
     """Return the multipliers of y = a/b, Δy = ((b + b') Δa − (b'y + b y') Δb) / (b² + b'²).
 
-    The mean of the two ways in which a and b can change one after the other, with the weights b²
-    and b'². Of a small b' and a large b next to nothing is left of the way that divides by b': at a
-    reference without variance the multipliers of a normalizer are those of x over its own
-    deviation. They stay below 1.21 / max(|b|, |b'|), and none cancels another.
+    They are the mean of the two ways in which a and b can change one after the other, with the
+    weights b² and b'². One way divides by b'. If b' is small and b is large, that way hardly
+    counts: at a reference without variance the multipliers of a normalizer are those of x over its
+    own deviation. They stay below 1.21 / max(|b|, |b'|), and none cancels another.
     """
     if len(call.inputs) == 1:
-        return [jnp.zeros_like(call.inputs[0])]  # x / x
+        return [jnp.zeros_like(call.inputs[0])]  # x / x is 1 at both ends
     b, b0 = call.inputs[1], _references(call)[1]
     largest, b, b0, squares = _scaled(b, b0)
     of_top = (b + b0) / (largest * squares)
@@ -211,8 +232,8 @@ def _scaled(b: jax.Array, b0: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
 def share_softmax(call: Call, g: jax.Array) -> Cotangents:
     """Return the multipliers of a softmax p, a log-softmax or a logsumexp L.
 
-    With κᵢ = Δpᵢ / Δ log pᵢ (and log p = x − L): Δpᵢ = κᵢ (Δxᵢ − ΔL) and, since Σ Δp = 0,
-    ΔL = Σⱼ κⱼ Δxⱼ / Σⱼ κⱼ. The same for any shift of x, and no large numbers cancel.
+    With κᵢ = Δpᵢ / Δ log pᵢ (and log p = x − L): Δpᵢ = κᵢ (Δxᵢ − ΔL). Since Σ Δp = 0, ΔL =
+    Σⱼ κⱼ Δxⱼ / Σⱼ κⱼ. The multipliers are the same for any shift of x, and no large numbers cancel.
     """
     (x,), (reference,) = call.inputs, _references(call)
     axes, kind = call.operation.axes, call.operation.kind
@@ -230,7 +251,9 @@ def share_softmax(call: Call, g: jax.Array) -> Cotangents:
 
 def _logs(operation: Operation, x: jax.Array, result: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return log p and p, where `result` is p, log p or L."""
-    if operation.kind == "softmax":  # x − log p is L wherever p is not masked: p has not its digits
+    if operation.kind == "softmax":
+        # log(p) of a small p has lost digits. L has them, and x − log p is L at every p that is not
+        # masked: take its mean under p, where the large p count, and return x − L.
         some = result > 0
         totals = x - jnp.log(jnp.where(some, result, jnp.ones_like(result)))
         shares = jnp.where(some, result * totals, jnp.zeros_like(x))
@@ -244,9 +267,10 @@ def _logs(operation: Operation, x: jax.Array, result: jax.Array) -> tuple[jax.Ar
 def _logarithmic_mean(values: Any, logs: Any) -> jax.Array:
     """Return (a − b) / (log a − log b)."""
     a, b = values
-    masked = (a == 0) & (b == 0)  # there both logarithms may be −∞
+    masked = (a == 0) & (b == 0)  # both logarithms may be −∞ there, and −∞ less −∞ is NaN
     step = jnp.where(masked, jnp.zeros_like(a), logs[0] - logs[1])
-    near = jnp.abs(step) < 1e-2  # where a quotient of differences is rounding: its series
+    # Near 0 the quotient is mostly rounding; its series is √(ab) sinh(step/2) / (step/2).
+    near = jnp.abs(step) < 1e-2
     series = jnp.sqrt(a) * jnp.sqrt(b) * (1 + step**2 / 24 + step**4 / 1920)
     return jnp.where(near, series, (a - b) / jnp.where(near, jnp.ones_like(step), step))
 
@@ -254,11 +278,12 @@ def _logarithmic_mean(values: Any, logs: Any) -> jax.Array:
 def share_selection(call: Call, g: jax.Array) -> Cotangents:
     """Return the multipliers of a maximum or minimum.
 
-    All of Δy goes to the element that is largest in x if y > y', and to that which is largest in
-    x' if not: its own difference is then not zero (SHAP's rule for DeepLIFT's max-pooling).
+    If y > y', all of Δy goes to the element that is largest in x; if not, to the one that is
+    largest in x'. The difference of that element is not 0 (SHAP's rule for DeepLIFT's max-pooling).
     """
     references = _references(call)
     change = _step(call.output, call.reference_output)
+    # A maximum that rose did so by the element that is largest now: that one moved by Δy or more.
     rising = change >= 0 if call.operation.selects_largest else change <= 0
     zero = jnp.zeros_like(change)
     _, back = jax.vjp(call.plain, *call.inputs)
@@ -272,7 +297,7 @@ def share_selection(call: Call, g: jax.Array) -> Cotangents:
 def share_modulus(call: Call, g: jax.Array) -> Cotangents:
     """Return the multipliers of |z|, Δ|z| = Re((z + z')* Δz) / (|z| + |z'|).
 
-    Those of two squares, their sum and its root, one after the other.
+    |z| is the root of a sum of two squares; these are the multipliers of the three, chained.
     """
     total = call.output + call.reference_output
     around = jnp.conj(call.inputs[0] + _references(call)[0])
@@ -282,10 +307,10 @@ def share_modulus(call: Call, g: jax.Array) -> Cotangents:
 def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
     """Return the multipliers of a layer and its activation, positive and negative Δz apart.
 
-    Δy⁺ = ½ (f(z'+Δz⁺) − f(z')) + ½ (f(z'+Δz⁺+Δz⁻) − f(z'+Δz⁻)), Δy⁻ likewise; contributions to
-    Δz⁺ get Δy⁺/Δz⁺. Source: Shrikumar et al. 2017, §3.5.2.
+    Δy⁺ = ½ (f(z'+Δz⁺) − f(z')) + ½ (f(z'+Δz⁺+Δz⁻) − f(z'+Δz⁻)), Δy⁻ likewise; contributions to Δz⁺
+    get Δy⁺/Δz⁺. Source: Shrikumar et al. 2017, §3.5.2.
     """
-    layer, activation = call.operation.parts
+    layer, activation = call.operation.parts  # `fused` has joined them
     references = _references(call)
     within = dict(zip(call.operation.constants, call.constants, strict=True))
     constants, of_activation = (
@@ -305,6 +330,7 @@ def reveal_cancel(call: Call, g: jax.Array) -> Cotangents:
         tuple(jnp.minimum(s, 0) for s in steps),
     )
     (up, down), back = jax.vjp(totals, parts)
+    # Each part is added first and last, and the mean taken: a Shapley value of two players.
     at_start, at_end = function(start), function(start + up + down)
     with_up, with_down = function(start + up), function(start + down)
     of_up = (with_up - at_start + at_end - with_down) / 2
@@ -342,7 +368,10 @@ RULES = Composite(
 
 
 def fused(recognised: Recognised) -> Recognised:
-    """Join every affine operation whose consumers are activations to each of them."""
+    """Join every affine operation to each of its activations, if activations are all that reads it.
+
+    RevealCancel needs the contributions to Δz, which an activation on its own does not see.
+    """
     users: dict[Value, list[Operation]] = {}
     for operation in recognised.operations:
         for value in (*operation.inputs, *operation.constants):

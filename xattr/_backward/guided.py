@@ -23,15 +23,15 @@ def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
 
 
 def deconvolved_rectifier(call: Call, g: jax.Array) -> Cotangents:
-    """Pass the signal where it is positive, whatever the unit did."""
+    """Pass the signal where it is positive, whether the unit was active or not."""
     return [jnp.maximum(g, 0)]
 
 
 def _of_rectifiers(rule: Backward) -> Composite:
     """Return the composite with a rule for rectifiers and the gradient elsewhere.
 
-    Activations that are not rectifiers have no rule: neither method is defined for them. Nor has a
-    gate that x opens or closes (`jnp.select`, a table read at x > 0): it may be such an activation.
+    It covers neither other activations, for which neither method is defined, nor a gate that x
+    opens or closes (`jnp.select`, a table read at x > 0): such a gate may be an activation.
     """
     entries = (
         (kind(*RECTIFIERS), rule),
@@ -63,15 +63,30 @@ def guided_backprop(
     At every ReLU, gᵢ = 1[zᵢ > 0] 1[gᵢ > 0] gᵢ; the gradient elsewhere. ReLU6 and leaky ReLU pass
     positive signals by their own slope.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
-    of f per unit of x. Raises `xattr.UncoveredPrimitiveError` for an activation that is no ReLU
-    unless `on_uncovered="gradient"`, and as `xattr.gradient` does.
-    Source: Springenberg et al. 2015, "Striving for simplicity", §3.4.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient at activations that are not
+            ReLUs.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jax.nn.relu(x[0] - 1 - jax.nn.relu(x[1]))
-    >>> xattr.guided_backprop(f, jnp.array([3.0, 1.0]))
-    Array([1., 0.], dtype=float32)
+    Returns:
+        A pytree like x, in units of f per unit of x.
+
+    Raises:
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+        ValueError: if f does not return a scalar, and for other values of `on_uncovered`.
+        UncoveredPrimitiveError: for an activation that is not a ReLU, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Springenberg et al. 2015, "Striving for simplicity", §3.4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jax.nn.relu(x[0] - 1 - jax.nn.relu(x[1]))
+        >>> xattr.guided_backprop(f, jnp.array([3.0, 1.0]))
+        Array([1., 0.], dtype=float32)
     """
     return ruled_gradient(f, x, GUIDED, args, on_uncovered)
 
@@ -83,15 +98,30 @@ def deconvnet(
 
     At every ReLU, gᵢ = 1[gᵢ > 0] gᵢ, whatever its input was; the gradient elsewhere.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
-    of f per unit of x. Raises `xattr.UncoveredPrimitiveError` for an activation that is no ReLU
-    unless `on_uncovered="gradient"`, and as `xattr.gradient` does.
-    Source: Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", §2.1.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient at activations that are not
+            ReLUs.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jax.nn.relu(x[0] - 1 - jax.nn.relu(x[1]))
-    >>> xattr.deconvnet(f, jnp.array([3.0, 5.0]))
-    Array([1., 0.], dtype=float32)
+    Returns:
+        A pytree like x, in units of f per unit of x.
+
+    Raises:
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+        ValueError: if f does not return a scalar, and for other values of `on_uncovered`.
+        UncoveredPrimitiveError: for an activation that is not a ReLU, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", §2.1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jax.nn.relu(x[0] - 1 - jax.nn.relu(x[1]))
+        >>> xattr.deconvnet(f, jnp.array([3.0, 5.0]))
+        Array([1., 0.], dtype=float32)
     """
     return ruled_gradient(f, x, DECONVOLVED, args, on_uncovered)
 

@@ -32,25 +32,43 @@ def lrp(
     """Return the relevance of every input by layer-wise relevance propagation.
 
     R = f(x) at the output; a layer y = W a + b gives Rᵢ = Σₖ aᵢ wᵢₖ / Σⱼ aⱼ wⱼₖ Rₖ to its inputs,
-    or what the composite's rule for it says. `bias="include"` adds b to the denominator: the bias
-    then absorbs its share, and LRP-0 is gradient ⊙ input. b is all that does not depend on x: a
-    state that is still constant adds its product with weights to it, in a scan as where the steps
-    are written out; in x W + h U + b, where x and h depend on x, it belongs to the sum. Activations
-    pass relevance on; products and quotients of two values share it equally; softmax and
-    LayerNorm follow AttnLRP.
+    or what the composite's rule for it says. Activations pass relevance on; products and quotients
+    of two values share it equally; softmax and LayerNorm follow AttnLRP.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
-    of f. `composite` is the ε-rule for every layer if None. Raises `TypeError` unless `composite`
-    is one of `xattr.composites`, `xattr.UncoveredPrimitiveError` for an operation that no rule
-    covers unless `on_uncovered="gradient"`, `ValueError` for a rule for first layers given to
-    another, and as `xattr.gradient` does.
-    Source: Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions";
-    Achtibat et al. 2024, "AttnLRP".
+    The bias b is all that does not depend on x. A state that is still constant adds its product
+    with weights to b, in a scan as where the steps are written out. In x W + h U + b, where x and h
+    depend on x, both belong to the sum.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
-    >>> xattr.lrp(f, jnp.array([3.0, 1.0])).round(4)
-    Array([ 2., -1.], dtype=float32)
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        composite: which rule goes to which operation, one of `xattr.composites`; None is the ε-rule
+            with ε = 1e-6 for every layer.
+        bias: "include" adds b to the denominators: it absorbs its share, and LRP-0 is gradient ⊙
+            input. "exclude" leaves all relevance to the inputs.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient where no rule covers an
+            operation.
+
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        TypeError: if `composite` is not one of `xattr.composites`, a leaf of x is not floating, or
+            `args` is not a tuple.
+        ValueError: for a rule for first layers given to another, and if f does not return a scalar.
+        UncoveredPrimitiveError: for an operation that no rule covers, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions";
+        Achtibat et al. 2024, "AttnLRP".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jax.nn.relu(jax.nn.relu(x[0] - 1) - jax.nn.relu(x[1]))
+        >>> xattr.lrp(f, jnp.array([3.0, 1.0])).round(4)
+        Array([ 2., -1.], dtype=float32)
     """
     compilation.check_args(args)
     x = trees.floating(x, "x")
@@ -67,17 +85,18 @@ def relevance_kernel(
     """Return x ⊙ ∇f(x) under the rules, and what they give to x itself."""
     recognised, operands, settings = prepared(f, x, args, composite, **options)
     leaves, structure = jax.tree.flatten(x)
-    rest = operands[len(leaves) :]
+    inputs = [Carried(leaf, direct=jnp.zeros_like(leaf)) for leaf in leaves]
+    rest = [Carried(o) for o in operands[len(leaves) :]]
 
-    def value(leaves: Sequence[Any], probes: Sequence[Any]) -> Any:
-        seen = [Carried(leaf, None, probe) for leaf, probe in zip(leaves, probes, strict=True)]
-        (result,) = rewrite.run(recognised, [*seen, *map(Carried, rest)], settings)
+    def value(inputs: list[Carried]) -> jax.Array:
+        (result,) = rewrite.run(recognised, [*inputs, *rest], settings)
         return result.value
 
-    probes = [jnp.zeros_like(leaf) for leaf in leaves]
-    gradients, direct = jax.grad(value, (0, 1))(leaves, probes)
-    relevance = trees.add(trees.product(leaves, gradients), direct)
-    return jax.tree.unflatten(structure, relevance)
+    relevances = [
+        trees.product(leaf, gradient.value) + gradient.direct
+        for leaf, gradient in zip(leaves, jax.grad(value)(inputs), strict=True)
+    ]
+    return jax.tree.unflatten(structure, relevances)
 
 
 def prepared(
@@ -92,19 +111,25 @@ def prepared(
 def _bounds_at(
     recognised: Recognised, x: ArrayTree, operands: Sequence[Any]
 ) -> Callable[[Operation, Any], list[Any]]:
-    """Return the function from an operation and bounds of x to those of the operation's inputs."""
+    """Return the function from an operation and a bound of x to that bound of its inputs.
+
+    It runs f on the bound in the place of x, as far as f only moves and scales x.
+    """
     leaves = jax.tree.leaves(x)
     program = recognised.program
 
     def bounded(operation: Operation, bound: Any) -> list[Any]:
-        if operation not in recognised.operations:
+        if (
+            operation not in recognised.operations
+        ):  # it is in a body, whose values this does not compute
             raise ValueError(f"rules.z_box cannot be used inside a loop: {operation.describe()}")
         env: dict[Any, Any] = {
             **program.constants,
             **dict(zip(program.inputs, operands, strict=True)),
         }
-        for value, leaf in zip(program.inputs, leaves, strict=False):
+        for value, leaf in zip(program.inputs, leaves, strict=False):  # those after x are of args
             env[value] = jnp.broadcast_to(jnp.asarray(bound, leaf.dtype), leaf.shape)
+        # Constants too: x may be shifted by what the program computes from its parameters.
         for each in recognised.operations:
             if each.moves_input or each.kind == "constant":
                 inputs = [env[v] for v in (*each.inputs, *each.constants)]
@@ -130,20 +155,38 @@ def deep_taylor(
 ) -> ArrayTree:
     """Return the relevance of every input by deep Taylor decomposition.
 
-    Each layer's root point lies where its inputs can be: hidden layers Rᵢ = Σₖ (aᵢ wᵢₖ)⁺ /
-    Σⱼ (aⱼ wⱼₖ)⁺ Rₖ (z⁺), the first layer Rᵢ = Σₖ wᵢₖ² / Σⱼ wⱼₖ² Rₖ (w²) or, if x is known to lie
-    between `low` and `high`, the z^B-rule. Biases take no part.
+    Each layer's root point lies where its inputs can be: hidden layers Rᵢ = Σₖ (aᵢ wᵢₖ)⁺ / Σⱼ (aⱼ
+    wⱼₖ)⁺ Rₖ (z⁺), the first layer Rᵢ = Σₖ wᵢₖ² / Σⱼ wⱼₖ² Rₖ (w²) or, if x is known to lie between
+    `low` and `high`, the z^B-rule. Biases take no part.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
-    of f. `low` and `high` are numbers or arrays that broadcast to x. Raises `ValueError` if only
-    one of them is given, and as `xattr.lrp` does.
-    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
-    decomposition", eq. 12, 14 and 16.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        low: the smallest x, a number or an array that broadcasts to x. Give it together with
+            `high`.
+        high: the largest x, a number or an array that broadcasts to x.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient where no rule covers an
+            operation.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jax.nn.relu(x @ jnp.array([1.0, -2.0]) + 1)
-    >>> xattr.deep_taylor(f, jnp.array([4.0, 1.0]))
-    Array([0.6, 2.4], dtype=float32)
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        ValueError: if only one of `low` and `high` is given.
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+        UncoveredPrimitiveError: for an operation that no rule covers, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor
+        decomposition", eq. 12, 14 and 16.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jax.nn.relu(x @ jnp.array([1.0, -2.0]) + 1)
+        >>> xattr.deep_taylor(f, jnp.array([4.0, 1.0]))
+        Array([0.6, 2.4], dtype=float32)
     """
     if (low is None) != (high is None):
         raise ValueError("`low` and `high` go together: give both bounds of x, or neither")

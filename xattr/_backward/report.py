@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from xattr._backward import deeplift, guided, lrp, rewrite
 from xattr._backward.patterns import methods
-from xattr._backward.rewrite import Carried, OnUncovered, Taps
+from xattr._backward.rewrite import Carried, OnUncovered, Zeros
 from xattr._core import compilation, trees
 from xattr._program import jaxpr
+from xattr._program.jaxpr import Value
 from xattr._recognise.backward import Bias
 from xattr._recognise.operation import KINDS, Operation, Recognised
 from xattr._recognise.recognise import recognise
@@ -24,12 +25,15 @@ class ExplainedOperation(NamedTuple):
     kind: str
     """One of the kinds that `xattr.composites.kind` takes."""
     operations: str
+    """Its primitives; of more than four, the first two and the last."""
     shapes: str
+    """Dtypes and shapes of what goes in and what comes out."""
     scope: str
     """The named scopes around it, for `composites.named`."""
     source: str
+    """The file and line of f that it comes from."""
     flags: str
-    """"first", "last" for layers."""
+    """Of a layer: "first", "last", both or neither."""
     covered: tuple[str, ...]
     """The methods that have a rule for it."""
     depth: int
@@ -64,16 +68,30 @@ _FAMILIES = ("guided", "lrp", "deep_lift", "patterns")
 def explain(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> Explained:
     """List the operations of f, what each was recognised as, and which methods have a rule for it.
 
-    f = its operations, in order. Print the result for a table. Nothing is computed: f is traced.
+    Print the result for a table. Nothing is computed: f is traced.
 
-    Shapes: `f(x, *args)` returns a scalar for one example. Raises as `xattr.gradient` does.
-    Source: Bach et al. 2015 and the works cited at `xattr.lrp` and `xattr.deep_lift`, for what the
-    kinds of operations are.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays. Only shapes and dtypes count.
+        args: further arguments of f.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jnp.sum(jax.nn.relu(x @ jnp.array([1.0, -2.0, 3.0]) + 1))
-    >>> [operation.kind for operation in xattr.explain(f, jnp.ones(3)).operations]
-    ['dense', 'relu', 'sum']
+    Returns:
+        An `Explained`, whose `operations` are in the order of the program. Each has its kind,
+        primitives, shapes, scope, source line and the methods that cover it.
+
+    Raises:
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+        ValueError: if f does not return a scalar.
+
+    Source:
+        Bach et al. 2015 and the works cited at `xattr.lrp` and `xattr.deep_lift`, for what the
+        kinds of operations are.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jnp.sum(jax.nn.relu(x @ jnp.array([1.0, -2.0, 3.0]) + 1))
+        >>> [operation.kind for operation in xattr.explain(f, jnp.ones(3)).operations]
+        ['dense', 'relu', 'sum']
     """
     compilation.check_args(args)
     compilation.check_callable(f, "f")
@@ -129,7 +147,10 @@ def _covered(operation: Operation, differences: set[Any]) -> tuple[str, ...]:
 
 
 def _covered_equations(recognised: Recognised) -> set[Any]:
-    """Return the equations that DeepLIFT covers."""
+    """Return the equations that DeepLIFT covers.
+
+    DeepLIFT groups equations in another way than LRP, whose operations the table lists.
+    """
     covered: set[Any] = set()
     for operation in recognised.operations:
         free = operation.kind in ("move", "constant", "control")
@@ -179,18 +200,39 @@ def relevance_report(
 ) -> RelevanceReport:
     """Report for every layer and sum the relevance that arrives, goes on and is absorbed.
 
-    absorbed = Σₖ Rₖ − Σᵢ Rᵢ: 0 for a rule that conserves relevance; the share of the bias where
-    it is in the denominator; what ε and units without contributions keep.
+    absorbed = Σₖ Rₖ − Σᵢ Rᵢ. It is 0 for a rule that conserves relevance. The bias absorbs its
+    share where it is in the denominator; ε and units without contributions absorb the rest.
 
-    Shapes: as for `xattr.lrp`; arrays of one entry for each layer or sum outside loops and
-    checkpoints. Raises as `xattr.lrp` does.
-    Source: Bach et al. 2015, "On pixel-wise explanations", eq. 2 and 56 to 60.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        composite: which rule goes to which operation, one of `xattr.composites`; None is the ε-rule
+            with ε = 1e-6 for every layer.
+        bias: "include" adds the bias to the denominators, "exclude" does not.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient where no rule covers an
+            operation.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jax.nn.relu(x @ jnp.array([1.0, 1.0]) + 1)
-    >>> z_rule = xattr.composites.every_layer(xattr.rules.zero())
-    >>> xattr.relevance_report(f, jnp.array([2.0, 1.0]), z_rule, bias="include").absorbed
-    Array([1.], dtype=float32)
+    Returns:
+        A `RelevanceReport`: arrays with one entry for each layer or sum outside of loops and
+        checkpoints, in units of f. Print it for a table.
+
+    Raises:
+        TypeError: if `composite` is not one of `xattr.composites`, a leaf of x is not floating, or
+            `args` is not a tuple.
+        ValueError: for a rule for first layers given to another, and if f does not return a scalar.
+        UncoveredPrimitiveError: for an operation that no rule covers, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Bach et al. 2015, "On pixel-wise explanations", eq. 2 and 56 to 60.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jax.nn.relu(x @ jnp.array([1.0, 1.0]) + 1)
+        >>> z_rule = xattr.composites.every_layer(xattr.rules.zero())
+        >>> xattr.relevance_report(f, jnp.array([2.0, 1.0]), z_rule, bias="include").absorbed
+        Array([1.], dtype=float32)
     """
     compilation.check_args(args)
     x = trees.floating(x, "x")
@@ -205,38 +247,37 @@ def relevance_report(
 def report_kernel(
     f: Function, x: ArrayTree, args: tuple[Any, ...], *, composite: Composite, **options: Any
 ) -> RelevanceReport:
-    """Run the program with zeros added around every layer, and look at what comes back there."""
+    """Run the program with zeros added around every layer: their gradients give the relevance."""
     recognised, operands, settings = lrp.prepared(f, x, args, composite, **options)
     leaves = jax.tree.leaves(x)
     operations = [s for s in recognised.operations if s.is_affine and s.kind != "move"]
-    taps = {operation.index: _taps(operation) for operation in operations}
-
+    zeros = {operation.index: _zeros(operation) for operation in operations}
     (score,) = recognised.program.outputs
 
-    def value(taps: dict[int, Taps]) -> tuple[Any, dict[int, tuple[list[Any], Any]]]:
-        probed = [Carried(leaf, None, jnp.zeros_like(leaf)) for leaf in leaves]
-        rest = map(Carried, operands[len(leaves) :])
-        env = rewrite.run_all(recognised, [*probed, *rest], settings._replace(taps=taps))
-        values = {v: carried.value for v, carried in env.items()}
-        seen = {s.index: ([values[v] for v in s.inputs], values[s.output]) for s in operations}
-        return values[score], seen
+    inputs = [Carried(leaf, direct=jnp.zeros_like(leaf)) for leaf in leaves]
+    rest = [Carried(o) for o in operands[len(leaves) :]]
 
-    gradients, seen = jax.grad(value, has_aux=True)(taps)
+    def value(zeros: dict[int, Zeros]) -> tuple[jax.Array, list[tuple[list[jax.Array], jax.Array]]]:
+        env = rewrite.run_all(recognised, [*inputs, *rest], settings._replace(zeros=zeros))
+        around = [([env[v].value for v in s.inputs], env[s.output].value) for s in operations]
+        return rewrite.read(env, score).value, around
+
+    gradients, around = jax.grad(value, has_aux=True)(zeros)
     arriving, passed_on = [], []
-    for operation in operations:
-        inputs, output = seen[operation.index]
-        tap = gradients[operation.index]
-        arriving.append(trees.total([output * tap.output, tap.output_probe]))
-        products = [a * g for a, g in zip(inputs, tap.inputs, strict=True)]
-        passed_on.append(trees.total([*products, *tap.probes]))
+    for operation, (values, output) in zip(operations, around, strict=True):
+        back = gradients[operation.index]
+        arriving.append(trees.total([output * back.output.value, back.output.direct]))
+        products = [a * g.value for a, g in zip(values, back.inputs, strict=True)]
+        passed_on.append(trees.total([*products, *(g.direct for g in back.inputs)]))
     came, went = (jnp.stack(sums) if sums else jnp.zeros(0) for sums in (arriving, passed_on))
     return RelevanceReport(tuple(map(_label, operations)), came, went, came - went)
 
 
-def _taps(operation: Operation) -> Taps:
-    zeros = tuple(value.full(0) for value in operation.inputs)
-    zero = operation.output.full(0)
-    return Taps(zeros, zeros, zero, zero)
+def _zeros(operation: Operation) -> Zeros:
+    def zero(value: Value) -> Carried:
+        return Carried(value.full(0), direct=value.full(0))
+
+    return Zeros(tuple(map(zero, operation.inputs)), zero(operation.output))
 
 
 def _label(operation: Operation) -> str:

@@ -1,8 +1,12 @@
-"""Run a traced program with backward rules: the same values, another gradient."""
+"""Run a traced program with backward rules: the same values, another gradient.
+
+`Carried` is what the program runs on, `run` the loop over its operations, `_claimed` the
+`jax.custom_vjp` that puts a rule in the place of an operation's own gradient.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -28,18 +32,21 @@ class Carried(NamedTuple):
     value: Any
     reference: Any = None
     """The value at the reference, where the program is run on pairs (DeepLIFT)."""
-    probe: Any = None
-    """Zeros like the value, as long as it is x moved or scaled: the gradient with respect to them
-    is relevance that is not in the form x ⊙ g."""
+    direct: Any = None
+    """Zeros that move as the value does, as long as it is x moved or scaled. No operation computes
+    with them: the gradient with respect to them is the relevance that rules return as `Direct`."""
+
+    def plus(self, zeros: "Carried") -> "Carried":
+        """Return this with zeros added: the gradient with respect to them is what comes back."""
+        direct = None if self.direct is None else self.direct + zeros.direct
+        return Carried(self.value + zeros.value, self.reference, direct)
 
 
-class Taps(NamedTuple):
-    """Zeros added at the inputs and the output of an operation, to see what goes back there."""
+class Zeros(NamedTuple):
+    """Zeros to add to the inputs of an operation, and to its first output."""
 
-    inputs: tuple[Any, ...]
-    probes: tuple[Any, ...]
-    output: Any
-    output_probe: Any
+    inputs: tuple[Carried, ...]
+    output: Carried
 
 
 class Settings(NamedTuple):
@@ -48,9 +55,10 @@ class Settings(NamedTuple):
     composite: Composite
     bias: Bias = "exclude"
     on_uncovered: OnUncovered = "error"
-    taps: dict[int, Taps] | None = None
-    bounded: Any = None
-    """A function from a value of the first layers to its bounds for given bounds of x."""
+    zeros: Mapping[int, Zeros] | None = None
+    """Zeros to add, by the index of an operation: what `xattr.relevance_report` looks through."""
+    bounded: Callable[[Operation, Any], list[Any]] | None = None
+    """`bounded(operation, bound of x)` returns that bound of the operation's inputs."""
 
     @property
     def paired(self) -> bool:
@@ -59,7 +67,7 @@ class Settings(NamedTuple):
 
 
 def traced(
-    f: Function, x: ArrayTree, args: tuple[Any, ...], mode: Any
+    f: Function, x: ArrayTree, args: tuple[Any, ...], mode: Mode
 ) -> tuple[Recognised, list[Any]]:
     """Return f as operations, and its inputs as a list."""
     program, operands = jaxpr.trace(f, x, args, whole=mode == "gradient")
@@ -86,19 +94,33 @@ def with_rules(
     g(x) = f(x); ∇g = what comes back through the rules. For a relevance composite the relevance is
     x ⊙ ∇g; what rules such as flat give to inputs that are 0 is missing from it (use `xattr.lrp`).
 
-    Shapes: `f(x, *args)` returns a scalar for one example. Differentiate with respect to x alone:
-    other arguments get zeros at the operations that a rule has claimed. Raises `TypeError` unless
-    `composite` is one of `xattr.composites`, `ValueError` for other values of the options and, when
-    it is traced, `xattr.UncoveredPrimitiveError` for an operation that no rule covers, unless
-    `on_uncovered="gradient"`.
-    Source: Ancona et al. 2018, "Towards better understanding of gradient-based attribution
-    methods": attribution methods as gradients under other rules.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        composite: which rule goes to which operation, one of `xattr.composites`.
+        bias: "include" puts the bias into the denominators of LRP rules: it absorbs its share.
+        on_uncovered: "error", or "gradient" for JAX's own gradient where no rule covers an
+            operation.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jnp.sum(jax.nn.relu(x @ jnp.array([[1.0, -1.0], [2.0, 0.5]])))
-    >>> g = xattr.with_rules(f, xattr.composites.every_layer(xattr.rules.alpha_beta(2.0, 1.0)))
-    >>> jax.grad(g)(jnp.array([1.0, 2.0]))
-    Array([2., 4.], dtype=float32)
+    Returns:
+        A function `g(x, *args)` for `jax.grad`, `jax.jit` and any method that takes f.
+        Differentiate it with respect to x alone: other arguments get zeros at the operations that a
+        rule has claimed.
+
+    Raises:
+        TypeError: unless `composite` is one of `xattr.composites` and f can be called.
+        ValueError: for other values of the options, and a composite that needs a reference.
+        UncoveredPrimitiveError: when g is traced, for an operation that no rule covers.
+
+    Source:
+        Ancona et al. 2018, "Towards better understanding of gradient-based attribution methods":
+        attribution methods as gradients under other rules.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jnp.sum(jax.nn.relu(x @ jnp.array([[1.0, -1.0], [2.0, 0.5]])))
+        >>> g = xattr.with_rules(f, xattr.composites.every_layer(xattr.rules.alpha_beta(2.0, 1.0)))
+        >>> jax.grad(g)(jnp.array([1.0, 2.0]))
+        Array([2., 4.], dtype=float32)
     """
     compilation.check_callable(f, "f")
     check_options(bias, on_uncovered)
@@ -138,8 +160,12 @@ class Ruled(compilation.Bound):
 def run(recognised: Recognised, operands: Sequence[Carried], settings: Settings) -> list[Carried]:
     """Run a program operation by operation; return its outputs."""
     env = run_all(recognised, operands, settings)
-    outputs = recognised.program.outputs
-    return [env[v] if isinstance(v, Value) else Carried(v.array) for v in outputs]
+    return [read(env, v) for v in recognised.program.outputs]
+
+
+def read(env: Mapping[Value, Carried], operand: Value | jaxpr.Literal) -> Carried:
+    """Return what is known of an operand: a value of the program or a number written in it."""
+    return env[operand] if isinstance(operand, Value) else Carried(operand.array)
 
 
 def run_all(
@@ -149,13 +175,13 @@ def run_all(
     program = recognised.program
     env: dict[Value, Carried] = {v: Carried(c) for v, c in program.constants.items()}
     for value, carried in zip(program.inputs, operands, strict=True):
-        env[value] = _fit(carried, value, settings, probe=True)
+        env[value] = _fit(carried, value, settings, direct=True)
     for operation in recognised.operations:
         results = _results_of(operation, env, settings)
         if operation.branches:
             results = [Carried(*map(_computed_once, result)) for result in results]
         for value, carried in zip(operation.outputs, results, strict=True):
-            env[value] = _fit(carried, value, settings, probe=True)
+            env[value] = _fit(carried, value, settings, direct=True)
     return env
 
 
@@ -164,21 +190,26 @@ def _computed_once(value: Any) -> Any:
 
     XLA on CPU copies cheap operations into every fusion that reads them. Along a residual stream
     each block would then compute all blocks before it, and on the way back all behind it: programs,
-    compile times and run times that grow with the square of the depth. It copies no divisions; an
-    `optimization_barrier` it drops before it fuses. The one is spelled so that XLA cannot tell it.
+    compile times and run times grow with the square of the depth. XLA does not copy divisions, and
+    drops an `optimization_barrier` before it fuses. So divide by a one that XLA cannot recognise as
+    one.
     """
     if value is None or jax.default_backend() != "cpu":
         return value
     return value / ((value == value) | (value != value)).astype(value.dtype)
 
 
-def _fit(carried: Carried, value: Value, settings: Settings, probe: bool) -> Carried:
-    """Give a value a reference exactly where it must have one."""
+def _fit(carried: Carried, value: Value, settings: Settings, direct: bool) -> Carried:
+    """Give a value a reference exactly where it must have one; drop `direct` if told so.
+
+    The branches of a cond and the steps of a scan must return pytrees of one structure. A value can
+    be constant in one of them and depend on x in another: its reference is then the value itself.
+    """
     paired = settings.paired and value.dependent
     reference = None
     if paired:
         reference = carried.value if carried.reference is None else carried.reference
-    return Carried(carried.value, reference, carried.probe if probe else None)
+    return Carried(carried.value, reference, carried.direct if direct else None)
 
 
 def _results_of(
@@ -193,18 +224,12 @@ def _results_of(
         if settings.on_uncovered == "error":
             raise UncoveredPrimitiveError(_uncovered(operation, settings.composite.mode))
         rule = backward.gradient
-    taps = (settings.taps or {}).get(operation.index)
-    if taps:
-        inputs = tuple(
-            Carried(c.value + t, c.reference, None if c.probe is None else c.probe + q)
-            for c, t, q in zip(inputs, taps.inputs, taps.probes, strict=True)
-        )
-    results = _applied(operation, rule, inputs, constants, settings)
-    if taps:
-        value, reference, probe = results[0]
-        probe = None if probe is None else probe + taps.output_probe
-        results = [Carried(value + taps.output, reference, probe), *results[1:]]
-    return results
+    zeros = (settings.zeros or {}).get(operation.index)
+    if zeros is None:
+        return _applied(operation, rule, inputs, constants, settings)
+    inputs = tuple(c.plus(zero) for c, zero in zip(inputs, zeros.inputs, strict=True))
+    first, *others = _applied(operation, rule, inputs, constants, settings)
+    return [first.plus(zeros.output), *others]
 
 
 def _uncovered(operation: Operation, mode: Mode) -> str:
@@ -243,6 +268,7 @@ def _applied(
     constants: tuple[Carried, ...],
     settings: Settings,
 ) -> list[Carried]:
+    """Run one operation with its rule, at the values and, for DeepLIFT, at the reference."""
     values = tuple(c.value for c in inputs)
     fixed = tuple(c.value for c in constants)
     references = None
@@ -252,10 +278,12 @@ def _applied(
         others = tuple(c.value if c.reference is None else c.reference for c in constants)
         reference_outputs = _listed(affine.apply(operation, references, others), operation)
     if rule is backward.share_largest:
+        # Softmax does not change with the shift, so one shift for both ends is exact; with two, the
+        # difference of the shifts would be attributed to nothing.
         (value,), (reference,) = values, references or values
         shared = lax.stop_gradient(jnp.maximum(value, reference))
         return [Carried(shared, shared)]
-    probes = _probes(operation, inputs, fixed)
+    moved = _moved_direct(operation, inputs, fixed)
     if rule is None or rule.is_own_gradient(operation, settings.bias):
         outputs = _listed(affine.apply(operation, values, fixed), operation)
     elif rule is backward.constant:
@@ -265,25 +293,26 @@ def _applied(
     else:
         at_reference = (references, reference_outputs[0])
         outputs = [_claimed(operation, rule, inputs, fixed, at_reference, settings)]
-    return [Carried(*each) for each in zip(outputs, reference_outputs, probes, strict=True)]
+    return [Carried(*each) for each in zip(outputs, reference_outputs, moved, strict=True)]
 
 
 def _listed(result: Any, operation: Operation) -> list[Any]:
     return result if len(operation.outputs) > 1 else [result]
 
 
-def _probes(
+def _moved_direct(
     operation: Operation, inputs: tuple[Carried, ...], constants: tuple[Any, ...]
 ) -> list[Any]:
-    """Move the probes of x along with it."""
+    """Move the `direct` zeros of x as the operation moves x; None where they end."""
     nothing: list[Any] = [None] * len(operation.outputs)
-    probes = [c.probe for c in inputs]
-    if not probes or any(probe is None for probe in probes) or not operation.moves_input:
+    zeros = [c.direct for c in inputs]
+    if not zeros or any(zero is None for zero in zeros) or not operation.moves_input:
         return nothing
     if len(operation.outputs) > 1:
-        return _listed(affine.apply(operation, probes, constants), operation)
+        return _listed(affine.apply(operation, zeros, constants), operation)
+    # Relevance goes through a scale whole (R of a x is R of x), but by the weights of a resize.
     moved = affine.linear if operation.resamples else affine.passed
-    return [moved(operation, probes, constants)]
+    return [moved(operation, zeros, constants)]
 
 
 def _claimed(
@@ -304,14 +333,14 @@ def _claimed(
         bounds = _bounds(operation, rule.bounds, settings)
     arrays: list[Any] = []
     skeleton = compilation.split(rule.backward, arrays)
-    with_probes = operation.sees_input and all(c.probe is not None for c in inputs)
-    probes = tuple(c.probe for c in inputs) if with_probes else None
+    with_direct = operation.sees_input and all(c.direct is not None for c in inputs)
+    direct = tuple(c.direct for c in inputs) if with_direct else None
 
     @jax.custom_vjp
-    def claimed(values: Any, probes: Any, constants: Any, extra: Any) -> Any:
+    def claimed(values: Any, direct: Any, constants: Any, extra: Any) -> Any:
         return affine.apply(operation, values, constants)
 
-    def forward(values: Any, probes: Any, constants: Any, extra: Any) -> Any:
+    def forward(values: Any, direct: Any, constants: Any, extra: Any) -> Any:
         output = affine.apply(operation, values, constants)
         return output, (values, constants, extra, output)
 
@@ -322,21 +351,22 @@ def _claimed(
         found = compilation.join(skeleton, arrays)(call, g)
         if isinstance(found, Direct):
             _check_sees_input(operation, rule)
-        gradients, relevances = _in_both_forms(found, values, with_probes)
+        gradients, relevances = _in_both_forms(found, values, with_direct)
         gradients = tuple(trees.cast(a, b) for a, b in zip(gradients, values, strict=True))
         return gradients, relevances, None, None
 
     claimed.defvjp(forward, backward)
     values = tuple(c.value for c in inputs)
-    return claimed(values, probes, constants, (at_reference, bounds, arrays))
+    return claimed(values, direct, constants, (at_reference, bounds, arrays))
 
 
-def _in_both_forms(found: Any, values: Any, with_probes: bool) -> tuple[Any, Any]:
-    """Return gradients with respect to the values, and to their probes."""
+def _in_both_forms(found: Any, values: Any, with_direct: bool) -> tuple[Any, Any]:
+    """Return gradients with respect to the values, and with respect to their `direct` zeros."""
     if not isinstance(found, Direct):
         return tuple(found), None
-    if with_probes:
+    if with_direct:
         return tuple(map(jnp.zeros_like, values)), tuple(found.relevances)
+    # with_rules has the gradient only: R / x, which is lost where x is 0.
     return tuple(affine.ratio(r, x) for r, x in zip(found.relevances, values, strict=True)), None
 
 
@@ -353,6 +383,7 @@ def _bounds(operation: Operation, bounds: Any, settings: Settings) -> Any:
     if settings.bounded is None:
         raise ValueError("rules.z_box needs to know x: use it with xattr.lrp")
     low, high = (settings.bounded(operation, bound) for bound in bounds)
+    # A negative scale between x and the layer swaps them.
     pairs = [(jnp.minimum(a, b), jnp.maximum(a, b)) for a, b in zip(low, high, strict=True)]
     return tuple(tuple(side) for side in zip(*pairs, strict=True))
 
@@ -362,8 +393,8 @@ def _bounds(operation: Operation, bounds: Any, settings: Settings) -> Any:
 
 def _control(operation: Operation, env: dict[Value, Carried], settings: Settings) -> list[Carried]:
     equation = operation.equations[0]
-    operands = [env[v] if isinstance(v, Value) else Carried(v.array) for v in equation.inputs]
-    settings = settings._replace(taps=None)
+    operands = [read(env, v) for v in equation.inputs]
+    settings = settings._replace(zeros=None)  # the indices of operations in a body are others
     if equation.primitive is p.scan_p:
         return _scan(operation, operands, settings)
     if equation.primitive is p.cond_p:
@@ -371,8 +402,7 @@ def _control(operation: Operation, env: dict[Value, Carried], settings: Settings
     body = functools.partial(_branch, operation, operation.bodies[0], settings)
     params = equation.params
     checkpointed = jax.checkpoint(body, policy=params["policy"], prevent_cse=params["prevent_cse"])
-    results: list[Carried] = checkpointed(*operands)
-    return results
+    return checkpointed(*operands)
 
 
 def _branch(
@@ -380,20 +410,20 @@ def _branch(
 ) -> list[Carried]:
     results = run(body, operands, settings)
     return [
-        _fit(r, v, settings, probe=False) for r, v in zip(results, operation.outputs, strict=True)
+        _fit(r, v, settings, direct=False) for r, v in zip(results, operation.outputs, strict=True)
     ]
 
 
 def _cond(operation: Operation, operands: list[Carried], settings: Settings) -> list[Carried]:
     index = operands[0]
+    # Under on_uncovered="gradient" both ends take the branch of x: completeness is given up.
     if index.reference is not None and settings.on_uncovered == "error":
         raise UncoveredPrimitiveError(
             f"no rule covers {operation.describe()}: which branch is taken depends on x, and input "
             "and reference may take different ones"
         )
     branches = [functools.partial(_branch, operation, body, settings) for body in operation.bodies]
-    results: list[Carried] = lax.switch(index.value, branches, *operands[1:])
-    return results
+    return lax.switch(index.value, branches, *operands[1:])
 
 
 def _scan(operation: Operation, operands: list[Carried], settings: Settings) -> list[Carried]:
@@ -401,8 +431,10 @@ def _scan(operation: Operation, operands: list[Carried], settings: Settings) -> 
     params = equation.params
     constants, carried = jaxpr.scan_counts(equation)
     inputs = body.program.inputs
+    # What the loop carries is x in no step but the first: a rule that returns `Direct` for it would
+    # be right for that step only.
     fitted = [
-        _fit(o, v, settings, probe=not constants <= i < constants + carried)
+        _fit(o, v, settings, direct=not constants <= i < constants + carried)
         for i, (o, v) in enumerate(zip(operands, inputs, strict=True))
     ]
     held, start, slices = (
@@ -415,15 +447,17 @@ def _scan(operation: Operation, operands: list[Carried], settings: Settings) -> 
     def step(body: Recognised, carry: Any, part: Any) -> Any:
         results = run(body, [*held, *carry, *part], settings)
         after = [
-            _fit(r, v, settings, probe=False)
+            _fit(r, v, settings, direct=False)
             for r, v in zip(results[:carried], carried_values, strict=True)
         ]
         out = [
-            _fit(r, v, settings, probe=False)
+            _fit(r, v, settings, direct=False)
             for r, v in zip(results[carried:], operation.outputs[carried:], strict=True)
         ]
         return after, out
 
+    # A state that is constant at first (`Recognised` of `_steps`) has programs of its own for the
+    # first steps: its product with weights is part of the bias there. The loop does the rest.
     backwards, count = params["reverse"], params["length"]
     rows: list[Any] = []
     for first in firsts[:count]:  # from the end that the loop begins at

@@ -13,12 +13,17 @@ import jax.numpy as jnp
 
 from xattr._recognise import affine
 from xattr._recognise.operation import Operation
+from xattr.types import Array
 
 Bias: TypeAlias = Literal["exclude", "include"]
 
 
 class Call(NamedTuple):
-    """What a rule gets: an operation, and the values with which f ran it."""
+    """One operation as it was computed: what a rule receives.
+
+    For a layer y = L x + c, `inputs` is x, `output` is y and `linear` is L. A rule that shares by
+    contribution takes `z, back = jax.vjp(call.linear, *call.inputs)`: `back` multiplies by Lᵀ.
+    """
 
     operation: Operation
     """What the operation is: its `kind`, whether it is the `first` or `last` layer, …"""
@@ -27,27 +32,37 @@ class Call(NamedTuple):
     constants: tuple[Any, ...]
     """The other values: weights, biases, masks."""
     output: jax.Array
+    """The result, with the bias."""
     bias: Bias
-    """Whether the bias takes its share of the relevance."""
+    """The caller's option: "include" if the bias is to take its share of the relevance."""
     references: tuple[Any, ...] | None
-    """The inputs at the reference (DeepLIFT)."""
+    """The inputs at the reference, for DeepLIFT."""
     reference_output: Any
-    bounds: tuple[tuple[Any, ...], tuple[Any, ...]] | None
-    """The smallest and largest values the inputs can have."""
+    """The output at the reference, for DeepLIFT."""
+    bounds: tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]] | None
+    """The smallest and the largest values that the inputs can have, if the rule has `bounds`: those
+    of x, moved and scaled as f does. One array for each of `inputs`, shaped as it is."""
 
     def linear(self, *inputs: Any) -> Any:
-        """Return L x, the layer without its bias."""
+        """Return L x, the layer without its bias; of `call.inputs` if no others are given."""
         return affine.linear(self.operation, inputs or self.inputs, self.constants)
 
     def plain(self, *inputs: Any) -> Any:
-        """Return what the operation computes."""
+        """Return what the operation computes, y; of `call.inputs` if no others are given."""
         return affine.apply(self.operation, inputs or self.inputs, self.constants)
 
 
 class Direct(NamedTuple):
-    """The relevance of the inputs itself, where it is not in the form x ⊙ g."""
+    """The relevance of the inputs itself, from a rule that gives some to inputs that are 0.
+
+    The usual result of a rule is a gradient g that stands for the relevance x ⊙ g, which is 0 where
+    x is 0. Only operations that see x, moved, resized or scaled element by element at most, can
+    return `Direct`; any other raises `ValueError`. `xattr.with_rules`, which has no result but a
+    gradient, gives R / x there, and 0 where x = 0.
+    """
 
     relevances: tuple[jax.Array, ...]
+    """One for each of `call.inputs`, shaped as it is."""
 
 
 Cotangents: TypeAlias = Sequence[Any] | Direct
@@ -61,17 +76,31 @@ def _never(operation: Operation, bias: Bias) -> bool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
 class Rule:
-    """A backward function, and what the library has to know of it."""
+    """A backward function, and what the library has to know of it.
+
+    `compose` and `every_layer` take a bare function `(call, g) -> gradients`, too, and wrap it.
+
+    Example:
+        >>> from xattr import composites, rules
+        >>> def mine(call, g):
+        ...     return [2 * x for x in call.inputs]
+        >>> composites.every_layer(rules.Rule(mine, "mine(2)"))
+        Composite(kind('dense', 'conv'): mine(2), ...)
+    """
 
     backward: Backward
-    """`backward(call, g)` returns the gradients of `call.inputs`, or `Direct`."""
+    """`backward(call, g)` returns the gradients of `call.inputs`, or `Direct`. g is the gradient
+    that comes back to `call.output`."""
     name: str = dataclasses.field(metadata={"static": True})
-    bounds: tuple[Any, Any] | None = None
-    """The smallest and the largest x, which come to the rule as `call.bounds`."""
+    """What the rule prints, such as "gamma(0.25)"."""
+    bounds: tuple[Array | float, Array | float] | None = None
+    """The smallest and the largest x: numbers, or arrays that broadcast to every leaf of x. A rule
+    with bounds is for first layers under `xattr.lrp`."""
     is_own_gradient: Callable[[Operation, Bias], bool] = dataclasses.field(
         default=_never, metadata={"static": True}
     )
-    """Tells for an operation and the option `bias` whether the rule is just JAX's own gradient."""
+    """`is_own_gradient(operation, bias)` tells where the rule is JAX's own gradient. The operation
+    is then left as it is, without a `jax.custom_vjp` around it."""
 
     def __call__(self, call: Call, g: Any) -> Cotangents:
         """Return the gradients of `call.inputs`, or their relevance."""
