@@ -48,7 +48,7 @@ FLOORS = [
     {"_gradients.competitive", "_gradients.noise"},
     {"_backward.rewrite"},
     {"_backward.deeplift", "_backward.guided", "_backward.lrp"},
-    {"_backward.patterns.places"},
+    {"_backward.patterns.weights"},
     {"_backward.patterns.fit"},
     {"_backward.patterns.methods"},
     {"_backward.report"},

@@ -253,6 +253,7 @@ def _alpha_beta(call: Call, g: jax.Array, alpha: float, beta: float) -> Cotangen
     c = affine.offset(call.operation, call.constants) if call.bias == "include" else None
 
     def totals(parts: Any) -> tuple[Any, ...]:
+        # What β = 0 has no use for is not computed, nor differentiated.
         return halves_by_sign(call.operation, parts, call.constants)[: 2 if beta else 1]
 
     z, back = jax.vjp(totals, _parts(call))
@@ -265,6 +266,7 @@ def _alpha_beta(call: Call, g: jax.Array, alpha: float, beta: float) -> Cotangen
 
 def _parts(call: Call) -> tuple[Any, ...]:
     """Return the positive and the negative part of the inputs; one part if none is negative."""
+    # After a ReLU the other half is 0: the layer is then computed half as often.
     positive = tuple(jnp.maximum(x, 0) for x in call.inputs)
     if call.operation.nonnegative:
         return (positive,)
@@ -272,7 +274,10 @@ def _parts(call: Call) -> tuple[Any, ...]:
 
 
 def halves_by_sign(operation: Operation, parts: Any, constants: Any) -> tuple[Any, Any]:
-    """Return Σ c⁺ and Σ c⁻ of the contributions, from the inputs' positive and negative parts."""
+    """Return Σ c⁺ and Σ c⁻ of the contributions, from the inputs' positive and negative parts.
+
+    c = x w is positive where x and w have one sign: Σ c⁺ = x⁺ w⁺ + x⁻ w⁻.
+    """
     positive, negative = affine.signed(operation, parts[0], constants)
     if len(parts) == 1:
         return positive, negative
@@ -281,7 +286,10 @@ def halves_by_sign(operation: Operation, parts: Any, constants: Any) -> tuple[An
 
 
 def merged_by_sign(inputs: Sequence[Any], gradients: Any) -> list[Any]:
-    """Take the gradient of the part that an input belongs to; for 0 the mean of both."""
+    """Take the gradient of the part that an input belongs to; for 0 the mean of both.
+
+    0 is in both parts, as `jnp.maximum` and `jnp.minimum` share the gradient of a tie.
+    """
     if len(gradients) == 1:
         return list(gradients[0])
     return [
@@ -337,6 +345,7 @@ def w_square() -> Rule:
 
 
 def _by_weight(function: Callable[..., Any], call: Call, g: jax.Array) -> Cotangents:
+    # The layer at ones: Σ 1 or Σ w², whatever the input is.
     ones = tuple(jnp.ones_like(x) for x in call.inputs)
     total, back = jax.vjp(lambda *inputs: function(call.operation, inputs, call.constants), *ones)
     return Direct(tuple(back(ratio(relevance_of(call, g), total))))
@@ -374,7 +383,7 @@ def z_box(low: Array | float, high: Array | float) -> Rule:
 
 
 def _z_box(call: Call, g: jax.Array) -> Cotangents:
-    assert call.bounds is not None
+    assert call.bounds is not None  # the rule has bounds
     lows, highs = call.bounds
 
     def total(inputs: Any, lows: Any, highs: Any) -> Any:
@@ -383,6 +392,7 @@ def _z_box(call: Call, g: jax.Array) -> Cotangents:
         return call.linear(*inputs) - above - below
 
     z, back = jax.vjp(total, call.inputs, lows, highs)
+    # z = (x − l) w⁺ + (x − h) w⁻, and Rᵢ its terms in xᵢ, lᵢ and hᵢ, each value ⊙ gradient.
     gradients = back(ratio(relevance_of(call, g), z))
     at = (call.inputs, lows, highs)
     products = trees.product(at, gradients)

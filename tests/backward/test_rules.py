@@ -313,7 +313,7 @@ def test_composites(name):
 
 
 def test_the_sum_of_composites():
-    """What all share comes last: before, it took every layer from the entries of the second."""
+    """What all share comes last, or it would take the layers that the second has rules for."""
     flat = composites.compose((composites.first_layer, rules.flat()))
     found = flat + composites.epsilon_plus()
     assert repr(found) == repr(composites.epsilon_plus_flat())

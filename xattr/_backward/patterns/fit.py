@@ -1,4 +1,4 @@
-"""Fitting patterns: one pass over the data, batch by batch, summing what moves with what."""
+"""Fitting patterns: one pass over the data sums input-output covariances of each layer."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,8 +10,7 @@ import numpy as np
 from jax import lax
 
 from xattr._backward import rewrite
-from xattr._backward.patterns import places
-from xattr._backward.patterns.places import Layer, Place
+from xattr._backward.patterns.weights import Layer, Product, factors_of, layers_of, names_of
 from xattr._core import compilation, trees
 from xattr._program import jaxpr, running
 from xattr._recognise import affine
@@ -25,7 +24,7 @@ CHUNK = 64
 
 
 def batches(data: Any, progress: Progress | None) -> Iterator[Any]:
-    """Yield the batches of the data; an array or a pytree of examples in chunks."""
+    """Yield the batches of the data; of an array or a pytree of examples, 64 at a time."""
     if not _is_examples(data):
         if not isinstance(data, Iterable):
             raise TypeError(
@@ -42,7 +41,7 @@ def batches(data: Any, progress: Progress | None) -> Iterator[Any]:
 
 
 def _is_examples(data: Any) -> bool:
-    """Tell whether data are one pytree; a list, a tuple or an iterator holds batches."""
+    """Tell whether data are one pytree of examples; a list, tuple or iterator holds batches."""
     if isinstance(data, (jax.Array, np.ndarray)):
         return True
     batches = isinstance(data, (list, tuple)) and not hasattr(data, "_fields")
@@ -53,7 +52,7 @@ def _is_examples(data: Any) -> bool:
 
 
 def _same_count(batch: ArrayTree) -> None:
-    """Raise unless all leaves have as many examples, and any at all."""
+    """Raise unless all leaves have the same number of examples, at least one."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
     counts = {shape[0] if shape else 0 for shape in shapes}
     if counts == {0} or not all(shapes):
@@ -97,7 +96,7 @@ class _Regime(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What is kept of the data at one place; counts and y by unit."""
+    """What is kept of the data at one product; counts and y by unit."""
 
     origin: Array
     """The first y. The patterns do not depend on it: it keeps large means out of the sums, and
@@ -109,7 +108,7 @@ class _Sums(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """One example at one place."""
+    """One example at one product."""
 
     data: jax.Array
     weight: jax.Array
@@ -129,20 +128,20 @@ def traced(f: Function, example: ArrayTree, args: tuple[Any, ...]) -> Recognised
 def empty(
     f: Function, example: ArrayTree, args: tuple[Any, ...], estimator: Estimator
 ) -> list[list[_Sums]]:
-    """Return the sums over no data, by layer and place."""
+    """Return the sums over no data, by layer and product."""
     try:
-        layers = places.layers_of(traced(f, example, args))
+        layers = layers_of(traced(f, example, args))
     except Exception as error:
         forms = jax.tree.map(jax.typeof, example)
         error.add_note(f"f was given one example of `data`, the first without its axis: {forms}")
         raise
     regimes = 2 if estimator == "two_point" else 1
 
-    def sums(place: Place, dtype: Any) -> _Sums:
-        units, weights = np.zeros(place.unit_shape, dtype), np.zeros(place.shape, dtype)
+    def sums(product: Product, dtype: Any) -> _Sums:
+        units, weights = np.zeros(product.unit_shape, dtype), np.zeros(product.shape, dtype)
         return _Sums(units, units, units, (_Regime(units, weights, weights),) * regimes)
 
-    return [[sums(place, layer.dtype) for place in layer.places] for layer in layers]
+    return [[sums(product, layer.dtype) for product in layer.products] for layer in layers]
 
 
 def example_of(batch: ArrayTree) -> ArrayTree:
@@ -163,14 +162,14 @@ def pattern_step(
     """Add a batch to the sums."""
     example = jax.tree.map(lambda leaf: leaf[0], batch)
     recognised = traced(f, example, args)
-    layers = places.layers_of(recognised)
+    layers = layers_of(recognised)
 
     def seen(x: ArrayTree) -> list[list[_Seen]]:
         calls = _calls(recognised, layers, x, args)
         return [_see(layer, *calls[layer.name], estimator) for layer in layers]
 
     return [
-        [_added(*each) for each in zip(sums, layer.places, parts, strict=True)]
+        [_added(*each) for each in zip(sums, layer.products, parts, strict=True)]
         for sums, layer, parts in zip(state, layers, jax.vmap(seen)(batch), strict=True)
     ]
 
@@ -209,8 +208,8 @@ def _see(
         results = running.run(equation, [jaxpr.read(env, v) for v in equation.inputs])
         env.update(zip(equation.outputs, results, strict=True))
     y = env[layer.core.output] * layer.factor(constants)
-    # A factor of 0 masks a position out: it is no sample.
-    live = [t != 0 for t in places.factors_of(layer.core, layer.places, constants)]
+    # A factor of 0 masks a position out: it is not a sample.
+    live = [t != 0 for t in factors_of(layer.core, layer.products, constants)]
     moved = layer.back(constants)
 
     def back(values: jax.Array) -> list[jax.Array]:
@@ -220,32 +219,33 @@ def _see(
     chosen = [(back(mask), back(jnp.where(mask, y, 0))) for mask in _masks(y, estimator)]
     return [
         _Seen(
-            env[place.equation.inputs[1 - place.weight]].astype(layer.dtype),
+            env[product.equation.inputs[1 - product.operand]].astype(layer.dtype),
             all_ones[number],
             all_y[number],
             tuple((ones[number], values[number]) for ones, values in chosen),
         )
-        for number, place in enumerate(layer.places)
+        for number, product in enumerate(layer.products)
     ]
 
 
 def _masks(y: jax.Array, estimator: Estimator) -> list[jax.Array]:
+    """Return which outputs are in each regime of the estimator."""
     if estimator == "linear":
         return [jnp.ones_like(y, bool)]
     return [y > 0] if estimator == "relu" else [y > 0, y <= 0]
 
 
-def _added(sums: _Sums, place: Place, seen: _Seen) -> _Sums:
-    """Add a batch of examples to the sums at one place."""
+def _added(sums: _Sums, product: Product, seen: _Seen) -> _Sums:
+    """Add a batch of examples to the sums at one product."""
     first = tuple(
-        slice(0, 1) if axis in place.positions else slice(None)
-        for axis in range(len(place.unit_shape))
+        slice(0, 1) if axis in product.positions else slice(None)
+        for axis in range(len(product.unit_shape))
     )
     origin = jnp.where(sums.number > 0, sums.origin, seen.y[0][first])
-    by_weight = _sum_of_products(place, seen.data, origin.dtype)
+    by_weight = _sum_of_products(product, seen.data, origin.dtype)
 
     def by_unit(values: jax.Array) -> jax.Array:
-        return place.over_positions(values.sum(0))
+        return product.over_positions(values.sum(0))
 
     regimes = tuple(
         _Regime(
@@ -259,12 +259,14 @@ def _added(sums: _Sums, place: Place, seen: _Seen) -> _Sums:
     return _Sums(origin, sums.number + by_unit(seen.weight), sums.y + by_unit(shifted), regimes)
 
 
-def _sum_of_products(place: Place, data: jax.Array, dtype: Any) -> Callable[[jax.Array], jax.Array]:
+def _sum_of_products(
+    product: Product, data: jax.Array, dtype: Any
+) -> Callable[[jax.Array], jax.Array]:
     """Return the function from t to Σ x t, shaped as the weights: the gradient of Σ t wᵀx."""
-    product = jax.vmap(functools.partial(_product, place), (0, None))
+    apply = jax.vmap(functools.partial(_weighted, product), (0, None))
     # Marked as the data are, or under shard_map what comes back is summed over the mesh.
-    zeros = trees.varying_like(jnp.zeros(place.shape, dtype), jax.typeof(data))
-    _, back = jax.vjp(functools.partial(product, data), zeros)
+    zeros = trees.varying_like(jnp.zeros(product.shape, dtype), jax.typeof(data))
+    _, back = jax.vjp(functools.partial(apply, data), zeros)
 
     def total(values: jax.Array) -> jax.Array:
         (found,) = back(values)
@@ -273,15 +275,14 @@ def _sum_of_products(place: Place, data: jax.Array, dtype: Any) -> Callable[[jax
     return total
 
 
-def _product(place: Place, data: jax.Array, weights: jax.Array) -> jax.Array:
+def _weighted(product: Product, data: jax.Array, weights: jax.Array) -> jax.Array:
     """Apply weights in the dtype of sums, with nothing rounded on the way."""
-    equation = place.equation
+    equation = product.equation
     params = dict(equation.params)
     if equation.primitive in jaxpr.WEIGHTED:
         params.update(precision=(lax.Precision.HIGHEST,) * 2, preferred_element_type=weights.dtype)
-    operands = (data, weights) if place.weight else (weights, data)
-    result: jax.Array = equation.primitive.bind(*operands, **params)
-    return result
+    operands = (data, weights) if product.operand else (weights, data)
+    return equation.primitive.bind(*operands, **params)
 
 
 def pattern_end(
@@ -294,42 +295,42 @@ def pattern_end(
 ) -> dict[str, jax.Array]:
     """Return the patterns for the sums."""
     recognised = traced(f, example, args)
-    layers = places.layers_of(recognised)
+    layers = layers_of(recognised)
     calls = _calls(recognised, layers, example, args)
     patterns: dict[str, jax.Array] = {}
     for layer, sums in zip(layers, state, strict=True):
         _, constants = calls[layer.name]
-        for regime, names in enumerate(places.names_of(layer, estimator == "two_point")):
+        for regime, names in enumerate(names_of(layer, estimator == "two_point")):
             directions = [
-                _direction(*each, regime) for each in zip(layer.places, sums, strict=True)
+                _direction(*each, regime) for each in zip(layer.products, sums, strict=True)
             ]
             patterns.update(zip(names, _scaled(layer, directions, constants), strict=True))
     return patterns
 
 
-def _direction(place: Place, sums: _Sums, regime: int) -> jax.Array:
+def _direction(product: Product, sums: _Sums, regime: int) -> jax.Array:
     """Return c = E[x y] − E[x] E[y], the first two over a regime."""
     number, x, xy = map(jnp.asarray, sums.regimes[regime])
     mean = affine.ratio(jnp.asarray(sums.y), jnp.asarray(sums.number))
     inverse = affine.ratio(jnp.ones_like(number), number)
-    return place.by_weight(inverse) * (xy - x * place.by_weight(mean))
+    return product.by_weight(inverse) * (xy - x * product.by_weight(mean))
 
 
 def _scaled(layer: Layer, directions: list[jax.Array], constants: Sequence[Any]) -> list[jax.Array]:
     """Divide c by wᵀ c, w with the factors beside it."""
     weights = [jnp.asarray(w).astype(layer.dtype) for w in layer.weights(constants)]
-    products = [
-        jnp.broadcast_to(place.by_unit(w * c), place.equation.output.shape)
-        for place, w, c in zip(layer.places, weights, directions, strict=True)
+    results = [
+        jnp.broadcast_to(product.by_unit(w * c), product.equation.output.shape)
+        for product, w, c in zip(layer.products, weights, directions, strict=True)
     ]
     # Relative to the largest, for layers in float16: squares of their values leave its range.
-    unit = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(each)) for each in products])
+    unit = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(each)) for each in results])
     unit = jnp.where(unit == 0, jnp.ones_like(unit), unit)
-    total = layer.completed([each / unit for each in products], constants)
+    total = layer.completed([each / unit for each in results], constants)
     back = layer.back(constants)
     tops, counts = back(total * layer.factor(constants)), back(jnp.ones_like(total))
     scaled = []
-    for place, c, top, count in zip(layer.places, directions, tops, counts, strict=True):
-        bottom = unit * place.largest(affine.ratio(top, count))
-        scaled.append(c / place.by_weight(jnp.where(bottom == 0, jnp.ones_like(bottom), bottom)))
+    for product, c, top, count in zip(layer.products, directions, tops, counts, strict=True):
+        bottom = unit * product.largest(affine.ratio(top, count))
+        scaled.append(c / product.by_weight(jnp.where(bottom == 0, jnp.ones_like(bottom), bottom)))
     return scaled

@@ -7,24 +7,25 @@ the weights in the backward pass.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from xattr._backward import rewrite
-from xattr._backward.patterns import fit, places
+from xattr._backward.patterns import fit
 from xattr._backward.patterns.fit import Estimator
+from xattr._backward.patterns.weights import assigned, factors_of, layers_of, products_of
 from xattr._backward.rewrite import Carried, OnUncovered, Settings
 from xattr._core import compilation, trees
 from xattr._recognise import affine, backward
 from xattr._recognise.backward import Call, Cotangents
 from xattr._recognise.operation import Operation
 from xattr.composites import SOFTMAX, Composite, kind
-from xattr.types import ArrayTree, Function, Progress
+from xattr.types import Array, ArrayTree, Function, Progress
 
-Patterns: TypeAlias = Mapping[str, Any]
+Patterns: TypeAlias = Mapping[str, Array]
 """Patterns by layer: arrays shaped as the weights of the layer."""
 
 ESTIMATORS = ("linear", "relu", "two_point")
@@ -41,7 +42,7 @@ BASE = (
 
 def fit_patterns(
     f: Function,
-    data: Iterable[Any],
+    data: ArrayTree | Iterable[ArrayTree],
     *,
     estimator: Estimator = "relu",
     args: tuple[Any, ...] = (),
@@ -51,32 +52,49 @@ def fit_patterns(
 
     a = c / (wᵀ c) for a unit y = wᵀ x + b, so that wᵀ a = 1. "linear": c = E[x y] − E[x] E[y], the
     covariance. "relu": c = E₊[x y] − E₊[x] E[y], with E₊ the mean where y > 0. "two_point": that
-    one where y > 0 and the same with E₋, over y ≤ 0, elsewhere. A denominator of 0 counts as 1: a
-    unit that never changes, or is never positive, has the pattern 0 ("relu": a class score, too).
-    In a convolution x is the patch and the mean is over samples and places. A factor beside the
-    weights (batch normalization) counts as part of w; where it is 0 (a mask) there is no sample.
+    one where y > 0 and the same with E₋, over y ≤ 0, elsewhere.
 
-    Shapes: `f(x, *args)` returns a scalar for one example. `data` is an array or a dict (any pytree
-    but a list or a tuple) like x with a leading axis of examples, taken 64 at a time, or an
-    iterable of such batches, gone through once; `progress` wraps the loop as `tqdm.tqdm` does. The
-    result is a dict of arrays, at least float32, one for each array of weights and shaped as it is
-    ("00 dense", "01 conv"; two for "two_point"). It fits any f with the same layers: another class,
-    another size of image. In dense layers the linear estimator does not depend on a shift of the
-    data that the bias undoes; "relu" and "two_point" do if they are fitted anew. Raises
-    `ValueError` for data that are empty or unlike each other, an unknown estimator and an f without
-    layers, `NotImplementedError` for a layer inside a loop.
-    Source: Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
-    PatternAttribution"; conventions of github.com/pikinder/nn-patterns.
+    A denominator of 0 counts as 1: a unit that never changes has the pattern 0, and with "relu" so
+    has one that is never positive, also a class score. In a convolution x is the patch, and the
+    mean is over samples and positions. A factor beside the weights (batch normalization) counts as
+    part of w; where it is 0 (a mask) there is no sample.
 
-    >>> import jax.numpy as jnp, numpy as np, xattr
-    >>> f = lambda x: x @ jnp.array([1.0, -1.0])
-    >>> signal, noise = jnp.array([[1.0, 1, -1, -1]]), jnp.array([[1.0, -1, 1, -1]])
-    >>> data = signal.T * jnp.array([[1.0, 0]]) + noise.T * jnp.array([[1.0, 1]])
-    >>> patterns = xattr.fit_patterns(f, data, estimator="linear")
-    >>> patterns
-    {'00 dense': Array([1., 0.], dtype=float32)}
+    The patterns fit any f with the same layers: another class, another size of image. In dense
+    layers the linear estimator does not depend on a shift of the data that the bias undoes; "relu"
+    and "two_point" do if they are fitted anew.
 
-    To save and load them: `np.savez("patterns.npz", **patterns)`, `np.load("patterns.npz")`.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        data: an array or a dict (any pytree but a list or a tuple) like x with a leading axis of
+            examples, taken 64 at a time; or an iterable of such batches, gone through once.
+        estimator: "linear", "relu" or "two_point", as above.
+        args: further arguments of f, the same for all examples. A new value does not recompile.
+        progress: wraps the loop over the batches, as `tqdm.tqdm` does.
+
+    Returns:
+        A dict of arrays, at least float32: one for each array of weights and shaped as it is ("00
+        dense", "01 conv"; two for "two_point"). Save it with `np.savez("patterns.npz",
+        **patterns)`; what `np.load("patterns.npz")` returns serves as well.
+
+    Raises:
+        ValueError: for data that are empty or unlike each other, another estimator, an f without
+            layers.
+        TypeError: if data are neither examples nor batches, or not floating, or `args` is not a
+            tuple.
+        NotImplementedError: for a layer inside a loop.
+
+    Source:
+        Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
+        PatternAttribution"; conventions of github.com/pikinder/nn-patterns.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, xattr
+        >>> f = lambda x: x @ jnp.array([1.0, -1.0])
+        >>> signal, noise = jnp.array([[1.0, 1, -1, -1]]), jnp.array([[1.0, -1, 1, -1]])
+        >>> data = signal.T * jnp.array([[1.0, 0]]) + noise.T * jnp.array([[1.0, 1]])
+        >>> patterns = xattr.fit_patterns(f, data, estimator="linear")
+        >>> patterns
+        {'00 dense': Array([1., 0.], dtype=float32)}
     """
     compilation.check_callable(f, "f")
     compilation.check_args(args)
@@ -107,23 +125,39 @@ def pattern_net(
     args: tuple[Any, ...] = (),
     on_uncovered: OnUncovered = "error",
 ) -> ArrayTree:
-    """Return the signal of an input: what of x made f say what it said.
+    """Return the signal of an input: the part of x that f responds to.
 
     The backward pass from s = f(x), sᵢ = Σₖ aᵢₖ sₖ through a layer with the patterns a, masked at
     each ReLU as in the forward pass. For a linear f it is a wᵀx, the estimated signal.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; `patterns` are those of
-    `xattr.fit_patterns`; the result is a pytree like x, in units of x. Raises `ValueError` for
-    patterns of another network, `xattr.UncoveredPrimitiveError` for an activation that is no ReLU
-    unless `on_uncovered="gradient"`, and as `xattr.gradient` does.
-    Source: Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
-    PatternAttribution".
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        patterns: those of `xattr.fit_patterns` for f, a dict of arrays shaped as the weights.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient at activations that are not
+            ReLUs.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: x @ jnp.array([1.0, -1.0])
-    >>> patterns = {"00 dense": jnp.array([1.0, 0.0])}
-    >>> xattr.pattern_net(f, jnp.array([2.0, 0.5]), patterns)
-    Array([1.5, 0. ], dtype=float32)
+    Returns:
+        A pytree like x, in units of x.
+
+    Raises:
+        TypeError: if `patterns` is not a dict, a leaf of x is not floating, or `args` is not a
+            tuple.
+        ValueError: for patterns of another network, and if f does not return a scalar.
+        UncoveredPrimitiveError: for an activation that is not a ReLU, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
+        PatternAttribution".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f = lambda x: x @ jnp.array([1.0, -1.0])
+        >>> patterns = {"00 dense": jnp.array([1.0, 0.0])}
+        >>> xattr.pattern_net(f, jnp.array([2.0, 0.5]), patterns)
+        Array([1.5, 0. ], dtype=float32)
     """
     return _explained(f, x, patterns, False, args, on_uncovered)
 
@@ -141,18 +175,34 @@ def pattern_attribution(
     The backward pass from r = f(x), rᵢ = Σₖ wᵢₖ aᵢₖ rₖ through a layer with weights w and patterns
     a, masked at each ReLU as in the forward pass. For a linear f it is w ⊙ a f(x).
 
-    Shapes: `f(x, *args)` returns a scalar for one example; `patterns` are those of
-    `xattr.fit_patterns`; the result is a pytree like x, in units of f. Raises `ValueError` for
-    patterns of another network, `xattr.UncoveredPrimitiveError` for an activation that is no ReLU
-    unless `on_uncovered="gradient"`, and as `xattr.gradient` does.
-    Source: Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
-    PatternAttribution".
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        patterns: those of `xattr.fit_patterns` for f, a dict of arrays shaped as the weights.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        on_uncovered: "error", or "gradient" for JAX's own gradient at activations that are not
+            ReLUs.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: x @ jnp.array([2.0, 1.0])
-    >>> patterns = {"00 dense": jnp.array([0.5, 0.0])}
-    >>> xattr.pattern_attribution(f, jnp.array([2.0, 0.5]), patterns)
-    Array([4.5, 0. ], dtype=float32)
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        TypeError: if `patterns` is not a dict, a leaf of x is not floating, or `args` is not a
+            tuple.
+        ValueError: for patterns of another network, and if f does not return a scalar.
+        UncoveredPrimitiveError: for an activation that is not a ReLU, unless
+            `on_uncovered="gradient"`.
+
+    Source:
+        Kindermans et al. 2018, "Learning how to explain neural networks: PatternNet and
+        PatternAttribution".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f = lambda x: x @ jnp.array([2.0, 1.0])
+        >>> patterns = {"00 dense": jnp.array([0.5, 0.0])}
+        >>> xattr.pattern_attribution(f, jnp.array([2.0, 0.5]), patterns)
+        Array([4.5, 0. ], dtype=float32)
     """
     return _explained(f, x, patterns, True, args, on_uncovered)
 
@@ -193,7 +243,7 @@ def pattern_kernel(
 ) -> ArrayTree:
     """Return what comes back from f(x) through the patterns."""
     recognised = fit.traced(f, x, args)
-    layers = places.layers_of(recognised)
+    layers = layers_of(recognised)
     entries = tuple(
         (
             functools.partial(_is_at, index=layer.operation.index),
@@ -203,15 +253,14 @@ def pattern_kernel(
                 attribution=attribution,
             ),
         )
-        for layer, regimes in zip(layers, places.assigned(layers, patterns), strict=True)
+        for layer, regimes in zip(layers, assigned(layers, patterns), strict=True)
     )
     settings = Settings(Composite((*entries, *BASE), "gradient"), on_uncovered=on_uncovered)
 
     def value_of(x: ArrayTree) -> jax.Array:
         operands = [Carried(leaf) for leaf in jax.tree.leaves((x, args))]
         (result,) = rewrite.run(recognised, operands, settings)
-        value: jax.Array = result.value
-        return value
+        return result.value
 
     value, back = jax.vjp(value_of, x)
     (result,) = back(value)
@@ -237,8 +286,7 @@ def _through_patterns(
         return [affine.weighted(call.operation, inputs, call.constants, w, True) for w in weights]
 
     _, back = jax.vjp(replaced, *call.inputs)
-    gradients: Sequence[Any] = back(signals)
-    return gradients
+    return back(signals)
 
 
 def _replaced(call: Call, patterns: list[jax.Array], attribution: bool) -> list[Any]:
@@ -247,7 +295,7 @@ def _replaced(call: Call, patterns: list[jax.Array], attribution: bool) -> list[
     The factors are then applied as in the forward pass: one that is the same at all positions
     leaves a, one that masks positions out still does.
     """
-    found_at = places.places_of(call.operation)
+    products = products_of(call.operation)
     replaced = dict(
         zip(
             affine.weight_equations(call.operation),
@@ -255,13 +303,13 @@ def _replaced(call: Call, patterns: list[jax.Array], attribution: bool) -> list[
             strict=True,
         )
     )
-    factors = places.factors_of(call.operation, found_at, call.constants)
-    for place, pattern, factor in zip(found_at, patterns, factors, strict=True):
-        weight = replaced[place.equation]
+    factors = factors_of(call.operation, products, call.constants)
+    for product, pattern, factor in zip(products, patterns, factors, strict=True):
+        weight = replaced[product.equation]
         if attribution:
             found = weight.astype(pattern.dtype) * pattern
         else:
-            factor = place.by_weight(place.largest(factor)).astype(pattern.dtype)
+            factor = product.by_weight(product.largest(factor)).astype(pattern.dtype)
             found = affine.ratio(pattern, jnp.broadcast_to(factor, pattern.shape))
-        replaced[place.equation] = found.astype(weight.dtype)
+        replaced[product.equation] = found.astype(weight.dtype)
     return list(replaced.values())
