@@ -32,7 +32,7 @@ from xattr._backward.guided import deconvnet, guided_backprop
 from xattr._backward.lrp import deep_taylor, lrp
 from xattr._backward.patterns.methods import fit_patterns, pattern_attribution, pattern_net
 from xattr._backward.report import explain, relevance_report
-from xattr._backward.rewrite import with_rules
+from xattr._backward.with_rules import with_rules
 from xattr._gradients.competitive import competitive_gradient_x_input
 from xattr._gradients.gradient import gradient, gradient_x_input, interior_gradients
 from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad

@@ -5,17 +5,13 @@ decides. An operation for which none holds is not covered: the method then raise
 `xattr.UncoveredPrimitiveError`, and does not take the gradient in silence.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
-
-import jax
 
 from xattr import rules
 from xattr._recognise import backward
-from xattr._recognise.backward import Backward, Rule
-from xattr._recognise.operation import KINDS, Mode, Operation
+from xattr._recognise.backward import Backward
+from xattr._recognise.composite import Composite, Entries, NamedPredicate, Predicate, shown
+from xattr._recognise.operation import KINDS, Operation
 from xattr._recognise.recognise import is_elementwise_affine
 from xattr.types import Array
 
@@ -41,73 +37,6 @@ __all__ = [
     "preset_b_flat",
 ]
 
-Predicate: TypeAlias = Callable[[Operation], bool]
-Entries: TypeAlias = tuple[tuple[Predicate, Backward], ...]
-
-
-class Composite(NamedTuple):
-    """An ordered list of (predicate, rule): the first predicate that holds decides.
-
-    `compose`, `every_layer` and the presets make one for LRP: they put your entries before those
-    that all of them share (activations, products, softmax). `composite + other` appends the entries
-    of another. `composite.rule_for(operation)` tells which rule an operation gets.
-
-    Example:
-        >>> from xattr import composites, rules
-        >>> composites.compose((composites.first_layer, rules.flat())) + composites.epsilon_plus()
-        Composite(first_layer: flat(), kind('conv'): z_plus(),
-                  kind('dense'): epsilon(1e-06), ...)
-    """
-
-    entries: Entries
-    mode: Mode = "relevance"
-    """Which family of rules the entries are of; a composite of your own is of "relevance"."""
-
-    def rule_for(self, operation: Operation) -> Rule | None:
-        """Return the rule of the first predicate that holds, or None."""
-        return next(
-            (backward.as_rule(rule) for holds, rule in self.entries if holds(operation)), None
-        )
-
-    def __add__(self, other: Any) -> "Composite":
-        """Return the entries of this composite, then those of another."""
-        if not isinstance(other, Composite):
-            return NotImplemented
-        # What all LRP composites share comes last and once: it covers every layer.
-        (own, shared), (others, same) = self._parts(), other._parts()
-        return Composite((*own, *others, *(shared or same)), self.mode)
-
-    def _parts(self) -> tuple[Entries, Entries]:
-        """Return the entries of its own, and `BASE` if it ends with that."""
-        own = len(self.entries) - len(BASE)
-        shared = self.entries[max(own, 0) :] == BASE
-        return (self.entries[:own], BASE) if shared else (self.entries, ())
-
-    def __repr__(self) -> str:
-        own, shared = self._parts()
-        lines = [f"{_name(holds)}: {backward.as_rule(rule)}" for holds, rule in own]
-        return f"Composite({', '.join([*lines, *(['...'] if shared else [])])})"
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, repr=False)
-class _Predicate:
-    """A predicate that prints as it was made."""
-
-    holds: Predicate
-    name: str = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, operation: Operation) -> bool:
-        return self.holds(operation)
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def _name(predicate: Predicate) -> str:
-    return getattr(predicate, "__name__", None) or repr(predicate)
-
-
 # Predicates -------------------------------------------------------------------------------------
 
 
@@ -131,8 +60,8 @@ def kind(*names: str) -> Predicate:
     for name in names:
         if name not in KINDS:
             raise ValueError(f"`names`: there is no kind {name!r}; there are {', '.join(KINDS)}")
-    shown = ", ".join(map(repr, names))
-    return _Predicate(functools.partial(_kind, names=names), f"kind({shown})")
+    text = ", ".join(map(repr, names))
+    return NamedPredicate(functools.partial(_kind, names=names), f"kind({text})")
 
 
 def _kind(operation: Operation, names: tuple[str, ...]) -> bool:
@@ -187,7 +116,7 @@ def named(name: str) -> Predicate:
         >>> composites.compose((composites.named("head"), rules.epsilon(0.1)))
         Composite(named('head'): epsilon(0.1), ...)
     """
-    return _Predicate(functools.partial(_named, name=name), f"named({name!r})")
+    return NamedPredicate(functools.partial(_named, name=name), f"named({name!r})")
 
 
 def _named(operation: Operation, name: str) -> bool:
@@ -208,8 +137,8 @@ def both(*predicates: Predicate) -> Predicate:
         >>> composites.both(composites.conv, composites.first_layer)
         both(kind('conv'), first_layer)
     """
-    shown = ", ".join(map(_name, predicates))
-    return _Predicate(functools.partial(_both, predicates=predicates), f"both({shown})")
+    text = ", ".join(map(shown, predicates))
+    return NamedPredicate(functools.partial(_both, predicates=predicates), f"both({text})")
 
 
 def _both(operation: Operation, predicates: tuple[Predicate, ...]) -> bool:
@@ -274,7 +203,7 @@ def compose(*entries: tuple[Predicate, Backward]) -> Composite:
                 "`entries` must be pairs (predicate, rule), such as "
                 f"(composites.dense, rules.epsilon(0.1)), not {entry!r}"
             )
-    return Composite((*entries, *BASE))
+    return Composite(entries, shared=BASE)
 
 
 def every_layer(rule: Backward) -> Composite:
@@ -509,4 +438,4 @@ def epsilon_gamma_box(
 
 
 def _flat(composite: Composite) -> Composite:
-    return Composite(((first_layer, rules.flat()), *composite.entries))
+    return composite._replace(entries=((first_layer, rules.flat()), *composite.entries))

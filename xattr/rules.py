@@ -253,7 +253,7 @@ def _alpha_beta(call: Call, g: jax.Array, alpha: float, beta: float) -> Cotangen
     c = affine.offset(call.operation, call.constants) if call.bias == "include" else None
 
     def totals(parts: Any) -> tuple[Any, ...]:
-        # What β = 0 has no use for is not computed, nor differentiated.
+        # With β = 0 the negative half is neither computed nor differentiated.
         return halves_by_sign(call.operation, parts, call.constants)[: 2 if beta else 1]
 
     z, back = jax.vjp(totals, _parts(call))

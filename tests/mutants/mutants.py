@@ -648,8 +648,8 @@ RULES = (
     mutant(
         "composites-own-entries-last",
         "composites",
-        "return Composite((*entries, *BASE))",
-        "return Composite((*BASE, *entries))",
+        "return Composite(entries, shared=BASE)",
+        "return Composite(BASE, shared=entries)",
         "the entries of the caller come too late",
         "backward/test_rules.py::test_first_match_wins",
     ),
@@ -1101,8 +1101,8 @@ RULES = (
     mutant(
         "patterns-not-normalised",
         "_backward/patterns/fit",
-        "scaled.append(c / place.by_weight(jnp.where(bottom == 0, jnp.ones_like(bottom), bottom)))",
-        "scaled.append(c)",
+        "c / product.by_weight(jnp.where(bottom == 0, jnp.ones_like(bottom), bottom))",
+        "c",
         "wᵀ a is not 1",
         "backward/test_patterns.py::test_the_pattern_is_the_direction_of_the_signal",
     ),

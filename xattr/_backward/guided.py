@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from xattr._backward import rewrite
 from xattr._backward.rewrite import OnUncovered
+from xattr._backward.with_rules import with_rules
 from xattr._core import compilation, trees
 from xattr._recognise import backward
 from xattr._recognise.backward import Backward, Call, Cotangents
@@ -136,7 +136,7 @@ def ruled_gradient(
     """Return the gradient under a composite's rules, compiled."""
     compilation.check_args(args)
     x = trees.floating(x, "x")
-    modified = rewrite.with_rules(f, composite, on_uncovered=on_uncovered)
+    modified = with_rules(f, composite, on_uncovered=on_uncovered)
     return compilation.compiled(ruled_kernel, modified)(x, args)
 
 
