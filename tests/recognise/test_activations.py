@@ -61,7 +61,7 @@ def test_an_activation_is_one_operation(name):
     difference = xattr.deep_lift(f, X, BASELINE).sum()
     np.testing.assert_allclose(difference, f(X) - f(BASELINE), rtol=1e-9)
     for method in (xattr.guided_backprop, xattr.deconvnet):
-        with pytest.raises(xattr.UncoveredPrimitiveError, match="an activation that is no ReLU"):
+        with pytest.raises(xattr.UncoveredPrimitiveError, match="an activation that is not a ReLU"):
             method(f, X)
 
 

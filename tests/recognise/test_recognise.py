@@ -100,7 +100,7 @@ def test_other_functions_of_each_element(name):
     function, kind = OTHERS[name]
     assert [k for k in kinds(_network(function)) if k != "move"] == ["dense", kind, "dense"]
     if kind == "activation":
-        with pytest.raises(xattr.UncoveredPrimitiveError, match="an activation that is no ReLU"):
+        with pytest.raises(xattr.UncoveredPrimitiveError, match="an activation that is not a ReLU"):
             xattr.guided_backprop(_network(function), X)
 
 

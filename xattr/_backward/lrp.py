@@ -122,7 +122,10 @@ def _bounds_at(
         if (
             operation not in recognised.operations
         ):  # it is in a body, whose values this does not compute
-            raise ValueError(f"rules.z_box cannot be used inside a loop: {operation.describe()}")
+            raise ValueError(
+                "a rule with bounds cannot be used inside a loop or branch, where they are not known: "
+                f"{operation.describe()}"
+            )
         env: dict[Any, Any] = {
             **program.constants,
             **dict(zip(program.inputs, operands, strict=True)),

@@ -193,7 +193,7 @@ _NO_GRADIENT = {
 
 _REMEDY = {"relevance": "add a rule for it to the composite, or ", "gradient": "", "difference": ""}
 
-_WHAT = {"other": "an operation without a rule", "activation": "an activation that is no ReLU"}
+_WHAT = {"other": "an operation without a rule", "activation": "an activation that is not a ReLU"}
 
 
 def _applied(
@@ -265,7 +265,7 @@ def _claimed(
     bounds = None
     if rule.bounds is not None:
         _check_sees_input(operation, rule)
-        bounds = _bounds(operation, rule.bounds, settings)
+        bounds = _bounds(operation, rule, settings)
     arrays: list[Any] = []
     skeleton = compilation.split(rule.backward, arrays)
     with_direct = operation.sees_input and all(c.direct is not None for c in inputs)
@@ -313,11 +313,11 @@ def _check_sees_input(operation: Operation, rule: Rule) -> None:
         )
 
 
-def _bounds(operation: Operation, bounds: Any, settings: Settings) -> Any:
+def _bounds(operation: Operation, rule: Rule, settings: Settings) -> Any:
     """Return the bounds of x as the layer sees them."""
     if settings.bounded is None:
-        raise ValueError("rules.z_box needs to know x: use it with xattr.lrp")
-    low, high = (settings.bounded(operation, bound) for bound in bounds)
+        raise ValueError(f"{rule} has bounds, which need x: use it with xattr.lrp")
+    low, high = (settings.bounded(operation, bound) for bound in rule.bounds or ())
     # A negative scale between x and the layer swaps them.
     pairs = [(jnp.minimum(a, b), jnp.maximum(a, b)) for a, b in zip(low, high, strict=True)]
     return tuple(tuple(side) for side in zip(*pairs, strict=True))
@@ -343,6 +343,7 @@ def _control(operation: Operation, env: dict[Value, Carried], settings: Settings
 def _branch(
     operation: Operation, body: Recognised, settings: Settings, *operands: Carried
 ) -> list[Carried]:
+    # What comes out may be x in one branch and not in another: `direct` ends here.
     results = run(body, operands, settings)
     return [
         _fit(r, v, settings, direct=False) for r, v in zip(results, operation.outputs, strict=True)
@@ -391,8 +392,9 @@ def _scan(operation: Operation, operands: list[Carried], settings: Settings) -> 
         ]
         return after, out
 
-    # A state that is constant at first (`Recognised` of `_steps`) has programs of its own for the
-    # first steps: its product with weights is part of the bias there. The loop does the rest.
+    # A state that is constant at first carries no relevance: its product with weights is part of the
+    # bias, as where the steps are written out. So the first steps are programs of their own, run
+    # one by one, and the loop does the rest.
     backwards, count = params["reverse"], params["length"]
     rows: list[Any] = []
     for first in firsts[:count]:  # from the end that the loop begins at
