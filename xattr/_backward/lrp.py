@@ -123,8 +123,8 @@ def _bounds_at(
             operation not in recognised.operations
         ):  # it is in a body, whose values this does not compute
             raise ValueError(
-                "a rule with bounds cannot be used inside a loop or branch, where they are not known: "
-                f"{operation.describe()}"
+                "a rule with bounds cannot be used inside a loop, a branch or a checkpoint: "
+                f"{operation.describe()} is in one"
             )
         env: dict[Any, Any] = {
             **program.constants,

@@ -392,7 +392,7 @@ def _scan(operation: Operation, operands: list[Carried], settings: Settings) -> 
         ]
         return after, out
 
-    # A state that is constant at first carries no relevance: its product with weights is part of the
+    # A state that is constant at first carries no relevance: its product with weights is part of a
     # bias, as where the steps are written out. So the first steps are programs of their own, run
     # one by one, and the loop does the rest.
     backwards, count = params["reverse"], params["length"]
