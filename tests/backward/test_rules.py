@@ -233,6 +233,15 @@ def test_flat_rule_reaches_inputs_that_are_zero():
     np.testing.assert_allclose(gradient, [0.0, 4.0])  # R / x, which is lost where x is 0
 
 
+@pytest.mark.parametrize("bias", ["exclude", "include"])
+def test_with_rules_is_lrp_in_gradient_form(bias):
+    f = lambda x: jnp.sum(x @ jnp.array([[1.0, 2.0], [3.0, 4.0]]) + 1)
+    x, composite = jnp.array([1.0, 2.0]), composites.every_layer(rules.zero())
+    gradient = jax.grad(xattr.with_rules(f, composite, bias=bias))(x)
+    np.testing.assert_allclose(x * gradient, xattr.lrp(f, x, composite, bias=bias), rtol=1e-6)
+    assert (abs(xattr.lrp(f, x, composite, bias=bias).sum() - f(x)) < 1e-5) == (bias == "exclude")
+
+
 def test_deep_taylor_is_its_composite(x64):
     graph = graphs.network("conv", seed=0)
     x = jnp.asarray(graph.inputs(1))

@@ -646,6 +646,22 @@ RULES = (
         "backward/test_rules.py::test_flat_rule_reaches_inputs_that_are_zero",
     ),
     mutant(
+        "with-rules-forgets-the-bias",
+        "_backward/with_rules",
+        "Settings(self.composite, self.bias, self.on_uncovered)",
+        'Settings(self.composite, "exclude", self.on_uncovered)',
+        "the bias is left out of the denominators, whatever was asked for",
+        "backward/test_rules.py::test_with_rules_is_lrp_in_gradient_form[include]",
+    ),
+    mutant(
+        "sum-of-composites-hides-the-second",
+        "_recognise/composite",
+        "Composite((*self.entries, *other.entries), self.mode, self.shared or other.shared)",
+        "Composite((*self.entries, *self.shared, *other.entries), self.mode, other.shared)",
+        "what all composites share takes the layers that the second has rules for",
+        "backward/test_rules.py::test_the_sum_of_composites",
+    ),
+    mutant(
         "composites-own-entries-last",
         "composites",
         "return Composite(entries, shared=BASE)",
