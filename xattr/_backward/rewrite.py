@@ -150,6 +150,7 @@ def _fit(carried: Carried, value: Value, settings: Settings, direct: bool) -> Ca
 def _results_of(
     operation: Operation, env: dict[Value, Carried], settings: Settings
 ) -> list[Carried]:
+    """Run one operation with the rule that the composite has for it."""
     if operation.kind == "control":
         return _control(operation, env, settings)
     inputs = tuple(env[v] for v in operation.inputs)
