@@ -1,5 +1,6 @@
 """What an operation is recognised as, however it is spelled."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,9 @@ from flax import linen
 from jax import lax
 
 import xattr
+from xattr._backward import rewrite
 from xattr._program import jaxpr
+from xattr._recognise import grouping
 
 RANDOM = np.random.default_rng(0)
 W, B, V = (jnp.asarray(RANDOM.standard_normal(s), jnp.float32) for s in ((6, 8), 8, 8))
@@ -258,6 +261,34 @@ def test_explain_is_a_table():
 def test_nothing_is_computed_to_explain():
     f = lambda x: jnp.sum(jax.nn.relu(x) / 0)
     assert kinds(f) == ["relu", "sum"]
+
+
+def test_a_new_primitive_is_one_entry(monkeypatch):
+    f = lambda x: jnp.sum(lax.rem(x, jnp.full_like(x, 2.0)) * V[:6])
+    assert "other" in kinds(f)
+    with monkeypatch.context() as patch:
+        patch.setitem(grouping.HANDLERS, lax.rem_p, lambda reading, equation, inputs: "choice")
+        found = kinds(f)
+    assert "choice" in found
+    assert "other" not in found
+
+
+def test_every_primitive_that_is_known_has_a_handler():
+    known = [*jaxpr.CONTROL, *jaxpr.WEIGHTED, *jaxpr.ELEMENTWISE, *jaxpr.MOVES, *jaxpr.SPLITS]
+    known += [*jaxpr.SPECTRAL, *jaxpr.SUMS, *jaxpr.COLLECTIVES, *jaxpr.UPDATES, *jaxpr.LARGEST]
+    known += [*jaxpr.SMALLEST, *jaxpr.ORDERINGS, *jaxpr.OWN_DERIVATIVE]
+    assert not [each for each in known if each not in grouping.HANDLERS]
+
+
+def test_a_transform_of_weights_is_a_constant():
+    f = lambda x, w: jnp.sum(x * jnp.abs(jnp.fft.fft(w)))
+    assert kinds(f, args=(W[:, 0],)) == ["dense"]
+
+
+def test_an_operation_is_not_changed():
+    recognised, _ = rewrite.traced(_network(jax.nn.relu), X, (), "relevance")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recognised.operations[0].kind = "sum"
 
 
 def _equations_looked_up(blocks, monkeypatch):
