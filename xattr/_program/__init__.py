@@ -1,1 +1,1 @@
-"""The traced program: the only wing that knows how JAX writes one."""
+"""The traced program: the only room that knows how JAX writes one."""

@@ -1,1 +1,1 @@
-"""What the operations of a program are, and what a rule for one gets to see."""
+"""What the operations of a program are, and what a rule gets of them."""

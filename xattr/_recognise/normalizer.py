@@ -1,4 +1,8 @@
-"""Normalizers: one over a deviation or a norm, by which other values are multiplied."""
+"""Normalizers: one over a deviation or a norm, by which other values are multiplied.
+
+LRP takes a normalizer for a constant (Achtibat et al. 2024, "AttnLRP"): the layer is then linear.
+So all that computes it must be found, however it is written: 1/√v, v ** -0.5, or a division by √v.
+"""
 
 from xattr._program import jaxpr
 from xattr._program.graph import BROADCASTS, Graph
@@ -10,7 +14,7 @@ _STATISTICS = (
 
 
 def find(graph: Graph) -> dict[Value, list[Equation]]:
-    """Find 1/√(mean of squares) where another value is multiplied by it."""
+    """Return the values that only normalize others, each with the equations that make it."""
     found = {}
     for equation in graph.program.equations:
         power = _power(graph, equation)
@@ -23,7 +27,7 @@ def find(graph: Graph) -> dict[Value, list[Equation]]:
 
 
 def _power(graph: Graph, equation: Equation) -> float:
-    """Return 1/2 for a root of what depends on x, -1/2 for one over a root, else 0."""
+    """Return 1/2 for a root of a value that depends on x, -1/2 for one over a root, else 0."""
     if not equation.dependents:
         return 0
     if equation.primitive is p.pow_p:
@@ -33,7 +37,10 @@ def _power(graph: Graph, equation: Equation) -> float:
 
 
 def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
-    """Tell whether a value is used only to scale other values that depend on x."""
+    """Tell whether a value is used only to scale other values that depend on x.
+
+    `divides` is True for a root, by which others are divided, and False for one over a root.
+    """
     if value in graph.results or value not in graph.uses:
         return False
     for use in graph.uses[value]:
@@ -43,7 +50,7 @@ def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
         elif use.primitive is p.div_p and divides:
             if use.inputs[1] is not value:
                 return False
-            alone = len(use.dependents) == 1  # 1 / ‖x‖, by which something is multiplied then
+            alone = len(use.dependents) == 1  # 1 / ‖x‖ must then scale others in its turn
             if alone and not _only_scales(graph, use.output, divides=False):
                 return False
         elif use.primitive is p.mul_p and not divides:
@@ -55,7 +62,10 @@ def _only_scales(graph: Graph, value: Value, divides: bool) -> bool:
 
 
 def _statistics(graph: Graph, last: Equation) -> list[Equation]:
-    """Return the equations whose results serve this one alone, in order."""
+    """Return the equations whose results are used for this one alone, in order.
+
+    The centred values of a LayerNorm also go on to the output: they stay outside.
+    """
     region = {last}
     todo = [last]
     while todo:
@@ -66,13 +76,12 @@ def _statistics(graph: Graph, last: Equation) -> list[Equation]:
             private = all(out not in graph.results for out in maker.outputs) and all(
                 use in region for out in maker.outputs for use in graph.uses.get(out, [])
             )
-            if private and (maker.primitive in _STATISTICS or _is_self_product(maker)):
+            if private and (maker.primitive in _STATISTICS or _is_square_or_multiple(maker)):
                 region.add(maker)
                 todo.append(maker)
     return graph.in_order(region)
 
 
-def _is_self_product(equation: Equation) -> bool:
-    return (equation.primitive is p.mul_p and len(equation.operands) == 1) or (
-        equation.primitive is p.mul_p and len(equation.dependents) == 1
-    )
+def _is_square_or_multiple(equation: Equation) -> bool:
+    """Tell whether an equation is x · x, or scales one value by a constant."""
+    return equation.primitive is p.mul_p and len(equation.dependents) == 1
