@@ -5,7 +5,6 @@ of your own is `Quadrature(nodes, weights)`. One looks at the function first: `c
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr._core import chunks, compilation, trees
+from xattr._core import chunks, compilation, sampling, trees
 from xattr.types import Array, ArrayTree, Function, Path, Quadrature
 
 __all__ = [
@@ -163,7 +162,8 @@ def concentrated(
     """
     n, count = _count(n), _count(probes, "probes") + 1
     compilation.check_args(args)
-    evaluate, points_at = compilation.compiled(probe_kernel, f), _points_of(path)
+    evaluate = compilation.compiled(probe_kernel, f)
+    points_at = sampling.sampler(sampling.path_points, path)
     alphas = np.linspace(0, 1, count)
 
     def part(start: Any, size: int, valid: Array) -> Array:
@@ -176,22 +176,6 @@ def concentrated(
     return Quadrature(
         *_cells(chunks.reduce(part, trees.add, count, chunk_size=chunks.DEFAULT_SIZE), n)
     )
-
-
-def _points_of(path: Path) -> Callable[[Array], ArrayTree]:
-    """Return the function from nodes to the path's values; a path of ours is compiled."""
-    compilation.check_callable(path, "path")
-    if chunks.is_staged():
-        return functools.partial(path_points, path)
-    return compilation.compiled_if_library(path_points, path)
-
-
-def path_points(path: Path, alphas: Array) -> ArrayTree:
-    """Return the path's values, in the dtypes that it returns for a Python float."""
-    form = jax.eval_shape(path, 0.5)
-    trees.floating(jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), form), "path(alpha)")
-    points = jax.vmap(path)(jnp.asarray(alphas, trees.widest(jax.tree.leaves(form))))
-    return trees.cast_like(points, form)
 
 
 def probe_kernel(f: Function, points: ArrayTree, mine: Array, args: tuple[Any, ...]) -> Array:

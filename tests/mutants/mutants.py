@@ -40,7 +40,7 @@ PATH_METHODS = (
     ),
     mutant(
         "kernel-point-for-velocity",
-        "_integrate/kernel",
+        "_core/sampling",
         "return trees.cast_like(value, form), trees.cast_like(velocity, form)",
         "return trees.cast_like(value, form), trees.cast_like(value, form)",
         "the point is taken for the velocity",
