@@ -1,23 +1,24 @@
-"""Paths γ from a baseline to an input: each returns a function `alpha -> pytree like x`.
+"""Paths γ from a baseline to an input: each function returns a path `alpha -> pytree like x`.
 
 A function of your own is as good as one of these. Write it with operations of `jax.numpy`; its
 velocity is taken by `jax.jvp`. `alpha` arrives as a scalar, in float32 at least: for half precision
-under strict promotion, cast it to the dtype of x. Outside a trace a path made of these functions is
-sampled by a compiled program of its own kind, your own function operation by operation: put the
-whole under `jax.jit` where that is slow.
+under strict promotion, cast it to the dtype of x. Outside a trace, a path made of these functions
+is sampled by one compiled program for its kind. Your own function is sampled operation by
+operation: if that is slow, put the whole call under `jax.jit`.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from xattr._core import compilation, deprecated, trees
-from xattr.types import ArrayTree, Path
+from xattr.types import Alpha, ArrayTree, Path
 
 __all__ = [
     "aumann_shapley",
@@ -30,8 +31,25 @@ __all__ = [
     "straight_line",
 ]
 
+Warp: TypeAlias = Callable[[Alpha], Alpha]
+"""An increasing function from [0, 1] to [0, 1] that keeps both ends."""
 
 _NUMBERS = (int, float, np.number, np.ndarray, jax.Array)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class _Path(compilation.Bound):
+    """The path `alpha -> formula(alpha, **parts)`, written as the call that makes it."""
+
+    formula: Callable[..., ArrayTree]
+    parts: dict[str, Any]
+
+    def __call__(self, alpha: Alpha) -> ArrayTree:
+        return self.formula(alpha, **self.parts)
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={trees.brief(part)}" for name, part in self.parts.items())
+        return f"{self.formula.__name__.removeprefix('_')}({', '.join(parts)})"
 
 
 @deprecated.by_keyword
@@ -49,10 +67,10 @@ def straight_line(*, baseline: ArrayTree, x: ArrayTree) -> Path:
     Array([1., 2.], dtype=float32)
     """
     x = trees.floating(x, "x")
-    return functools.partial(_straight_line, trees.like(baseline, x, "baseline"), x)
+    return _Path(_straight_line, {"baseline": trees.like(baseline, x, "baseline"), "x": x})
 
 
-def _straight_line(baseline: ArrayTree, x: ArrayTree, alpha: Any) -> ArrayTree:
+def _straight_line(alpha: Alpha, baseline: ArrayTree, x: ArrayTree) -> ArrayTree:
     return jax.tree.map(functools.partial(_between, alpha), baseline, x)
 
 
@@ -101,7 +119,7 @@ def monotone(*, baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree | float)
         exponents = jax.tree.map(lambda leaf: jnp.asarray(number, trees.wide(leaf.dtype)), x)
     trees.same_structure(exponents, x, "exponents")
     exponents = jax.tree.map(_exponents_like, trees.floating(exponents, "exponents"), x)
-    return functools.partial(_monotone, baseline, x, exponents)
+    return _Path(_monotone, {"baseline": baseline, "x": x, "exponents": exponents})
 
 
 def _exponents_like(power: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -121,7 +139,7 @@ def _exponents_like(power: jax.Array, leaf: jax.Array) -> jax.Array:
     return broadcast.astype(trees.wide(leaf.dtype))
 
 
-def _monotone(baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree, alpha: Any) -> ArrayTree:
+def _monotone(alpha: Alpha, baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree) -> ArrayTree:
     return jax.tree.map(
         lambda start, end, power: _between(jnp.asarray(alpha, power.dtype) ** power, start, end),
         baseline,
@@ -152,10 +170,10 @@ def polyline(points: ArrayTree) -> Path:
             "`points` needs a leading axis of at least 2 waypoints, the same in every leaf, but "
             f"has {sorted(counts)}: stack the waypoints with jnp.stack"
         )
-    return functools.partial(_polyline, points)
+    return _Path(_polyline, {"points": points})
 
 
-def _polyline(points: ArrayTree, alpha: Any) -> ArrayTree:
+def _polyline(alpha: Alpha, points: ArrayTree) -> ArrayTree:
     segment, fraction = _segment(alpha, jax.tree.leaves(points)[0].shape[0] - 1)
     return jax.tree.map(
         lambda leaf: _between(fraction, leaf[segment], leaf[segment + 1]),
@@ -191,7 +209,7 @@ def coordinatewise(*, baseline: ArrayTree, x: ArrayTree, order: Sequence[int] | 
     """
     x = trees.floating(x, "x")
     baseline = trees.like(baseline, x, "baseline")
-    return functools.partial(_coordinatewise, baseline, x, _ranks(order, x))
+    return _Path(_coordinatewise, {"baseline": baseline, "x": x, "ranks": _ranks(order, x)})
 
 
 def _ranks(order: Any, x: ArrayTree) -> ArrayTree:
@@ -213,7 +231,7 @@ def _ranks(order: Any, x: ArrayTree) -> ArrayTree:
     return jax.tree.unflatten(treedef, shaped)
 
 
-def _coordinatewise(baseline: ArrayTree, x: ArrayTree, ranks: ArrayTree, alpha: Any) -> ArrayTree:
+def _coordinatewise(alpha: Alpha, baseline: ArrayTree, x: ArrayTree, ranks: ArrayTree) -> ArrayTree:
     count = sum(leaf.size for leaf in jax.tree.leaves(x))
     moving, fraction = _segment(alpha, count)
 
@@ -224,7 +242,7 @@ def _coordinatewise(baseline: ArrayTree, x: ArrayTree, ranks: ArrayTree, alpha: 
     return jax.tree.map(feature, baseline, x, ranks)
 
 
-def reparametrize(path: Path, warp: Callable[[Any], Any]) -> Path:
+def reparametrize(path: Path, warp: Warp) -> Path:
     """Return the same curve run through at another pace.
 
     γ'(α) = γ(warp(α)). The exact path integral does not change; the placing of the nodes does.
@@ -248,10 +266,10 @@ def reparametrize(path: Path, warp: Callable[[Any], Any]) -> Path:
                 f"`warp` must keep the ends, but maps {end:g} to {float(value):g}: for a part of a "
                 "path compose it yourself, lambda alpha: path(warp(alpha))"
             )
-    return functools.partial(_reparametrized, path, warp)
+    return _Path(_reparametrize, {"path": path, "warp": warp})
 
 
-def _reparametrized(path: Path, warp: Callable[[Any], Any], alpha: Any) -> ArrayTree:
+def _reparametrize(alpha: Alpha, path: Path, warp: Warp) -> ArrayTree:
     return path(warp(alpha))
 
 
@@ -268,10 +286,10 @@ def reverse(path: Path) -> Path:
     Array([1.5], dtype=float32)
     """
     compilation.check_callable(path, "path")
-    return functools.partial(_reversed, path)
+    return _Path(_reverse, {"path": path})
 
 
-def _reversed(path: Path, alpha: Any) -> ArrayTree:
+def _reverse(alpha: Alpha, path: Path) -> ArrayTree:
     return path(1 - alpha)
 
 
@@ -297,10 +315,10 @@ def concatenate(paths: Sequence[Path]) -> Path:
         compilation.check_callable(path, f"paths[{index}]")
     for index, (path, following) in enumerate(itertools.pairwise(paths)):
         _check_joint(path, following, index)
-    return functools.partial(_concatenated, paths)
+    return _Path(_concatenate, {"paths": paths})
 
 
-def _concatenated(paths: tuple[Path, ...], alpha: Any) -> ArrayTree:
+def _concatenate(alpha: Alpha, paths: tuple[Path, ...]) -> ArrayTree:
     segment, fraction = _segment(alpha, len(paths))
     value = paths[0](jnp.where(segment == 0, fraction, 0.5))
     for index, path in enumerate(paths[1:], start=1):

@@ -17,7 +17,7 @@ For a type checker it is `Any`, since JAX lets every class register as a node.
 """
 
 Args: TypeAlias = tuple[ArrayTree, ...]
-"""The further arguments of f, a tuple of pytrees: `args=(label, params)` for f(x, label, params)."""
+"""The further arguments of f, a tuple of pytrees: `(label, params)` for f(x, label, params)."""
 
 Alpha: TypeAlias = Any
 """A place α on a path, a scalar in [0, 1]: a Python float, or an array of shape ().

@@ -1,5 +1,6 @@
 """Pytrees of floating arrays: checks with errors to act on, and arithmetic in enough precision."""
 
+import functools
 from typing import Any
 
 import jax
@@ -165,6 +166,29 @@ def _all_finite(tree: ArrayTree) -> jax.Array:
 def has_nonfinite(tree: ArrayTree) -> bool:
     """Tell whether the tree can be looked at and holds a NaN or an infinity."""
     return not is_traced(tree) and not bool(_all_finite(tree))
+
+
+def brief(tree: ArrayTree) -> str:
+    """Write a tree with shapes and dtypes for arrays: `{'a': f32[3], 'b': 0.5}`."""
+    return repr(jax.tree.map(_Brief, tree))
+
+
+class _Brief:
+    """A leaf of a tree that is written short."""
+
+    def __init__(self, leaf: Any) -> None:
+        self.leaf = leaf
+
+    def __repr__(self) -> str:
+        leaf = self.leaf
+        if isinstance(leaf, functools.partial):
+            keywords = (f"{name}={brief(value)}" for name, value in leaf.keywords.items())
+            return f"partial({', '.join([brief(leaf.func), *map(brief, leaf.args), *keywords])})"
+        if not isinstance(leaf, (jax.Array, np.ndarray)):
+            return str(getattr(leaf, "__name__", repr(leaf)))
+        if leaf.ndim or is_traced(leaf) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.typeof(leaf).str_short(short_dtypes=True)
+        return str(np.asarray(leaf))
 
 
 def check_count(value: Any, name: str, remedy: str = "") -> None:
