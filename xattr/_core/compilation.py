@@ -100,6 +100,24 @@ class Bound:
         return isinstance(other, Bound) and self._key == other._key
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Named(Bound):
+    """The function `(*operands) -> function(*operands, **parts)`.
+
+    It is written as the call that makes it: that of a function without the leading underscore.
+    """
+
+    function: Callable[..., Any]
+    parts: dict[str, Any]
+
+    def __call__(self, *operands: Any) -> Any:
+        return self.function(*operands, **self.parts)
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={trees.brief(part)}" for name, part in self.parts.items())
+        return f"{self.function.__name__.removeprefix('_')}({', '.join(parts)})"
+
+
 class _Unflatten:
     """The function from leaves to a pytree of one structure."""
 
