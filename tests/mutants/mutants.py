@@ -495,7 +495,7 @@ GRADIENTS = (
     ),
     mutant(
         "edges-not-smoothed",
-        "_gradients/edges",
+        "sanity",
         "return (left + 2 * middle + right) / 4",
         "return (left + middle + right) / 3",
         "the weights of the Sobel filter are equal",
