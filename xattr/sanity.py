@@ -341,7 +341,7 @@ def _is_floating(leaf: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-# The control: a map that ignores the model ---------------------------------------------------------
+# The control: a map that ignores the model --------------------------------------------------------
 
 
 def edge_detector(image: Array) -> jax.Array:
