@@ -256,7 +256,7 @@ ERRORS = {
     "nothing floating": (
         lambda: sanity.randomize(mixed(), KEY, layers="encoder/1/second/steps"),
         ValueError,
-        "no layer of `params` with floating arrays",
+        "not a layer of `params` with floating arrays",
     ),
     "repeated": (
         lambda: sanity.cascading(mixed(), KEY, order=["head", "conv", "head"]),

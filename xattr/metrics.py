@@ -193,7 +193,7 @@ def top_k_intersection(a: Array, b: Array, k: int, *, absolute: bool = True) -> 
         A scalar in [0, 1], or NaN if a map holds a NaN.
 
     Raises:
-        ValueError: if the shapes differ, or unless 1 ≤ k ≤ size.
+        ValueError: if the shapes differ, k < 1, or k exceeds the size of a.
         TypeError: if a map is not a floating array.
 
     Source:

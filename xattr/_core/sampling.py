@@ -12,7 +12,7 @@ from xattr.types import Array, ArrayTree, Path
 
 
 def form_of(path: Path) -> ArrayTree:
-    """Return shapes and dtypes of the path's values; raise unless they are floating arrays."""
+    """Return shapes and dtypes of the values of a path; raise if they are not floating arrays."""
     form = jax.eval_shape(path, 0.5)  # for a weakly typed alpha the path keeps the dtype of x
     leaves = jax.tree_util.tree_leaves_with_path(form)
     if not leaves:
