@@ -28,7 +28,7 @@ ROOMS = [
 FLOORS = [
     {"_core.deprecated", "_core.trees"},
     {"_core.chunks", "_core.compilation"},
-    {"_core.completeness"},
+    {"_core.completeness", "_core.sampling"},
     {"_program.versions"},
     {"_program.jaxpr"},
     {"_program.running", "_program.workload"},

@@ -1,5 +1,7 @@
 """Paths: ends, derivatives, joints, dtypes, trees."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,38 @@ def test_joints_are_compared_at_the_scale_of_the_paths():
     small = 1e-4 * x  # a gap as wide as the whole path is no rounding
     with pytest.raises(ValueError, match="does not start where"):
         paths.concatenate([paths.aumann_shapley(small), paths.aumann_shapley(small)])
+
+
+@pytest.mark.parametrize("name", every_path())
+def test_a_path_is_written_as_the_call_that_makes_it(name):
+    text = repr(every_path()[name])
+    assert text.startswith(f"{name.split()[0]}(")
+    assert "0x" not in text
+    assert "f32[" in text
+
+
+def test_arrays_in_a_path_are_written_short():
+    x = {"a": jnp.ones(3), "b": jnp.array(0.5)}
+    line = paths.aumann_shapley(x)
+    text = "straight_line(baseline={'a': f32[3], 'b': 0.0}, x={'a': f32[3], 'b': 0.5})"
+    assert repr(line) == text
+    assert repr(paths.reverse(line)) == f"reverse(path={text})"
+    assert repr(paths.concatenate([line, lambda alpha: x])) == (
+        f"concatenate(paths=({text}, <lambda>))"
+    )
+    own = functools.partial(line, jnp.ones(()))
+    assert repr(paths.reparametrize(own, jnp.square)) == (
+        f"reparametrize(path=partial({text}, 1.0), warp=square)"
+    )
+
+
+def test_a_path_may_hold_tracers():
+    seen = []
+
+    def at(x):
+        path = paths.aumann_shapley(x)
+        seen.append(repr(path))
+        return path(0.5)
+
+    np.testing.assert_array_equal(jax.jit(at)(X["image"]), at(X["image"]))
+    assert seen[0] == seen[1]

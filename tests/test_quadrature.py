@@ -1,5 +1,7 @@
-"""Quadrature rules: weights that sum to one, and the order that each promises."""
+"""Quadratures: weights that sum to one, and the order that each promises."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.polynomial import polynomial
@@ -72,3 +74,14 @@ def test_riemann_sums_take_the_ends_of_their_names():
     for n in (1, 4):
         np.testing.assert_array_equal(quadrature.riemann_left(n).nodes, np.arange(n) / n)
         np.testing.assert_array_equal(quadrature.riemann_right(n).nodes, (np.arange(n) + 1) / n)
+
+
+def test_a_long_quadrature_is_written_short():
+    assert repr(quadrature.midpoint(64)) == "Quadrature(64 nodes in [0.007812, 0.9922])"
+    eight = quadrature.midpoint(8)
+    assert repr(eight) == f"Quadrature(nodes={eight.nodes!r}, weights={eight.weights!r})"
+    on_device = jax.tree.map(jnp.asarray, quadrature.midpoint(64))
+    seen = []
+    jax.jit(lambda rule: seen.append((repr(on_device), repr(rule))))(on_device)
+    assert seen[0][0] == repr(quadrature.midpoint(64))
+    assert seen[0][1].startswith("Quadrature(nodes=")

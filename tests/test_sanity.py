@@ -240,7 +240,7 @@ ERRORS = {
     "unknown": (
         lambda: sanity.randomize(mixed(), KEY, layers=["head", "cnov1"]),
         ValueError,
-        "`layers` has 'cnov1', which is no layer of `params` with floating arrays: did you mean "
+        "`layers` has 'cnov1', which is not a layer of `params` with floating arrays: did you mean "
         "'conv1'? Its layers are ['conv', 'conv1', 'encoder', 'head']",
     ),
     "half a name": (
@@ -256,7 +256,7 @@ ERRORS = {
     "nothing floating": (
         lambda: sanity.randomize(mixed(), KEY, layers="encoder/1/second/steps"),
         ValueError,
-        "no layer of `params` with floating arrays",
+        "not a layer of `params` with floating arrays",
     ),
     "repeated": (
         lambda: sanity.cascading(mixed(), KEY, order=["head", "conv", "head"]),

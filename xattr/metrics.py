@@ -1,8 +1,8 @@
 """How alike two attribution maps are: rank correlations, shared top features, centres of mass.
 
-Every metric compares the maps `a` and `b` of one example, arrays of one shape, and returns a scalar
-in float32 at least. For a batch use `jax.vmap`, for a pytree `jax.tree.map`. Numbers below the
-smallest normal float (1e-38 in float32) may count as 0, as they do in the arithmetic of XLA.
+Every metric compares the maps `a` and `b` of one example, arrays of the same shape, and returns a
+scalar in float32 at least. For a batch use `jax.vmap`, for a pytree `jax.tree.map`. Numbers below
+the smallest normal float (1e-38 in float32) may count as 0, as in the arithmetic of XLA.
 """
 
 import functools
@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_ROWS = 64  # Rows of Kendall's table of pairs that are in memory at once.
+
+_ROWS = 64
+"""Rows of Kendall's table of pairs that are in memory at once."""
 
 
 def spearman(
@@ -36,43 +38,70 @@ def spearman(
 ) -> jax.Array:
     """Return Spearman's rank correlation ρ, with average ranks for ties.
 
-    ρ = Σᵢ rᵢ sᵢ / √(Σᵢ rᵢ² · Σᵢ sᵢ²), r and s the ranks of a and b less their mean. `absolute=True`
-    ranks |a| and |b|. Ranks are counted in whole numbers, exact up to 2²⁴ elements in float32 too.
-    Elements of no attribution in both maps tie, and alone make ρ large: see `spearman_nonzero`.
+    ρ = Σᵢ rᵢ sᵢ / √(Σᵢ rᵢ² · Σᵢ sᵢ²), where r and s are the ranks of a and b minus their mean.
 
-    Shapes: `a`, `b` and the boolean mask `where` (the elements ranked; all if None) have one shape;
-    the result is a scalar, NaN where ρ is undefined: if a map is constant, has fewer than 2
-    elements, or holds a NaN. Its gradient is 0. Time O(n log n). Raises `ValueError` for unlike
-    shapes, `TypeError` for what is no floating array or no mask.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3; Spearman 1904.
+    Ranks are counted in whole numbers, which is exact for up to 2²⁴ elements, in float32 too.
+    Elements that are zero in both maps tie; many of them make ρ large: see `spearman_nonzero`. The
+    gradient of ρ is 0. The time is O(n log n).
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.metrics.spearman(jnp.array([1.0, 2.0, 3.0]), jnp.array([-10.0, 0.0, 0.1]))
-    Array(1., dtype=float32)
+    Args:
+        a: the attributions of one example, a floating array.
+        b: the attributions to compare with, of the shape of a.
+        absolute: whether to rank |a| and |b|.
+        where: a boolean mask of the shape of a; the elements that are ranked, all if None.
+
+    Returns:
+        A scalar in [−1, 1]. It is NaN where ρ is undefined: if a map is constant, has fewer than 2
+        elements, or holds a NaN.
+
+    Raises:
+        ValueError: if the shapes differ.
+        TypeError: if a map is not a floating array, or the mask is not boolean.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3; Spearman 1904.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.metrics.spearman(jnp.array([1.0, 2.0, 3.0]), jnp.array([-10.0, 0.0, 0.1]))
+        Array(1., dtype=float32)
     """
     a, b, where = _maps(a, b, where)
     return _spearman(*((jnp.abs(a), jnp.abs(b)) if absolute else (a, b)), where)
 
 
 def spearman_nonzero(a: Array, b: Array, x: Array, baseline: Array | None = None) -> jax.Array:
-    """Return Spearman's rank correlation of |a| and |b| where the input is not its baseline.
+    """Return Spearman's rank correlation of |a| and |b| where the input differs from its baseline.
 
-    ρ_nz = ρ(|aᵢ|, |bᵢ|) over the i with xᵢ ≠ baselineᵢ. Methods that multiply by x − baseline give
-    exact zeros to all other i, whatever the model: for two unrelated maps that share a fraction p
-    of zeros the plain ρ is about 3p / (3p + (1−p)²).
+    ρ_nz = ρ(|aᵢ|, |bᵢ|) over the i with xᵢ ≠ baselineᵢ.
 
-    Shapes: `a`, `b`, `x` and `baseline` (zeros if None) have one shape; the result is a scalar, NaN
-    as for `spearman`. Raises `ValueError` for unlike shapes, `TypeError` for maps that are no
-    floating arrays.
-    Source: Sundararajan & Taly 2018, "A Note about: Local Explanation Methods for Deep Neural
-    Networks lack Sensitivity to Parameter Values", §3.1.
+    Methods that multiply by x − baseline give exact zeros to all other i, for any model. For two
+    unrelated maps that share a fraction p of zeros, the plain ρ is about 3p / (3p + (1−p)²).
 
-    >>> import jax.numpy as jnp, xattr
-    >>> a, b = jnp.array([0.0, 0.0, 0.0, 1.0, 2.0]), jnp.array([0.0, 0.0, 0.0, 3.0, -1.0])
-    >>> xattr.metrics.spearman(a, b, absolute=True).round(2)
-    Array(0.88, dtype=float32)
-    >>> xattr.metrics.spearman_nonzero(a, b, x=a)
-    Array(-1., dtype=float32)
+    Args:
+        a: the attributions of one example, a floating array.
+        b: the attributions to compare with, of the shape of a.
+        x: the input that was explained, of the shape of a; whole numbers are accepted.
+        baseline: its baseline, of the shape of x; zeros if None.
+
+    Returns:
+        A scalar in [−1, 1], or NaN where `spearman` is.
+
+    Raises:
+        ValueError: if the shapes differ.
+        TypeError: if a map is not a floating array.
+
+    Source:
+        Sundararajan & Taly 2018, "A Note about: Local Explanation Methods for Deep Neural Networks
+        lack Sensitivity to Parameter Values", §3.1.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> a, b = jnp.array([0.0, 0.0, 0.0, 1.0, 2.0]), jnp.array([0.0, 0.0, 0.0, 3.0, -1.0])
+        >>> xattr.metrics.spearman(a, b, absolute=True).round(2)
+        Array(0.88, dtype=float32)
+        >>> xattr.metrics.spearman_nonzero(a, b, x=a)
+        Array(-1., dtype=float32)
     """
     a, x = _map(a, "a"), _number(x, "x")
     baseline = jnp.zeros_like(x) if baseline is None else _number(baseline, "baseline")
@@ -85,18 +114,31 @@ def spearman_nonzero(a: Array, b: Array, x: Array, baseline: Array | None = None
 def pearson(a: Array, b: Array, *, where: Array | None = None) -> jax.Array:
     """Return Pearson's correlation coefficient, which has a gradient.
 
-    r = Σᵢ (aᵢ − ā)(bᵢ − b̄) / √(Σᵢ (aᵢ − ā)² · Σᵢ (bᵢ − b̄)²), computed on values brought to the
-    range [0, 1], so that squares of large or small values neither overflow nor vanish.
+    r = Σᵢ (aᵢ − ā)(bᵢ − b̄) / √(Σᵢ (aᵢ − ā)² · Σᵢ (bᵢ − b̄)²).
 
-    Shapes: `a`, `b` and the boolean mask `where` (the elements used; all if None) have one shape;
-    the result is a scalar, NaN where r is undefined: if a map is constant, has fewer than 2
-    elements, holds a NaN or an infinity, or spans more than a tenth of what its dtype can hold.
-    Raises `ValueError` for unlike shapes, `TypeError` for what is no floating array or no mask.
-    Source: Pearson 1895, "Note on Regression and Inheritance in the Case of Two Parents".
+    Values are first scaled to the range [0, 1], so that squares of large or small values neither
+    overflow nor vanish.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.metrics.pearson(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, -1.0, -3.0]))
-    Array(-1., dtype=float32)
+    Args:
+        a: the attributions of one example, a floating array.
+        b: the attributions to compare with, of the shape of a.
+        where: a boolean mask of the shape of a; the elements that are used, all if None.
+
+    Returns:
+        A scalar in [−1, 1]. It is NaN where r is undefined: if a map is constant, has fewer than 2
+        elements, holds a NaN or an infinity, or spans more than a tenth of the range of its dtype.
+
+    Raises:
+        ValueError: if the shapes differ.
+        TypeError: if a map is not a floating array, or the mask is not boolean.
+
+    Source:
+        Pearson 1895, "Note on Regression and Inheritance in the Case of Two Parents".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.metrics.pearson(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, -1.0, -3.0]))
+        Array(-1., dtype=float32)
     """
     return _pearson(*_maps(a, b, where))
 
@@ -106,15 +148,29 @@ def kendall(a: Array, b: Array, *, where: Array | None = None) -> jax.Array:
 
     τ_b = Σᵢⱼ sign(aᵢ − aⱼ) sign(bᵢ − bⱼ) / √(Σᵢⱼ |sign(aᵢ − aⱼ)| · Σᵢⱼ |sign(bᵢ − bⱼ)|).
 
-    Shapes: `a`, `b` and the boolean mask `where` (the elements ranked; all if None) have one shape;
-    the result is a scalar, NaN as for `spearman`. All pairs are compared: memory O(n), time O(n²),
-    about 0.5 s for 20,000 elements on 2 processor cores. Raises `ValueError` for unlike shapes,
-    `TypeError` for what is no floating array or no mask.
-    Source: Kendall 1945, "The Treatment of Ties in Ranking Problems".
+    All pairs are compared: the memory is O(n), and the time O(n²), about 0.5 s for 20,000 elements
+    on 2 processor cores.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.metrics.kendall(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 3.0, 2.0])).round(4)
-    Array(0.3333, dtype=float32)
+    Args:
+        a: the attributions of one example, a floating array.
+        b: the attributions to compare with, of the shape of a.
+        where: a boolean mask of the shape of a; the elements that are ranked, all if None.
+
+    Returns:
+        A scalar in [−1, 1]. It is NaN where τ_b is undefined: if a map is constant, has fewer than
+        2 elements, or holds a NaN.
+
+    Raises:
+        ValueError: if the shapes differ.
+        TypeError: if a map is not a floating array, or the mask is not boolean.
+
+    Source:
+        Kendall 1945, "The Treatment of Ties in Ranking Problems".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.metrics.kendall(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 3.0, 2.0])).round(4)
+        Array(0.3333, dtype=float32)
     """
     return _kendall(*_maps(a, b, where))
 
@@ -122,18 +178,32 @@ def kendall(a: Array, b: Array, *, where: Array | None = None) -> jax.Array:
 def top_k_intersection(a: Array, b: Array, k: int, *, absolute: bool = True) -> jax.Array:
     """Return the share of the k largest elements of a that are among the k largest of b.
 
-    share = |top_k(a) ∩ top_k(b)| / k, by |a| and |b| unless `absolute=False`. Of equal elements
-    those of lower index come first, so that maps with fewer than k elements above zero share zeros.
+    share = |top_k(a) ∩ top_k(b)| / k.
 
-    Shapes: `a` and `b` have one shape; the result is a scalar, NaN if a map holds a NaN. Raises
-    `ValueError` for unlike shapes and unless 1 ≤ k ≤ size, `TypeError` for what is no floating
-    array. k is static.
-    Source: Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile".
+    Of equal elements those with the lower index come first: two maps with fewer than k elements
+    above zero share zeros.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> a, b = jnp.array([9.0, 8.0, 1.0, 0.0]), jnp.array([5.0, 0.0, 1.0, -7.0])
-    >>> xattr.metrics.top_k_intersection(a, b, 2)
-    Array(0.5, dtype=float32)
+    Args:
+        a: the attributions of one example, a floating array.
+        b: the attributions to compare with, of the shape of a.
+        k: the number of elements, from 1 to the size of a. Under `jax.jit` it is static.
+        absolute: whether to compare |a| and |b|.
+
+    Returns:
+        A scalar in [0, 1], or NaN if a map holds a NaN.
+
+    Raises:
+        ValueError: if the shapes differ, k < 1, or k exceeds the size of a.
+        TypeError: if a map is not a floating array.
+
+    Source:
+        Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> a, b = jnp.array([9.0, 8.0, 1.0, 0.0]), jnp.array([5.0, 0.0, 1.0, -7.0])
+        >>> xattr.metrics.top_k_intersection(a, b, 2)
+        Array(0.5, dtype=float32)
     """
     a, b, _ = _maps(a, b, None)
     trees.check_count(k, "k", ": under jax.jit mark it static, static_argnames='k'")
@@ -147,34 +217,55 @@ def sign_agreement(a: Array, b: Array, *, where: Array | None = None) -> jax.Arr
 
     share = 1/n Σᵢ [sign(aᵢ) = sign(bᵢ)].
 
-    Shapes: `a`, `b` and the boolean mask `where` (the elements counted; all if None) have one
-    shape; the result is a scalar, NaN if there are no elements or if one is NaN. Raises
-    `ValueError` for unlike shapes, `TypeError` for what is no floating array or no mask.
-    Source: Krishna et al. 2022, "The Disagreement Problem in Explainable Machine Learning: A
-    Practitioner's Perspective" (sign agreement, with all features as the top k).
+    Args:
+        a: the attributions of one example, a floating array.
+        b: the attributions to compare with, of the shape of a.
+        where: a boolean mask of the shape of a; the elements that are counted, all if None.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> a, b = jnp.array([1.0, 0.0, -3.0, 4.0]), jnp.array([2.0, 0.0, 1.0, 0.0])
-    >>> xattr.metrics.sign_agreement(a, b)
-    Array(0.5, dtype=float32)
+    Returns:
+        A scalar in [0, 1], or NaN if there are no elements or a map holds a NaN.
+
+    Raises:
+        ValueError: if the shapes differ.
+        TypeError: if a map is not a floating array, or the mask is not boolean.
+
+    Source:
+        Krishna et al. 2022, "The Disagreement Problem in Explainable Machine Learning: A
+        Practitioner's Perspective" (sign agreement, with all features as the top k).
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> a, b = jnp.array([1.0, 0.0, -3.0, 4.0]), jnp.array([2.0, 0.0, 1.0, 0.0])
+        >>> xattr.metrics.sign_agreement(a, b)
+        Array(0.5, dtype=float32)
     """
     return _sign_agreement(*_maps(a, b, where))
 
 
 def center_of_mass(a: Array) -> jax.Array:
-    """Return the row and the column, counted from 0, about which the size of a map is balanced.
+    """Return the centre of mass of |a|: its row and its column, counted from 0.
 
-    C = Σᵢⱼ mᵢⱼ (i, j) / Σᵢⱼ mᵢⱼ with m = |a|, summed over channels. It has a gradient.
+    C = Σᵢⱼ mᵢⱼ (i, j) / Σᵢⱼ mᵢⱼ, where m = |a|, summed over channels. It has a gradient.
 
-    Shapes: `a` is (height, width) or (height, width, channels); the result is (2,), in float32 at
-    least, NaN for a map of zeros. Raises `ValueError` for other shapes, `TypeError` for what is no
-    floating array.
-    Source: Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile" (the
-    mass-centre attack).
+    Args:
+        a: the map of one example, of shape (height, width) or (height, width, channels).
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.metrics.center_of_mass(jnp.zeros((5, 5)).at[1, 4].set(-1.0).at[3, 4].set(1.0))
-    Array([2., 4.], dtype=float32)
+    Returns:
+        The row and the column in pixels, of shape (2,), in float32 at least; NaN for a map of
+        zeros.
+
+    Raises:
+        ValueError: for another shape.
+        TypeError: if the map is not a floating array.
+
+    Source:
+        Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile" (the mass-centre
+        attack).
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.metrics.center_of_mass(jnp.zeros((5, 5)).at[1, 4].set(-1.0).at[3, 4].set(1.0))
+        Array([2., 4.], dtype=float32)
     """
     a = _map(a, "a")
     if a.ndim not in (2, 3):
@@ -186,7 +277,7 @@ def center_of_mass(a: Array) -> jax.Array:
 
 
 def _maps(a: Any, b: Any, where: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return both maps and the mask as vectors, the maps in one dtype in which to add."""
+    """Return both maps and the mask as vectors, the maps in the dtype in which sums are taken."""
     a, b = _map(a, "a"), _map(b, "b")
     _check_shape(b, "b", a.shape, "pass the maps of one example; for a batch use jax.vmap")
     dtype = trees.widest([a, b])
@@ -195,12 +286,11 @@ def _maps(a: Any, b: Any, where: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _map(value: Any, name: str) -> jax.Array:
     _check_array(value, name)
-    array: jax.Array = trees.floating(value, name)
-    return array
+    return trees.floating(value, name)
 
 
 def _number(value: Any, name: str) -> jax.Array:
-    """Return an input of the model, which may be of whole numbers, in floats to compare."""
+    """Return an input of the model as floats to compare; it may be of whole numbers."""
     if isinstance(value, Array) and value.dtype.kind in "biu":
         value = value.astype(np.float32)
     return _map(value, name)
@@ -221,8 +311,7 @@ def _mask(where: Any, shape: tuple[int, ...]) -> jax.Array:
         kind = getattr(where, "dtype", type(where).__name__)
         raise TypeError(f"`where` must be a boolean mask, but is {kind}: pass a comparison")
     _check_shape(where, "where", shape, "pass one flag for every element (jnp.broadcast_to)")
-    mask: jax.Array = jnp.ravel(where)
-    return mask
+    return jnp.ravel(where)
 
 
 def _check_shape(
@@ -267,7 +356,7 @@ def _kendall(a: jax.Array, b: jax.Array, where: jax.Array) -> jax.Array:
 
 @functools.partial(_jit, static_argnums=2)
 def _top_k(a: jax.Array, b: jax.Array, k: int) -> jax.Array:
-    a, b = (jnp.where(value == 0, 0, value) for value in (a, b))  # top_k puts −0 below 0
+    a, b = (jnp.where(value == 0, 0, value) for value in (a, b))  # lax.top_k puts −0 below 0
     (_, first), (_, second) = (jax.lax.top_k(value, k) for value in (a, b))
     among = jnp.zeros(b.shape, bool).at[second].set(True)
     share = jnp.sum(among[first], dtype=jnp.int32).astype(a.dtype) / k
@@ -284,7 +373,7 @@ def _sign_agreement(a: jax.Array, b: jax.Array, where: jax.Array) -> jax.Array:
 @_jit
 def _center_of_mass(a: jax.Array) -> jax.Array:
     size = jnp.abs(a)
-    size = size / jax.lax.stop_gradient(jnp.max(size, initial=0))  # their sum cannot overflow
+    size = size / jax.lax.stop_gradient(jnp.max(size, initial=0))  # so that the sum cannot overflow
     mass = size if a.ndim == 2 else jnp.sum(size, axis=2)
     rows, columns = jnp.indices(mass.shape, dtype=mass.dtype)
     sums = _sums(*(value.ravel() for value in (mass * rows, mass * columns, mass)))
@@ -293,11 +382,13 @@ def _center_of_mass(a: jax.Array) -> jax.Array:
 
 @functools.partial(jax.vmap, in_axes=(0, None))
 def _ranks(values: jax.Array, where: jax.Array) -> jax.Array:
-    """Return twice the average ranks less their mean, which are whole numbers; 0 where masked out.
+    """Return twice the average ranks minus their mean, as whole numbers; 0 where masked out.
 
-    Such a rank is how many elements are smaller less how many are larger; the ranks add up to 0.
+    Such a rank is the number of smaller elements minus the number of larger ones. The ranks sum to
+    0.
     """
-    # Of the elements that are +∞ only the chosen count, hence the minimum below.
+    # Masked elements become +∞. For an element that is +∞ itself the minimum below takes them out
+    # of the count.
     values = jnp.where(where, jax.lax.stop_gradient(values), jnp.inf)
     ordered = jnp.sort(values)
     number = jnp.sum(where, dtype=jnp.int32)
@@ -309,7 +400,10 @@ def _ranks(values: jax.Array, where: jax.Array) -> jax.Array:
 
 @functools.partial(jax.vmap, in_axes=(0, None))
 def _deviations(values: jax.Array, where: jax.Array) -> jax.Array:
-    """Bring the chosen values to [0, 1], less their mean; 0 where masked out, NaN if constant."""
+    """Scale the chosen values to [0, 1] and subtract their mean.
+
+    The result is 0 where masked out, and NaN if the values are constant.
+    """
     low = jax.lax.stop_gradient(jnp.min(values, where=where, initial=jnp.inf))
     high = jax.lax.stop_gradient(jnp.max(values, where=where, initial=-jnp.inf))
     scaled = (jnp.where(where, values, low) - low) / (high - low)
@@ -320,14 +414,16 @@ def _deviations(values: jax.Array, where: jax.Array) -> jax.Array:
 def _correlation(sums: jax.Array) -> jax.Array:
     """Return Σuv / √(Σu² Σv²), in [−1, 1]."""
     both, first, second = sums
-    # Exactly 1 for equal arguments: XLA makes a division by a root a product with a rounded one.
+    # Not both / √(first · second): XLA multiplies by a rounded 1/√, which for equal arguments is
+    # not exactly 1.
     return jnp.clip(both / first * jnp.sqrt(first / second), -1, 1)
 
 
 def _sums(*vectors: jax.Array) -> jax.Array:
-    """Return the sums of vectors of one length.
+    """Return the sums of vectors of the same length.
 
-    Added by halves, each sum errs by log₂ n roundings; a running float32 sum errs by up to n.
+    Values are added in halves: the error is log₂ n roundings, that of a running sum in float32 up
+    to n.
     """
     values = jnp.stack(vectors)
     size = values.shape[1]

@@ -1,23 +1,23 @@
-"""Paths γ from a baseline to an input: each returns a function `alpha -> pytree like x`.
+"""Paths γ from a baseline to an input: each function returns a path `alpha -> pytree like x`.
 
 A function of your own is as good as one of these. Write it with operations of `jax.numpy`; its
 velocity is taken by `jax.jvp`. `alpha` arrives as a scalar, in float32 at least: for half precision
-under strict promotion, cast it to the dtype of x. Outside a trace a path made of these functions is
-sampled by a compiled program of its own kind, your own function operation by operation: put the
-whole under `jax.jit` where that is slow.
+under strict promotion, cast it to the dtype of x. Outside a trace, a path made of these functions
+is sampled by one compiled program for its kind. Your own function is sampled operation by
+operation: if that is slow, put the whole call under `jax.jit`.
 """
 
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from xattr._core import compilation, deprecated, trees
-from xattr.types import ArrayTree, Path
+from xattr.types import Alpha, ArrayTree, Path
 
 __all__ = [
     "aumann_shapley",
@@ -30,29 +30,47 @@ __all__ = [
     "straight_line",
 ]
 
+Warp: TypeAlias = Callable[[Alpha], Alpha]
+"""An increasing function from [0, 1] to [0, 1] that keeps both ends."""
 
 _NUMBERS = (int, float, np.number, np.ndarray, jax.Array)
 
 
 @deprecated.by_keyword
 def straight_line(*, baseline: ArrayTree, x: ArrayTree) -> Path:
-    """Return the straight line, the path of integrated gradients.
+    """Return the straight line from the baseline to x, the path of integrated gradients.
 
     γ(α) = (1 − α) baseline + α x, exact at both ends.
 
-    Shapes: `baseline` and `x` are pytrees of floating arrays of the same shapes.
-    Raises `ValueError` if they are not, `TypeError` if a leaf is not floating.
-    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §3.
+    Args:
+        baseline: the start, a pytree of floating arrays with the structure and shapes of x.
+        x: the end, the input that is explained, a pytree of floating arrays.
 
-    >>> import jax.numpy as jnp
-    >>> straight_line(baseline=jnp.zeros(2), x=jnp.array([2.0, 4.0]))(0.5)
-    Array([1., 2.], dtype=float32)
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        ValueError: if structure or shapes of `baseline` and `x` differ.
+        TypeError: if a leaf is not floating.
+
+    Source:
+        Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §3.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> path = straight_line(baseline=jnp.zeros(2), x=jnp.array([2.0, 4.0]))
+        >>> path
+        straight_line(baseline=f32[2], x=f32[2])
+        >>> path(0.5)
+        Array([1., 2.], dtype=float32)
     """
     x = trees.floating(x, "x")
-    return functools.partial(_straight_line, trees.like(baseline, x, "baseline"), x)
+    return compilation.Named(
+        _straight_line, {"baseline": trees.like(baseline, x, "baseline"), "x": x}
+    )
 
 
-def _straight_line(baseline: ArrayTree, x: ArrayTree, alpha: Any) -> ArrayTree:
+def _straight_line(alpha: Alpha, baseline: ArrayTree, x: ArrayTree) -> ArrayTree:
     return jax.tree.map(functools.partial(_between, alpha), baseline, x)
 
 
@@ -64,16 +82,26 @@ def _between(alpha: Any, start: jax.Array, end: jax.Array) -> jax.Array:
 
 
 def aumann_shapley(x: ArrayTree) -> Path:
-    """Return the diagonal from zero, the path of Aumann–Shapley pricing.
+    """Return the straight line from zero to x, the path of Aumann–Shapley pricing.
 
     γ(α) = α x.
 
-    Shapes: `x` is a pytree of floating arrays. Raises `TypeError` if a leaf is not floating.
-    Source: Aumann & Shapley 1974, "Values of Non-Atomic Games"; Sundararajan et al. 2016, §2.4.
+    Args:
+        x: the end, the input that is explained, a pytree of floating arrays.
 
-    >>> import jax.numpy as jnp
-    >>> aumann_shapley(jnp.array([2.0, 4.0]))(0.25)
-    Array([0.5, 1. ], dtype=float32)
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        TypeError: if a leaf of x is not floating.
+
+    Source:
+        Aumann & Shapley 1974, "Values of Non-Atomic Games"; Sundararajan et al. 2016, §2.4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> aumann_shapley(jnp.array([2.0, 4.0]))(0.25)
+        Array([0.5, 1. ], dtype=float32)
     """
     x = trees.floating(x, "x")
     return straight_line(baseline=jax.tree.map(jnp.zeros_like, x), x=x)
@@ -81,18 +109,33 @@ def aumann_shapley(x: ArrayTree) -> Path:
 
 @deprecated.by_keyword
 def monotone(*, baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree | float) -> Path:
-    """Return a path on which every feature runs ahead or lags behind by a power of its own.
+    """Return a path that moves each feature by a power of α of its own.
 
     γᵢ(α) = baselineᵢ + (xᵢ − baselineᵢ) α^pᵢ.
 
-    Shapes: `exponents` p > 0 is one number, or a pytree with the structure of x whose leaves
-    broadcast to those of x. Where p < 1 the velocity at α = 0 is infinite: use a quadrature without
-    that node, such as Gauss–Legendre. Raises `ValueError` for p ≤ 0 and for shapes that do not fit.
-    Source: Sundararajan, Taly & Yan 2017, §3, figure 1 (paths that are not straight).
+    A feature with p > 1 lags behind the straight line; one with p < 1 runs ahead of it. Where p < 1
+    the velocity at α = 0 is infinite: use a quadrature without that node, such as Gauss–Legendre.
 
-    >>> import jax.numpy as jnp
-    >>> monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=jnp.array([1.0, 2.0]))(0.5)
-    Array([0.5 , 0.25], dtype=float32)
+    Args:
+        baseline: the start, a pytree of floating arrays with the structure and shapes of x.
+        x: the end, the input that is explained, a pytree of floating arrays.
+        exponents: p > 0: one number, or a pytree with the structure of x whose leaves broadcast to
+            those of x.
+
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        ValueError: if p ≤ 0, or if structure or shapes do not fit those of x.
+        TypeError: if a leaf is not floating.
+
+    Source:
+        Sundararajan, Taly & Yan 2017, §3, figure 1 (paths that are not straight).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=jnp.array([1.0, 2.0]))(0.5)
+        Array([0.5 , 0.25], dtype=float32)
     """
     x = trees.floating(x, "x")
     baseline = trees.like(baseline, x, "baseline")
@@ -101,7 +144,7 @@ def monotone(*, baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree | float)
         exponents = jax.tree.map(lambda leaf: jnp.asarray(number, trees.wide(leaf.dtype)), x)
     trees.same_structure(exponents, x, "exponents")
     exponents = jax.tree.map(_exponents_like, trees.floating(exponents, "exponents"), x)
-    return functools.partial(_monotone, baseline, x, exponents)
+    return compilation.Named(_monotone, {"baseline": baseline, "x": x, "exponents": exponents})
 
 
 def _exponents_like(power: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -121,7 +164,7 @@ def _exponents_like(power: jax.Array, leaf: jax.Array) -> jax.Array:
     return broadcast.astype(trees.wide(leaf.dtype))
 
 
-def _monotone(baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree, alpha: Any) -> ArrayTree:
+def _monotone(alpha: Alpha, baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree) -> ArrayTree:
     return jax.tree.map(
         lambda start, end, power: _between(jnp.asarray(alpha, power.dtype) ** power, start, end),
         baseline,
@@ -131,19 +174,31 @@ def _monotone(baseline: ArrayTree, x: ArrayTree, exponents: ArrayTree, alpha: An
 
 
 def polyline(points: ArrayTree) -> Path:
-    """Return the path of straight segments through waypoints, each segment in equal time.
+    """Return the path of straight segments through waypoints.
 
     γ(α) = (1 − t) points[k] + t points[k + 1], with k + t = α (m − 1).
 
-    Shapes: `points` is a pytree like x with a leading axis of m ≥ 2 waypoints, the first the
-    baseline, the last the input. For full accuracy give every segment its own nodes, with
-    `xattr.quadrature.composite(quadrature, m - 1)`. Raises `ValueError` for fewer than 2
-    waypoints and for leaves whose leading axes differ.
-    Source: Sundararajan, Taly & Yan 2017, §3, figure 1 (the corner path P1).
+    Every segment takes the same share of α. Give every segment its own nodes, with
+    `xattr.quadrature.composite(quadrature, m - 1)`: a quadrature across a corner is less accurate.
 
-    >>> import jax.numpy as jnp
-    >>> polyline(jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))(0.75)
-    Array([1. , 0.5], dtype=float32)
+    Args:
+        points: a pytree like x whose leaves have a leading axis of m ≥ 2 waypoints. The first is
+            the baseline, the last is the input.
+
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        ValueError: for fewer than 2 waypoints, or if the leading axes of the leaves differ.
+        TypeError: if a leaf is not floating.
+
+    Source:
+        Sundararajan, Taly & Yan 2017, §3, figure 1 (the corner path P1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> polyline(jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]))(0.75)
+        Array([1. , 0.5], dtype=float32)
     """
     points = trees.floating(points, "points")
     counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(points)}
@@ -152,10 +207,10 @@ def polyline(points: ArrayTree) -> Path:
             "`points` needs a leading axis of at least 2 waypoints, the same in every leaf, but "
             f"has {sorted(counts)}: stack the waypoints with jnp.stack"
         )
-    return functools.partial(_polyline, points)
+    return compilation.Named(_polyline, {"points": points})
 
 
-def _polyline(points: ArrayTree, alpha: Any) -> ArrayTree:
+def _polyline(alpha: Alpha, points: ArrayTree) -> ArrayTree:
     segment, fraction = _segment(alpha, jax.tree.leaves(points)[0].shape[0] - 1)
     return jax.tree.map(
         lambda leaf: _between(fraction, leaf[segment], leaf[segment + 1]),
@@ -172,30 +227,46 @@ def _segment(alpha: Any, count: int) -> tuple[jax.Array, jax.Array]:
 
 @deprecated.by_keyword
 def coordinatewise(*, baseline: ArrayTree, x: ArrayTree, order: Sequence[int] | jax.Array) -> Path:
-    """Return the path along the edges of the box: one feature after the other, in an order.
+    """Return the path that moves one feature after the other, along the edges of a box.
 
-    γᵢ(α) = baselineᵢ + (xᵢ − baselineᵢ) clip(α d − k, 0, 1) for i = order[k], of d features. A
-    feature's attribution is the change of f when it is added to those before it; its mean over all
-    orders is the Shapley value.
+    γᵢ(α) = baselineᵢ + (xᵢ − baselineᵢ) clip(α d − k, 0, 1) for i = order[k], of d features.
 
-    Shapes: `order` has shape (d,), a permutation of the d features of x counted through its leaves
-    in the order of `jax.tree.leaves`. For full accuracy use `xattr.quadrature.composite(quadrature,
-    d)`; α d is computed in the dtype of α, so that in float32 a node is misplaced by up to d · 6e-8
-    of its feature's part.
-    Raises `ValueError` if `order` is no permutation.
-    Source: Sundararajan, Taly & Yan 2017, remark 5; Shapley & Shubik 1971.
+    The attribution of a feature is the change of f when the feature is added to those before it.
+    The mean over all orders is the Shapley value. Give every feature its own nodes, with
+    `xattr.quadrature.composite(quadrature, d)`. The product α d is computed in the dtype of α: in
+    float32 a node is misplaced by up to d · 6e-8 of its feature's part.
 
-    >>> import jax.numpy as jnp
-    >>> coordinatewise(baseline=jnp.zeros(2), x=jnp.ones(2), order=[1, 0])(0.75)
-    Array([0.5, 1. ], dtype=float32)
+    Args:
+        baseline: the start, a pytree of floating arrays with the structure and shapes of x.
+        x: the end, the input that is explained, a pytree of floating arrays.
+        order: a permutation of the d features of x, of shape (d,). Features are counted through the
+            leaves, in the order of `jax.tree.leaves`.
+
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        ValueError: if `order` is not a permutation of the features, or if structure or shapes of
+            `baseline` and `x` differ.
+        TypeError: if a leaf is not floating.
+
+    Source:
+        Sundararajan, Taly & Yan 2017, remark 5; Shapley & Shubik 1971.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> coordinatewise(baseline=jnp.zeros(2), x=jnp.ones(2), order=[1, 0])(0.75)
+        Array([0.5, 1. ], dtype=float32)
     """
     x = trees.floating(x, "x")
     baseline = trees.like(baseline, x, "baseline")
-    return functools.partial(_coordinatewise, baseline, x, _ranks(order, x))
+    return compilation.Named(
+        _coordinatewise, {"baseline": baseline, "x": x, "ranks": _ranks(order, x)}
+    )
 
 
 def _ranks(order: Any, x: ArrayTree) -> ArrayTree:
-    """Return for every feature of x its place in the order."""
+    """Return the place of every feature of x in the order, as a pytree like x."""
     leaves, treedef = jax.tree.flatten(x)
     sizes = [leaf.size for leaf in leaves]
     count = sum(sizes)
@@ -213,7 +284,7 @@ def _ranks(order: Any, x: ArrayTree) -> ArrayTree:
     return jax.tree.unflatten(treedef, shaped)
 
 
-def _coordinatewise(baseline: ArrayTree, x: ArrayTree, ranks: ArrayTree, alpha: Any) -> ArrayTree:
+def _coordinatewise(alpha: Alpha, baseline: ArrayTree, x: ArrayTree, ranks: ArrayTree) -> ArrayTree:
     count = sum(leaf.size for leaf in jax.tree.leaves(x))
     moving, fraction = _segment(alpha, count)
 
@@ -224,18 +295,31 @@ def _coordinatewise(baseline: ArrayTree, x: ArrayTree, ranks: ArrayTree, alpha: 
     return jax.tree.map(feature, baseline, x, ranks)
 
 
-def reparametrize(path: Path, warp: Callable[[Any], Any]) -> Path:
-    """Return the same curve run through at another pace.
+def reparametrize(path: Path, warp: Warp) -> Path:
+    """Return the same curve at another pace.
 
-    γ'(α) = γ(warp(α)). The exact path integral does not change; the placing of the nodes does.
+    γ'(α) = γ(warp(α)).
 
-    Shapes: `warp` maps a scalar in [0, 1] to a scalar, 0 to 0 and 1 to 1.
-    Raises `ValueError` if an end is moved.
-    Source: Sundararajan et al. 2016, §2.4 (path integrals do not depend on the parametrisation).
+    The exact path integral does not change. The nodes of a quadrature move to other points.
 
-    >>> import jax.numpy as jnp
-    >>> reparametrize(aumann_shapley(jnp.array([2.0])), jnp.square)(0.5)
-    Array([0.5], dtype=float32)
+    Args:
+        path: the path γ, a function `alpha -> pytree like x`.
+        warp: a function of a scalar in [0, 1] to a scalar in [0, 1]; it maps 0 to 0 and 1 to 1.
+
+    Returns:
+        The path `alpha -> path(warp(alpha))`.
+
+    Raises:
+        ValueError: if `warp` does not return a scalar or, outside a trace, moves an end.
+        TypeError: if `path` or `warp` is not a function.
+
+    Source:
+        Sundararajan et al. 2016, §2.4 (path integrals do not depend on the parametrisation).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> reparametrize(aumann_shapley(jnp.array([4.0])), lambda alpha: alpha**2)(0.5)
+        Array([1.], dtype=float32)
     """
     compilation.check_callable(path, "path")
     compilation.check_callable(warp, "warp")
@@ -248,47 +332,73 @@ def reparametrize(path: Path, warp: Callable[[Any], Any]) -> Path:
                 f"`warp` must keep the ends, but maps {end:g} to {float(value):g}: for a part of a "
                 "path compose it yourself, lambda alpha: path(warp(alpha))"
             )
-    return functools.partial(_reparametrized, path, warp)
+    return compilation.Named(_reparametrize, {"path": path, "warp": warp})
 
 
-def _reparametrized(path: Path, warp: Callable[[Any], Any], alpha: Any) -> ArrayTree:
+def _reparametrize(alpha: Alpha, path: Path, warp: Warp) -> ArrayTree:
     return path(warp(alpha))
 
 
 def reverse(path: Path) -> Path:
-    """Return the path run through backwards, from the input to the baseline.
+    """Return the path from the input back to the baseline.
 
-    γ'(α) = γ(1 − α). The attributions change their sign.
+    γ'(α) = γ(1 − α).
 
-    Shapes: those of `path`.
-    Source: Sundararajan et al. 2016, §2.4 (a path integral is odd under reversal).
+    The attributions change their sign.
 
-    >>> import jax.numpy as jnp
-    >>> reverse(aumann_shapley(jnp.array([2.0])))(0.25)
-    Array([1.5], dtype=float32)
+    Args:
+        path: the path γ, a function `alpha -> pytree like x`.
+
+    Returns:
+        The path `alpha -> path(1 - alpha)`.
+
+    Raises:
+        TypeError: if `path` is not a function.
+
+    Source:
+        Sundararajan et al. 2016, §2.4 (a path integral is odd under reversal).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> reverse(aumann_shapley(jnp.array([2.0])))(0.25)
+        Array([1.5], dtype=float32)
     """
     compilation.check_callable(path, "path")
-    return functools.partial(_reversed, path)
+    return compilation.Named(_reverse, {"path": path})
 
 
-def _reversed(path: Path, alpha: Any) -> ArrayTree:
+def _reverse(alpha: Alpha, path: Path) -> ArrayTree:
     return path(1 - alpha)
 
 
 def concatenate(paths: Sequence[Path]) -> Path:
-    """Return the paths one after the other, each in equal time.
+    """Return several paths joined into one.
 
     γ(α) = paths[k](t), with k + t = α m for m paths.
 
-    Shapes: all paths return pytrees of one structure, shapes and dtypes; each starts where the one
-    before ends. For full accuracy use `xattr.quadrature.composite(quadrature, m)`.
-    Raises `ValueError` for no paths, for paths that do not match and for a gap between them.
-    Source: Sundararajan et al. 2016, §2.4 (a path integral adds over the parts of its path).
+    Every path takes the same share of α. Give every path its own nodes, with
+    `xattr.quadrature.composite(quadrature, m)`: a quadrature across a corner is less accurate.
 
-    >>> import jax.numpy as jnp
-    >>> there = aumann_shapley(jnp.array([2.0]))
-    >>> concatenate([there, reverse(there)])(0.75)
-    Array([1.], dtype=float32)
+    Args:
+        paths: at least one path, in order. All return pytrees of the same structure, shapes and
+            dtypes, and each starts where the one before it ends.
+
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        ValueError: if there are no paths, if their pytrees differ, or if, outside a trace, one
+            does not start where the one before it ends.
+        TypeError: if one of them is not a function.
+
+    Source:
+        Sundararajan et al. 2016, §2.4 (a path integral adds over the parts of its path).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> there = aumann_shapley(jnp.array([2.0]))
+        >>> concatenate([there, reverse(there)])(0.75)
+        Array([1.], dtype=float32)
     """
     paths = tuple(paths)
     if not paths:
@@ -297,14 +407,15 @@ def concatenate(paths: Sequence[Path]) -> Path:
         compilation.check_callable(path, f"paths[{index}]")
     for index, (path, following) in enumerate(itertools.pairwise(paths)):
         _check_joint(path, following, index)
-    return functools.partial(_concatenated, paths)
+    return compilation.Named(_concatenate, {"paths": paths})
 
 
-def _concatenated(paths: tuple[Path, ...], alpha: Any) -> ArrayTree:
+def _concatenate(alpha: Alpha, paths: tuple[Path, ...]) -> ArrayTree:
     segment, fraction = _segment(alpha, len(paths))
     value = paths[0](jnp.where(segment == 0, fraction, 0.5))
     for index, path in enumerate(paths[1:], start=1):
-        # At ½ where it is not this path's turn: no infinite slope there to spoil a gradient.
+        # Where it is not this path's turn it is read at ½: `where` would turn an infinite slope at
+        # an end into a NaN of the gradient.
         here = segment == index
         turn = path(jnp.where(here, fraction, 0.5))
         value = jax.tree.map(functools.partial(jnp.where, here), turn, value)
@@ -312,7 +423,7 @@ def _concatenated(paths: tuple[Path, ...], alpha: Any) -> ArrayTree:
 
 
 def _check_joint(path: Path, following: Path, index: int) -> None:
-    """Raise unless one path ends where the next starts, to rounding at the scale of both."""
+    """Raise if one path does not end where the next starts, up to rounding at the scale of both."""
     zero, one = jnp.asarray(0.0), jnp.asarray(1.0)
     ends = [path(one), following(zero), path(zero), following(one)]
     forms: list[Any] = [jax.tree.structure(tree) for tree in ends]

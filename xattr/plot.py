@@ -1,6 +1,6 @@
-"""Pictures of attributions: matplotlib Axes in, the same Axes out.
+"""Pictures of attributions, drawn into the matplotlib Axes that you pass.
 
-`matplotlib` is imported when a picture is made, not with the package.
+`matplotlib` is imported when a picture is drawn, not with the package.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ else:
     Axes: TypeAlias = Any
 
 Channels: TypeAlias = Literal["sum", "absolute"]
+"""How the channels of a pixel become one score: Σ_c A_c or Σ_c |A_c|."""
 
 __all__ = ["heatmap", "overlay", "panel", "signed_channels"]
 
@@ -28,19 +29,33 @@ def heatmap(
     percentile: float = 99.5,
     colorbar: bool = False,
 ) -> Axes:
-    """Draw a map of pixel scores, red for and blue against, white for nothing.
+    """Draw a map of pixel scores: red for positive, blue for negative, white for zero.
 
-    score = Σ_c A_c (`channels="sum"`, diverging colours) or Σ_c |A_c| ("absolute", from light to
-    dark), clipped at the percentile of |score|, symmetric about 0.
+    score = Σ_c A_c (`channels="sum"`) or Σ_c |A_c| (`channels="absolute"`), clipped at the
+    percentile of |score|, on a scale that is symmetric about 0.
 
-    Shapes: `attributions` (H, W) or (H, W, C); a colour bar in units of f if asked for.
-    Raises `ValueError` for other shapes, values that are not finite and an unknown `channels`.
-    Source: Σ_c |·| is Sundararajan et al. 2016, eq. 1; the signed sum is the 2017 paper's.
+    Args:
+        ax: the matplotlib Axes to draw into.
+        attributions: a map of shape (H, W) or (H, W, C), of one example.
+        channels: "sum" for diverging colours, "absolute" for colours from light to dark.
+        percentile: of |score|, above 0 and up to 100, where the colours end.
+        colorbar: whether to draw a colour bar, in units of f.
 
-    >>> import matplotlib.figure, numpy as np
-    >>> ax = heatmap(matplotlib.figure.Figure().add_subplot(), np.eye(4) - 0.5)
-    >>> len(ax.images)
-    1
+    Returns:
+        The same Axes.
+
+    Raises:
+        ValueError: for another shape, values that are not finite, an unknown `channels`, or a
+            percentile outside (0, 100].
+
+    Source:
+        Σ_c |·| is Sundararajan et al. 2016, eq. 1; the signed sum is that of the 2017 paper.
+
+    Example:
+        >>> import matplotlib.figure, numpy as np
+        >>> ax = heatmap(matplotlib.figure.Figure().add_subplot(), np.eye(4) - 0.5)
+        >>> len(ax.images)
+        1
     """
     score = pixel_scores(attributions, channels)
     limit = _limit(score, percentile)
@@ -61,19 +76,35 @@ def overlay(
     channels: Channels = "sum",
     percentile: float = 99.5,
 ) -> Axes:
-    """Draw pixel scores over the grey image, the stronger the less of the image shows through.
+    """Draw pixel scores over the image in grey; a large score hides the image.
 
-    opacity = min(1, |score| / limit), limit the percentile of |score|; colours as `heatmap`, but
-    from dark to light for "absolute".
+    opacity = min(1, |score| / limit), where limit is the percentile of |score|.
 
-    Shapes: `image` (H, W), (H, W, 1) or (H, W, 3) in [0, 1]; `attributions` (H, W) or (H, W, C) of
-    the same height and width. Raises `ValueError` where they do not match, and as `heatmap` does.
-    Source: Sundararajan et al. 2016, §2.1 (scores shown in proportion over the image).
+    The colours are those of `heatmap`, but from dark to light for "absolute".
 
-    >>> import matplotlib.figure, numpy as np
-    >>> ax = overlay(matplotlib.figure.Figure().add_subplot(), np.ones((4, 4)), np.eye(4))
-    >>> len(ax.images)
-    2
+    Args:
+        ax: the matplotlib Axes to draw into.
+        image: an image of shape (H, W), (H, W, 1) or (H, W, 3) with values in [0, 1].
+        attributions: a map of shape (H, W) or (H, W, C) with the height and width of the image.
+        channels: "sum" for Σ_c A_c, "absolute" for Σ_c |A_c|.
+        percentile: of |score|, above 0 and up to 100, where the opacity and the colours end.
+
+    Returns:
+        The same Axes.
+
+    Raises:
+        ValueError: if the sizes of map and image differ, for another shape, values that are not
+            finite, an image outside [0, 1], an unknown `channels`, or a percentile outside (0,
+            100].
+
+    Source:
+        Sundararajan et al. 2016, §2.1 (scores shown in proportion over the image).
+
+    Example:
+        >>> import matplotlib.figure, numpy as np
+        >>> ax = overlay(matplotlib.figure.Figure().add_subplot(), np.ones((4, 4)), np.eye(4))
+        >>> len(ax.images)
+        2
     """
     score = pixel_scores(attributions, channels)
     grey = _picture(image)
@@ -93,20 +124,31 @@ def overlay(
 
 
 def signed_channels(ax: Axes, attributions: Array, *, percentile: float = 100.0) -> Axes:
-    """Draw positive scores in green and negative ones in red, on black, with their sum beneath.
+    """Draw positive scores in green and negative ones in red on black; the label is their sum.
 
     green = max(score, 0), red = max(−score, 0), both divided by the percentile of |score| and
-    clipped at 1; the label is Σ A of the raw attributions.
+    clipped at 1. The label below the picture is Σ A of the attributions.
 
-    Shapes: `attributions` (H, W) or (H, W, C), summed over C with their signs.
-    Raises `ValueError` for other shapes and for values that are not finite.
-    Source: Sundararajan & Taly 2018, "A Note about: Local Explanation Methods for Deep Neural
-    Networks lack Sensitivity to Parameter Values", fig. 3.
+    Args:
+        ax: the matplotlib Axes to draw into.
+        attributions: a map of shape (H, W) or (H, W, C); channels are summed with their signs.
+        percentile: of |score|, above 0 and up to 100, where the colours end.
 
-    >>> import matplotlib.figure, numpy as np
-    >>> ax = signed_channels(matplotlib.figure.Figure().add_subplot(), np.eye(4) / 8)
-    >>> ax.get_xlabel()
-    'Σ = 0.5'
+    Returns:
+        The same Axes.
+
+    Raises:
+        ValueError: for another shape, values that are not finite, or a percentile outside (0, 100].
+
+    Source:
+        Sundararajan & Taly 2018, "A Note about: Local Explanation Methods for Deep Neural Networks
+        lack Sensitivity to Parameter Values", fig. 3.
+
+    Example:
+        >>> import matplotlib.figure, numpy as np
+        >>> ax = signed_channels(matplotlib.figure.Figure().add_subplot(), np.eye(4) / 8)
+        >>> ax.get_xlabel()
+        'Σ = 0.5'
     """
     score = pixel_scores(attributions, "sum")
     scaled = score / _limit(score, percentile)
@@ -125,21 +167,36 @@ def panel(
     channels: Channels = "sum",
     percentile: float = 99.5,
 ) -> Sequence[Axes]:
-    """Draw the image, then each map of attributions under its name, with a colour bar each.
+    """Draw the image, then each map under its name, each with a colour bar.
 
-    score = Σ_c A_c or Σ_c |A_c|, colours as `heatmap`; every map has its own scale, since methods
-    differ in units.
+    score = Σ_c A_c or Σ_c |A_c|, in the colours of `heatmap`. Every map has a scale of its own,
+    since methods differ in units.
 
-    Shapes: `axes`, in a list or an array of them, at least as many as maps and one; those left over
-    are hidden; the result is the list. `image` (H, W),
-    (H, W, 1) or (H, W, 3) in [0, 1]. Raises `ValueError` for too few axes, and as `heatmap` does.
-    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", fig. 4 (the layout).
+    Args:
+        axes: a list or an array of matplotlib Axes: one for the image and one for each map. Axes
+            that are left over are hidden.
+        image: an image of shape (H, W), (H, W, 1) or (H, W, 3) with values in [0, 1].
+        maps: from the name of a method to its map, of shape (H, W) or (H, W, C).
+        title: the title of the image.
+        channels: "sum" for Σ_c A_c, "absolute" for Σ_c |A_c|.
+        percentile: of |score|, above 0 and up to 100, where the colours of a map end.
 
-    >>> import matplotlib.figure, numpy as np
-    >>> axes = matplotlib.figure.Figure().subplots(1, 3)
-    >>> axes = panel(axes, np.ones((4, 4)), {"gradient": np.eye(4), "IG": -np.eye(4)})
-    >>> [ax.get_title() for ax in axes]
-    ['input', 'gradient', 'IG']
+    Returns:
+        The Axes, as a list.
+
+    Raises:
+        ValueError: for too few axes, another shape, values that are not finite, an image outside
+            [0, 1], an unknown `channels`, or a percentile outside (0, 100].
+
+    Source:
+        Sundararajan et al. 2016, "Gradients of Counterfactuals", fig. 4 (the layout).
+
+    Example:
+        >>> import matplotlib.figure, numpy as np
+        >>> axes = matplotlib.figure.Figure().subplots(1, 3)
+        >>> axes = panel(axes, np.ones((4, 4)), {"gradient": np.eye(4), "IG": -np.eye(4)})
+        >>> [ax.get_title() for ax in axes]
+        ['input', 'gradient', 'IG']
     """
     axes = np.ravel(np.asarray(axes, dtype=object)).tolist()
     if len(axes) <= len(maps):
@@ -158,12 +215,9 @@ def panel(
 
 
 def pixel_scores(attributions: Array, channels: Channels = "sum") -> np.ndarray:
-    """Return one score a pixel, in float64: the sum of a map over its channels, or of |map|.
+    """Return one score a pixel, in float64: Σ_c A_c, or Σ_c |A_c| for "absolute".
 
-    score = Σ_c A_c, or Σ_c |A_c|.
-
-    Shapes: (H, W) or (H, W, C) to (H, W). Raises `ValueError` for other shapes, values that are not
-    finite and an unknown `channels`. Source: Sundararajan et al. 2016, eq. 1.
+    A map (H, W) or (H, W, C) becomes (H, W). Source: Sundararajan et al. 2016, eq. 1.
 
     >>> pixel_scores(np.array([[[1.0, -1.0]]]), "absolute")
     array([[2.]])
@@ -183,7 +237,7 @@ def pixel_scores(attributions: Array, channels: Channels = "sum") -> np.ndarray:
 
 
 def _limit(score: np.ndarray, percentile: float) -> float:
-    """Return the percentile of |score|; where that is 0 the largest |score|, or 1."""
+    """Return the percentile of |score|; the largest |score| if that is 0, else 1."""
     if not 0 < percentile <= 100:
         raise ValueError(f"`percentile` must lie above 0 and up to 100, not {percentile!r}")
     size = np.abs(score)
@@ -191,7 +245,7 @@ def _limit(score: np.ndarray, percentile: float) -> float:
 
 
 def _picture(image: Array) -> np.ndarray:
-    """Return an image to draw: (H, W) or (H, W, 3), clipped to [0, 1]."""
+    """Return the image as (H, W) or (H, W, 3), clipped to [0, 1]."""
     values = np.asarray(image).astype(np.float64)
     values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
     if values.ndim != 2 and (values.ndim != 3 or values.shape[-1] != 3):

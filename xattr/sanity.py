@@ -1,9 +1,9 @@
 """Randomization tests: attributions should change when parameters or labels become random.
 
 A *layer* is named by the keys on the way to it, joined by "/": "conv1", "encoder/block_3",
-"conv1/bias"; items of a list go by their index, fields of a tuple or a module by their name. An
-*initialiser* is any `init(params, key) -> pytree like params`; each layer takes its part of it, so
-that its new values depend on `key` and its name alone: not on what else is random.
+"conv1/bias". An item of a list has its index as key; a field of a tuple or a module has its name.
+An *initialiser* is any `init(params, key) -> pytree like params`. Each layer takes its own part of
+that tree, so that its new values do not depend on which other layers are random.
 """
 
 import difflib
@@ -32,30 +32,45 @@ Initializer: TypeAlias = Callable[[ArrayTree, PRNGKey], ArrayTree]
 """`init(params, key) -> pytree like params`: the parameters of a new network."""
 
 Layers: TypeAlias = str | Sequence[str]
-"""The name of a layer, or names of several that are random together."""
+"""The name of a layer, or several names that count as one layer."""
 
 
 def randomize(
     params: ArrayTree, key: PRNGKey, *, layers: Layers, init: Initializer | None = None
 ) -> ArrayTree:
-    """Give the named layers of a network new random parameters, and leave the others.
+    """Give the named layers of a network new random parameters, and keep the others.
 
-    θ'ₗ = init(θ, key)ₗ for l in `layers`; θ'ₗ = θₗ for all others. A layer gets the same θ'ₗ
-    whatever else is random, so `layers=order[:k]` is stage k of `xattr.sanity.cascading`, without
-    holding all of them.
+    θ'ₗ = init(θ, key)ₗ for l in `layers`; θ'ₗ = θₗ for all others.
 
-    Shapes: any pytree, as is the result. `init` is `xattr.sanity.truncated_normal()` if None; for
-    the network's own pass for example `lambda params, key: net.init(key, x)["params"]`. It makes
-    the whole tree, of which the other layers are dropped. Leaves that are not floating stay as they
-    are. Raises `ValueError` for a name that is none of the tree's, with those that are, and for a
-    new network of another structure.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.
+    The new parameters of a layer depend on `key` and its name alone, not on the other layers. So
+    `layers=order[:k]` is stage k of `xattr.sanity.cascading`, without all stages in memory.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> params = {"hidden": jnp.ones(2), "output": jnp.ones(2)}
-    >>> new = xattr.sanity.randomize(params, jax.random.key(0), layers="output")
-    >>> print(new["hidden"], jnp.abs(new["output"]).max() <= 0.02)
-    [1. 1.] True
+    Args:
+        params: the parameters, any pytree. Leaves that are not floating stay as they are.
+        key: a random key, `jax.random.key(seed)`.
+        layers: the name of a layer, or several names. A name is the keys on the way to the layer,
+            joined by "/".
+        init: an initialiser `init(params, key) -> pytree like params`; `truncated_normal()` if
+            None. For the network's own pass for example `lambda params, key: net.init(key,
+            x)["params"]`. It makes all layers, of which only the named ones are used.
+
+    Returns:
+        A pytree like `params`.
+
+    Raises:
+        ValueError: if a name is not in the tree (the error lists the names that are), or if `init`
+            returns another structure or other shapes.
+        TypeError: if a name is not a string, or `key` is not a random key.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> params = {"hidden": jnp.ones(2), "output": jnp.ones(2)}
+        >>> new = xattr.sanity.randomize(params, jax.random.key(0), layers="output")
+        >>> print(new["hidden"], jnp.abs(new["output"]).max() <= 0.02)
+        [1. 1.] True
     """
     names = _names(layers, "layers")
     _check_known(params, names, "layers")
@@ -65,29 +80,42 @@ def randomize(
 def cascading(
     params: ArrayTree, key: PRNGKey, *, order: Sequence[Layers], init: Initializer | None = None
 ) -> ArrayTree:
-    """Randomize a network from the top down: every stage one more layer, the first one none.
+    """Randomize a network from the output down: each stage randomizes one more layer.
 
     stage[k] = randomize(params, key, layers=order[:k]), k = 0 … n; stage[0] is the network itself.
-    One vmapped call attributes all of them: `jax.vmap(lambda p: method(f, x, args=(label, p)))
-    (stages)`. That explains the original label at every stage (Sundararajan & Taly); to explain
-    what each network says, take its `jnp.argmax(model(x, p))` as the label there.
 
-    Shapes: `order` has n items, from the output to the input; an item is a name, or several that
-    are one layer: `("params/norm", "batch_stats/norm")`. The result is a pytree like params with a
-    leading axis of n + 1 stages, all in memory. `init` as for `xattr.sanity.randomize`; normal
-    values are no running variances. Raises `ValueError` for names that are not the tree's or that
-    overlap.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.1; Sundararajan & Taly 2018,
-    "A Note About: Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter
-    Values".
+    One call under `jax.vmap` attributes all stages, as in the example. With a fixed label it
+    explains the original label at every stage (Sundararajan & Taly). To explain what each network
+    predicts, take `jnp.argmax(model(x, p))` as the label.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> params, x = {"hidden": jnp.eye(2), "output": jnp.ones(2)}, jnp.array([1.0, 2.0])
-    >>> f = lambda x, p: jnp.tanh(x @ p["hidden"]) @ p["output"]
-    >>> stages = xattr.sanity.cascading(params, jax.random.key(0), order=["output", "hidden"])
-    >>> maps = jax.vmap(lambda p: xattr.gradient_x_input(f, x, args=(p,)))(stages)
-    >>> print(maps.shape, maps[0].round(2))
-    (3, 2) [0.42 0.14]
+    Args:
+        params: the parameters, any pytree. Leaves that are not floating stay as they are.
+        key: a random key, `jax.random.key(seed)`.
+        order: n items, from the output to the input. An item is the name of a layer, or a tuple of
+            names that count as one layer: `("params/norm", "batch_stats/norm")`.
+        init: an initialiser `init(params, key) -> pytree like params`; `truncated_normal()` if
+            None, which is not suited to running variances: they must be positive.
+
+    Returns:
+        A pytree like `params` with a leading axis of n + 1 stages, all in memory.
+
+    Raises:
+        ValueError: if a name is not in the tree, or if two names overlap.
+        TypeError: if `order` is not a sequence of names, or `key` is not a random key.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.1; Sundararajan & Taly 2018, "A
+        Note About: Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter
+        Values".
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> params, x = {"hidden": jnp.eye(2), "output": jnp.ones(2)}, jnp.array([1.0, 2.0])
+        >>> f = lambda x, p: jnp.tanh(x @ p["hidden"]) @ p["output"]
+        >>> stages = xattr.sanity.cascading(params, jax.random.key(0), order=["output", "hidden"])
+        >>> maps = jax.vmap(lambda p: xattr.gradient_x_input(f, x, args=(p,)))(stages)
+        >>> print(maps.shape, maps[0].round(2))
+        (3, 2) [0.42 0.14]
     """
     stages = _ordered(params, order)
     return _stacked(params, key, init, [stages[:k] for k in range(len(stages) + 1)])
@@ -96,20 +124,35 @@ def cascading(
 def independent(
     params: ArrayTree, key: PRNGKey, *, order: Sequence[Layers], init: Initializer | None = None
 ) -> ArrayTree:
-    """Randomize a network one layer at a time: every stage another, the first one none.
+    """Randomize a network one layer at a time: each stage randomizes another layer.
 
     stage[k] = randomize(params, key, layers=order[k−1]), k = 1 … n; stage[0] is the network itself.
 
-    Shapes: the result is a pytree like params with a leading axis of n + 1 stages, n the items of
-    `order`; a layer's new values are those of `xattr.sanity.cascading` for the same key. Arguments
-    and errors as there.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.2.
+    The new parameters of a layer are those of `xattr.sanity.cascading` for the same key.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> params = {"hidden": jnp.ones(2), "output": jnp.ones(2)}
-    >>> stages = xattr.sanity.independent(params, jax.random.key(0), order=["output", "hidden"])
-    >>> print((stages["hidden"] == 1).all(axis=1), (stages["output"] == 1).all(axis=1))
-    [ True  True False] [ True False  True]
+    Args:
+        params: the parameters, any pytree. Leaves that are not floating stay as they are.
+        key: a random key, `jax.random.key(seed)`.
+        order: n items. An item is the name of a layer, or a tuple of names that count as one layer.
+        init: an initialiser `init(params, key) -> pytree like params`; `truncated_normal()` if
+            None.
+
+    Returns:
+        A pytree like `params` with a leading axis of n + 1 stages, all in memory.
+
+    Raises:
+        ValueError: if a name is not in the tree, or if two names overlap.
+        TypeError: if `order` is not a sequence of names, or `key` is not a random key.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3.2.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> params = {"hidden": jnp.ones(2), "output": jnp.ones(2)}
+        >>> stages = xattr.sanity.independent(params, jax.random.key(0), order=["output", "hidden"])
+        >>> print((stages["hidden"] == 1).all(axis=1), (stages["output"] == 1).all(axis=1))
+        [ True  True False] [ True False  True]
     """
     stages = _ordered(params, order)
     return _stacked(params, key, init, [[], *([stage] for stage in stages)])
@@ -118,21 +161,34 @@ def independent(
 def truncated_normal(
     *, std: float = 0.01, mean: float = 0.0, bias: float | None = None
 ) -> Initializer:
-    """Draw all parameters from a normal distribution cut off at two standard deviations.
+    """Return an initialiser that draws from a normal distribution cut off at 2 std.
 
-    θ = mean + std · z, z ~ N(0, 1) given |z| ≤ 2, so that the deviation of θ is 0.880 std: weights
-    and biases alike, as in the paper. `truncated_normal(std=0.1, bias=0.1)` is what its published
-    code initialises its networks with.
+    θ = mean + std · z, z ~ N(0, 1) given |z| ≤ 2, so that the standard deviation of θ is 0.880 std.
 
-    Shapes: returns an initialiser `init(params, key) -> pytree like params`, drawn in float32 at
-    least, each leaf by a key of its own. If `bias` is given, leaves of fewer than two axes are that
-    constant: biases, but scales of normalization too. Raises `ValueError` for std < 0.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3; its code, train_cnn_models.
+    Weights and biases alike are drawn so, as in the paper. Its published code initialises networks
+    with `truncated_normal(std=0.1, bias=0.1)`. Each leaf has a random key of its own, and is drawn
+    in float32 at least.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> init = xattr.sanity.truncated_normal(std=0.1, bias=0.1)
-    >>> init({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, jax.random.key(0))["bias"]
-    Array([0.1, 0.1], dtype=float32)
+    Args:
+        std: the standard deviation before the cut, 0 or more.
+        mean: the mean.
+        bias: if given, leaves of fewer than two axes are this constant: biases, but scales of
+            normalization too.
+
+    Returns:
+        The initialiser `init(params, key) -> pytree like params`.
+
+    Raises:
+        ValueError: if std < 0.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §3; its code, train_cnn_models.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> init = xattr.sanity.truncated_normal(std=0.1, bias=0.1)
+        >>> init({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, jax.random.key(0))["bias"]
+        Array([0.1, 0.1], dtype=float32)
     """
     known = trees.on_host(std)
     if known is not None and not known >= 0:
@@ -141,18 +197,31 @@ def truncated_normal(
 
 
 def randomize_labels(labels: Array, key: PRNGKey) -> jax.Array:
-    """Shuffle the labels of a training set: for the test against a network that learned nothing.
+    """Shuffle the labels of a training set, for the test against a network that learned nothing.
 
-    y'ᵢ = y_π(i), π a uniformly random permutation: every class stays as frequent as it was. Train a
-    second network on it until it fits, and compare the attributions of both for the same inputs.
+    y'ᵢ = y_π(i), π a uniformly random permutation: every class stays as frequent as it was.
 
-    Shapes: `labels` has a leading axis of examples, (n,) or one-hot (n, classes); so has the
-    result. Raises `ValueError` for a single label.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §4.
+    Train a second network on the shuffled labels until it fits them. Then compare the attributions
+    of both networks for the same inputs.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> xattr.sanity.randomize_labels(jnp.array([0, 1, 1, 2]), jax.random.key(0)).sort()
-    Array([0, 1, 1, 2], dtype=int32)
+    Args:
+        labels: integers (n,) or one-hot (n, classes); the leading axis is that of the examples.
+        key: a random key, `jax.random.key(seed)`.
+
+    Returns:
+        An array like `labels`.
+
+    Raises:
+        ValueError: if `labels` is a scalar.
+        TypeError: if `key` is not a random key.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> xattr.sanity.randomize_labels(jnp.array([0, 1, 1, 2]), jax.random.key(0)).sort()
+        Array([0, 1, 1, 2], dtype=int32)
     """
     trees.check_key(key)
     if not jnp.ndim(labels):
@@ -174,7 +243,7 @@ def _draw(std: Any, mean: Any, bias: Any, params: ArrayTree, key: PRNGKey) -> Ar
 
 
 def _leaf_key(key: PRNGKey, name: str) -> PRNGKey:
-    """Return the key of a leaf: 64 bits of its name, too many for two leaves to share."""
+    """Return the random key of a leaf, from 64 bits of a hash of its name."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     for word in np.frombuffer(digest, "<u4"):
         key = jax.random.fold_in(key, word)
@@ -197,7 +266,7 @@ def _stacked(
 
 
 def _replaced(params: ArrayTree, fresh: ArrayTree, names: tuple[str, ...]) -> ArrayTree:
-    """Return the parameters with those of the named layers from another network."""
+    """Return the parameters, with those of the named layers taken from another network."""
 
     def chosen(path: tuple[Any, ...], leaf: Any, new: Any) -> Any:
         name = _name(path)
@@ -231,7 +300,7 @@ def _ordered(params: ArrayTree, order: Sequence[Layers]) -> list[tuple[str, ...]
 
 def _names(layers: Any, argument: str) -> tuple[str, ...]:
     single = isinstance(layers, str) or not isinstance(layers, Iterable)
-    names = (layers,) if single else tuple(layers)  # which reads an iterator only once
+    names = (layers,) if single else tuple(layers)  # an iterator is read only once
     for name in names:
         if not isinstance(name, str):
             raise TypeError(
@@ -242,7 +311,7 @@ def _names(layers: Any, argument: str) -> tuple[str, ...]:
 
 
 def _check_known(params: ArrayTree, names: tuple[str, ...], argument: str) -> None:
-    """Raise unless every name is that of a leaf or of a tree of leaves, some of them floating."""
+    """Raise if a name is not that of a leaf or subtree with floating arrays."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     known: dict[str, None] = {}
     for parts in (_name(path).split("/") for path, leaf in leaves if _is_floating(leaf)):
@@ -252,8 +321,8 @@ def _check_known(params: ArrayTree, names: tuple[str, ...], argument: str) -> No
             inner = [other for other in known if other.endswith(f"/{name}")]
             near = inner[:1] or difflib.get_close_matches(name, known, 1)
             raise ValueError(
-                f"`{argument}` has {name!r}, which is no layer of `params` with floating arrays: "
-                f"{f'did you mean {near[0]!r}? ' if near else ''}"
+                f"`{argument}` has {name!r}, which is not a layer of `params` with floating arrays"
+                f": {f'did you mean {near[0]!r}? ' if near else ''}"
                 f"Its layers are {[other for other in known if '/' not in other]}, "
                 "and a part of one is named as in 'layer/part'"
             )
@@ -272,41 +341,52 @@ def _is_floating(leaf: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-# The control --------------------------------------------------------------------------------------
+# The control: a map that ignores the model --------------------------------------------------------
 
 
 def edge_detector(image: Array) -> jax.Array:
-    """Return the strength of an image's edges, a map that looks like an explanation of any model.
+    """Return the strength of the edges of an image, a map that looks like an explanation.
 
-    A = √((h² + v²) / 2), h and v the image convolved with the Sobel kernel [1, 2, 1]ᵀ[1, 0, −1] / 4
-    and its transpose; beyond the border the image goes on as its outermost pixels do.
+    A = √((h² + v²) / 2), where h is the image convolved with the Sobel kernel [1, 2, 1]ᵀ[1, 0, −1]
+    / 4, and v the image convolved with its transpose.
 
-    Shapes: `image` is (H, W) or (H, W, C), each channel by itself; so is the result, in units of
-    the image. Nothing is random and nothing learned: it stays as it is when parameters or labels
-    are randomised. Its own gradient is 0 where A = 0. Raises `ValueError` for other shapes and
-    `TypeError` if the image is not floating.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §1 and §5 (edge detector);
-    Sobel & Feldman 1968; the scale is that of scikit-image's `filters.sobel`.
+    It does not depend on a model: it does not change when parameters or labels are randomised.
+    Beyond the border the image goes on with its outermost pixels. The gradient of A is 0 where A =
+    0.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.edge_detector(jnp.array([[0.0, 0.0, 1.0, 1.0]])).round(4)
-    Array([[0.    , 0.7071, 0.7071, 0.    ]], dtype=float32)
+    Args:
+        image: a floating array of shape (H, W) or (H, W, C); channels are taken one by one.
+
+    Returns:
+        A map of the shape of the image, in units of the image.
+
+    Raises:
+        ValueError: for another shape.
+        TypeError: if the image is not floating.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", §1 and §5 (edge detector); Sobel &
+        Feldman 1968; the scale is that of scikit-image's `filters.sobel`.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.edge_detector(jnp.array([[0.0, 0.0, 1.0, 1.0]])).round(4)
+        Array([[0.    , 0.7071, 0.7071, 0.    ]], dtype=float32)
     """
     image = trees.floating(image, "image")
     if not isinstance(image, jax.Array) or image.ndim not in (2, 3):
-        found = f"has shape {image.shape}" if isinstance(image, jax.Array) else "is no array"
+        found = f"has shape {image.shape}" if isinstance(image, jax.Array) else "is not an array"
         raise ValueError(
             f"`image` must be of shape (H, W) or (H, W, C), but {found}: jax.vmap over a batch"
         )
-    edges: jax.Array = _sobel(image)
-    return edges
+    return _sobel(image)
 
 
 @jax.jit
 def _sobel(image: jax.Array) -> jax.Array:
     wide = trees.widen(image)
     square = (_slope(wide, 0) ** 2 + _slope(wide, 1) ** 2) / 2
-    # The root has no gradient at 0, and an infinite one times 0 would be NaN.
+    # The slope of the root is infinite at 0, and times 0 it would be NaN.
     is_flat = square == 0
     root = jnp.sqrt(jnp.where(is_flat, 1, square))
     return trees.cast(jnp.where(is_flat, 0, root), image)

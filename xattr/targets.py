@@ -1,87 +1,144 @@
-"""From a model with class scores to the function explained, with the label a dynamic argument.
+"""A model with class scores as the function explained; the label is an argument of it.
 
-Each returns `f(x, label, *args)` for `model(x, *args) -> scores` of shape (classes,), for one
-example. Explain it with `args=(label, *args)`: a new label of the same dtype runs the same
-compiled program, also when the target is made anew. A label that is not a class
-gives NaN, never another class.
+Each function returns `f(x, label, *args)` for `model(x, *args) -> scores` of shape (classes,), for
+one example. Explain f with `args=(label, *args)`: a new label of the same dtype runs the same
+compiled program, even if f is made anew. For a label that is not a class f is NaN; it is never the
+score of another class.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from xattr.types import ArrayTree, Function
+from xattr.types import Args, ArrayTree, Function
 
 __all__ = ["log_odds", "log_probability", "logit", "probability"]
 
-Model = Callable[..., Any]
+Model: TypeAlias = Callable[..., Any]
+"""`model(x, *args) -> scores` of shape (classes,), for one example."""
 
 
 def logit(model: Model) -> Function:
-    """Explain the score of a class before the softmax.
+    """Return the function that computes the score of a class before the softmax.
 
     f(x, label) = model(x)[label].
 
-    Shapes: `model(x, *args)` returns (classes,); `label` is an integer scalar. Raises `ValueError`
-    for scores that are not one-dimensional, `TypeError` for a label that is not an integer.
-    Source: Simonyan, Vedaldi & Zisserman 2013, §3; Adebayo et al. 2018, §4.
+    Args:
+        model: `model(x, *args) -> scores` of shape (classes,), for one example.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f = xattr.targets.logit(lambda x: 2 * x)
-    >>> xattr.gradient(f, jnp.array([1.0, 2.0, 3.0]), args=(1,))
-    Array([0., 2., 0.], dtype=float32)
+    Returns:
+        The function `f(x, label, *args) -> scalar`. `label` is an integer scalar; f is NaN for a
+        label that is not a class.
+
+    Raises:
+        ValueError: when f is called, if the scores are not one-dimensional.
+        TypeError: when f is called, if the label is not an integer, or the model does not return an
+            array.
+
+    Source:
+        Simonyan, Vedaldi & Zisserman 2013, §3; Adebayo et al. 2018, §4.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f = xattr.targets.logit(lambda x: 2 * x)
+        >>> xattr.gradient(f, jnp.array([1.0, 2.0, 3.0]), args=(1,))
+        Array([0., 2., 0.], dtype=float32)
     """
     return functools.partial(_score, model, _identity)
 
 
 def probability(model: Model) -> Function:
-    """Explain the softmax probability of a class, the score of the integrated-gradients papers.
+    """Return the function that computes the softmax probability of a class.
 
     f(x, label) = softmax(model(x))[label].
 
-    Shapes: `model(x, *args)` returns (classes,); `label` is an integer scalar. Raises `ValueError`
-    for scores that are not one-dimensional, `TypeError` for a label that is not an integer.
-    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", §2.1.
+    The integrated-gradients papers explain this score. It saturates: where it is near 1, its
+    gradient is near 0.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.targets.probability(lambda x: x)(jnp.zeros(4), 1)
-    Array(0.25, dtype=float32)
+    Args:
+        model: `model(x, *args) -> scores` of shape (classes,), for one example.
+
+    Returns:
+        The function `f(x, label, *args) -> scalar`. `label` is an integer scalar; f is NaN for a
+        label that is not a class.
+
+    Raises:
+        ValueError: when f is called, if the scores are not one-dimensional.
+        TypeError: when f is called, if the label is not an integer, or the model does not return an
+            array.
+
+    Source:
+        Sundararajan et al. 2016, "Gradients of Counterfactuals", §2.1.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.targets.probability(lambda x: x)(jnp.zeros(4), 1)
+        Array(0.25, dtype=float32)
     """
     return functools.partial(_score, model, jax.nn.softmax)
 
 
 def log_probability(model: Model) -> Function:
-    """Explain the log-probability of a class, which does not saturate as the probability does.
+    """Return the function that computes the log-probability of a class.
 
     f(x, label) = log softmax(model(x))[label].
 
-    Shapes: `model(x, *args)` returns (classes,); `label` is an integer scalar. Raises `ValueError`
-    for scores that are not one-dimensional, `TypeError` for a label that is not an integer.
-    Source: Bishop 2006, "Pattern Recognition and Machine Learning", §4.3.4.
+    It does not saturate as the probability does.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.targets.log_probability(lambda x: x)(jnp.zeros(4), 1).round(4)
-    Array(-1.3863, dtype=float32)
+    Args:
+        model: `model(x, *args) -> scores` of shape (classes,), for one example.
+
+    Returns:
+        The function `f(x, label, *args) -> scalar`. `label` is an integer scalar; f is NaN for a
+        label that is not a class.
+
+    Raises:
+        ValueError: when f is called, if the scores are not one-dimensional.
+        TypeError: when f is called, if the label is not an integer, or the model does not return an
+            array.
+
+    Source:
+        Bishop 2006, "Pattern Recognition and Machine Learning", §4.3.4.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.targets.log_probability(lambda x: x)(jnp.zeros(4), 1).round(4)
+        Array(-1.3863, dtype=float32)
     """
     return functools.partial(_score, model, jax.nn.log_softmax)
 
 
 def log_odds(model: Model) -> Function:
-    """Explain the log-odds of a class against all others.
+    """Return the function that computes the log-odds of a class against all others.
 
-    f(x, label) = log p − log(1 − p), p = softmax(model(x))[label], computed as the class's score
-    minus the log-sum-exp of the other scores, so that it is exact near p = 1.
+    f(x, label) = log p − log(1 − p), p = softmax(model(x))[label].
 
-    Shapes: `model(x, *args)` returns (classes,) with at least 2 classes; `label` is an integer
-    scalar. Raises `ValueError` for other scores, `TypeError` for a label that is not an integer.
-    Source: Bishop 2006, "Pattern Recognition and Machine Learning", §4.2.
+    It is computed as the score of the class minus the log-sum-exp of the other scores, which is
+    exact near p = 1.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.targets.log_odds(lambda x: x)(jnp.array([0.0, 3.0]), 1)
-    Array(3., dtype=float32)
+    Args:
+        model: `model(x, *args) -> scores` of shape (classes,), for one example, with at least 2
+            classes.
+
+    Returns:
+        The function `f(x, label, *args) -> scalar`. `label` is an integer scalar; f is NaN for a
+        label that is not a class.
+
+    Raises:
+        ValueError: when f is called, if the scores are not one-dimensional, or are fewer than 2.
+        TypeError: when f is called, if the label is not an integer, or the model does not return an
+            array.
+
+    Source:
+        Bishop 2006, "Pattern Recognition and Machine Learning", §4.2.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.targets.log_odds(lambda x: x)(jnp.array([0.0, 3.0]), 1)
+        Array(3., dtype=float32)
     """
     return functools.partial(_log_odds, model)
 
@@ -108,8 +165,8 @@ def _log_odds(model: Model, x: ArrayTree, label: Any, *args: Any) -> jax.Array:
     return (scores[index] - others) * _one_if_class(index, scores)
 
 
-def scores_of(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
-    """Return the model's scores of one example; raise unless they are one-dimensional."""
+def scores_of(model: Model, x: ArrayTree, args: Args) -> jax.Array:
+    """Return the scores of the model for one example; raise if they are not one-dimensional."""
     returned = model(x, *args)
     try:
         scores = jnp.asarray(returned)
@@ -130,16 +187,19 @@ def scores_of(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
 
 
 def _one_if_class(index: jax.Array, scores: jax.Array) -> jax.Array:
-    """Return a factor, so that an unknown class spoils the gradient too; indexing would clamp."""
+    """Return 1, or NaN for a label that is not a class.
+
+    As a factor it makes the gradient NaN too. Indexing alone would clamp the label to a class.
+    """
     known = (index >= 0) & (index < scores.size)
     return jnp.where(known, 1, jnp.nan).astype(scores.dtype)
 
 
 def index_of(label: Any) -> jax.Array:
-    """Return the label as int32; −1, which is no class, for one that int32 cannot hold."""
+    """Return the label as int32; −1, which is not a class, for a label that int32 cannot hold."""
     if not jnp.issubdtype(jnp.result_type(label), jnp.integer) or jnp.shape(label):
         raise TypeError(f"`label` must be an integer scalar, the index of a class, not {label!r}")
-    if not isinstance(label, jax.Array):  # looked at before JAX cuts the high bits off
+    if not isinstance(label, jax.Array):  # JAX would drop the high bits
         return jnp.asarray(label if 0 <= label < 2**31 else -1, jnp.int32)
     index = label.astype(jnp.int32)
     return jnp.where(label >> 31 == 0, index, -1) if label.dtype.itemsize == 8 else index

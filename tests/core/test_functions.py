@@ -176,7 +176,7 @@ def power(x):
     return x**2
 
 def compiled():
-    programs.append(compilation.compiled(compilation.call, power).func)
+    programs.append(compilation.compiled(compilation.function_value, power).func)
 
 programs, both, watch = [], threading.Barrier(2), compilation._watch
 compilation._watch = lambda *args: (both.wait(), watch(*args))[1]  # neither has found the other's

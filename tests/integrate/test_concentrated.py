@@ -284,7 +284,11 @@ def test_a_model_in_bfloat16():
         ({"args": 3}, TypeError, "`args` must be a tuple"),
         ({"f": 1.0}, TypeError, "`f` must be a function"),
         ({"path": 1.0}, TypeError, "`path` must be a function"),
-        ({"path": lambda alpha: jnp.int32(alpha)}, TypeError, r"`path\(alpha\)` must be floating"),
+        (
+            {"path": lambda alpha: jnp.int32(alpha)},
+            TypeError,
+            "`path` must return a pytree of floating arrays",
+        ),
         ({"f": lambda x: jnp.stack([x, x])}, ValueError, "`f` must return one scalar"),
     ],
 )

@@ -40,7 +40,7 @@ PATH_METHODS = (
     ),
     mutant(
         "kernel-point-for-velocity",
-        "_integrate/kernel",
+        "_core/sampling",
         "return trees.cast_like(value, form), trees.cast_like(velocity, form)",
         "return trees.cast_like(value, form), trees.cast_like(value, form)",
         "the point is taken for the velocity",
@@ -495,7 +495,7 @@ GRADIENTS = (
     ),
     mutant(
         "edges-not-smoothed",
-        "_gradients/edges",
+        "sanity",
         "return (left + 2 * middle + right) / 4",
         "return (left + middle + right) / 3",
         "the weights of the Sobel filter are equal",

@@ -168,6 +168,21 @@ def test_what_is_bound_in_the_method_belongs_to_the_digest(tmp_path):
         run(functools.partial(method, quadrature=RULE))
 
 
+def at_the_middle(path, x):
+    return x * path(0.5)
+
+
+def test_what_a_path_holds_belongs_to_the_digest(tmp_path):
+    def run(end):
+        path = xattr.paths.aumann_shapley(jnp.full(3, end))
+        attribute_dataset(functools.partial(at_the_middle, path), [jnp.ones((2, 3))], out=tmp_path)
+
+    run(1.0)
+    run(1.0)  # the same, anew
+    with pytest.raises(ValueError, match="of another method"):
+        run(2.0)
+
+
 def test_shared_numpy_arrays_that_change_in_place_are_noticed(tmp_path):
     weight = np.ones(2, np.float32)
 

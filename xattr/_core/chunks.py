@@ -1,11 +1,11 @@
-"""Work in chunks: one reduction, driven from the host outside a trace and by a scan inside one.
+"""Work in chunks: one reduction, by a loop on the host, or by `lax.scan` inside a trace.
 
-The scan is rolled, so that memory is that of one chunk. Fully unrolled it would hold the
-temporaries of *all* chunks at once.
+The scan is rolled, so that its memory is that of one chunk. Unrolled it would hold the temporaries
+of all chunks at once.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,20 @@ from xattr._core import trees
 from xattr.types import Array, ArrayTree, Progress
 
 DEFAULT_SIZE = 16
-"""Items taken together where nothing better is known: see `workload` for what is on a CPU."""
+"""Items taken together by default; on a CPU `workload` chooses another number."""
 
 BLOCK = 16
-"""Items that one call from the host covers where chunks are smaller, by a scan over them.
+"""Items that one call from the host covers at most, by a scan over smaller chunks.
 
-Every call gets its temporaries anew, and the system has to clear their pages. EfficientNet-Lite0,
-32 nodes in chunks of 1, took 1.9 times as long with a call for each of them (CPU, JAX 0.12.0.1).
+Every call allocates its temporaries anew, and the system has to clear their pages. With a call for
+each node, EfficientNet-Lite0 with 32 nodes in chunks of 1 took 1.9 times as long (CPU, JAX
+0.12.0.1).
 """
 
-Part = Callable[[Any, int, Array], ArrayTree]
+Part: TypeAlias = Callable[[Any, int, Array], ArrayTree]
 """`part(start, size, valid) -> pytree`: the contribution of items start … start + size − 1.
 
-Where `valid` (bool, shape (size,)) is False the item has been counted before.
+`valid` (bool, shape (size,)) is False where an item is a repeat that must not count.
 """
 
 
@@ -43,11 +44,14 @@ def reduce(
 ) -> ArrayTree:
     """Combine the contributions of `count` items, chunk by chunk.
 
-    All chunks have one size, so that one program serves them: where `count` is no multiple of it
-    the last chunk reaches back over items that are not valid then. A tree of zeros must be neutral
-    for `combine`. Driven from the host, at most two chunks are under way at a time, except under
-    an eager `vmap` or `grad`, whose arrays cannot be waited for. With `blocks` and without
-    `progress`, the host hands over small chunks several at a time: `part(indices, size, valid)`.
+    All chunks have the same size, so that one program serves them. If `count` is not a multiple of
+    the chunk size, the last chunk overlaps the previous one and `valid` masks the repeats. A tree
+    of zeros must be neutral for `combine`.
+
+    Outside a trace the host calls `part` for each chunk; at most two chunks are under way at a
+    time. Under an eager `vmap` or `grad` there may be more, since their arrays cannot be waited
+    for. With `blocks`, and without `progress`, one call covers several small chunks: `part(indices,
+    size, valid)`.
     """
     size, starts, valid = split(count, chunk_size)
     if is_staged():
@@ -63,7 +67,7 @@ def reduce(
         start, mask = calls[call]
         term = part(start, len(mask), mask)
         if not trees.is_traced(result):
-            jax.block_until_ready(result)  # or the host would run ahead and fill the memory
+            jax.block_until_ready(result)  # else the host would run ahead and fill the memory
         result, done = (combine(result, term) if done else term), done + 1
     if done != len(calls):
         raise ValueError(
@@ -74,7 +78,7 @@ def reduce(
 
 
 def _blocks(starts: np.ndarray, valid: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Join chunks to blocks of one size: the items of each, and which of them count."""
+    """Join chunks to blocks of the same size; yield the items of each and their mask."""
     count, size = valid.shape
     blocks = -(-count // (BLOCK // size))
     together = -(-count // blocks)
@@ -86,7 +90,7 @@ def _blocks(starts: np.ndarray, valid: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def split(count: int, chunk_size: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """Return the size of the chunks, their first items and their masks; chunks are of even size."""
+    """Return the size of the chunks, as even as it can be, the first item of each and its mask."""
     trees.check_count(chunk_size, "chunk_size", ": it is the number of gradients taken together")
     chunks = -(-count // chunk_size)
     size = -(-count // chunks)
@@ -96,7 +100,10 @@ def split(count: int, chunk_size: int) -> tuple[int, np.ndarray, np.ndarray]:
 
 
 def take(tree: ArrayTree, start: Any, size: int) -> ArrayTree:
-    """Return items start … start + size − 1 of the leading axis of every leaf, or those listed."""
+    """Return items start … start + size − 1 of the leading axis of every leaf.
+
+    If start is an array of indices, return the items that it lists.
+    """
 
     def leaf_slice(leaf: Array) -> Array:
         if isinstance(start, np.ndarray):
@@ -111,24 +118,25 @@ def take(tree: ArrayTree, start: Any, size: int) -> ArrayTree:
 
 
 def masked(weights: Array, valid: Array) -> Array:
-    """Return the weights with 0 where an item is not valid; on the host if both are there."""
+    """Return the weights, 0 where an item is not valid; as NumPy if both arguments are."""
     if isinstance(weights, np.ndarray) and isinstance(valid, np.ndarray):
         return np.where(valid, weights, 0)
     return jnp.where(valid, weights, 0)
 
 
 def is_staged() -> bool:
-    """Tell whether operations are being recorded (jit, scan, shard_map), not carried out.
+    """Tell whether JAX stages operations (jit, scan, shard_map) and does not run them.
 
-    Under an eager `vmap` or `grad` a new constant is concrete, and the host may drive the loop.
+    False under an eager `vmap` or `grad`: a new constant is concrete there, and the host can drive
+    a loop.
     """
     return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def stacked(tree: ArrayTree, size: int) -> ArrayTree:
-    """Return the tree with its leading axis as two: which chunk, and where in it."""
+    """Return the tree with its leading axis split in two: the chunk, and the item in the chunk."""
 
-    def leaf_stack(leaf: Array) -> Array:  # without -1, which a leaf without elements leaves open
+    def leaf_stack(leaf: Array) -> Array:  # no -1, which is ambiguous if a leaf is empty
         return leaf.reshape(leaf.shape[0] // size, size, *leaf.shape[1:])
 
     return jax.tree.map(leaf_stack, tree)
@@ -138,7 +146,7 @@ def total(term: Callable[[ArrayTree], ArrayTree], stack: ArrayTree) -> ArrayTree
     """Return Σ term(chunk) over the chunks of a stack."""
     if jax.tree.leaves(stack)[0].shape[0] == 1:
         return term(_first(stack))
-    return scan(jax.jit(term), trees.add, stack)  # under jit it is traced once
+    return scan(jax.jit(term), trees.add, stack)  # under jit, so that it is traced once
 
 
 def scan(
@@ -146,12 +154,12 @@ def scan(
     combine: Callable[[ArrayTree, ArrayTree], ArrayTree],
     stack: ArrayTree,
 ) -> ArrayTree:
-    """Combine the contributions of the items of a stack, one after the other."""
+    """Combine the contributions of the items of a stack, one after the other, in a rolled loop."""
 
     def body(result: ArrayTree, item: ArrayTree) -> tuple[ArrayTree, None]:
         return combine(result, part(item)), None
 
-    # Zeros of the contribution's own type: its sharding and varying mesh axes are the body's.
+    # zeros_like keeps the sharding and the varying mesh axes, which the type of the carry includes.
     form = jax.eval_shape(lambda: part(_first(stack)))
     return lax.scan(body, jax.tree.map(jnp.zeros_like, form), stack)[0]
 

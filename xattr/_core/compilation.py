@@ -1,12 +1,12 @@
-"""The function explained, compiled: its arrays become jit arguments, all else is static and weak.
+"""The compiled f: its arrays become jit arguments; all else is static and weakly referenced.
 
-`jax.jit(f)` keys its cache on `f` itself. Used on a caller's function that means a compilation for
-every new `functools.partial(model, params)` and, where `f` is a static argument, one copy of its
-parameters kept alive for every closure ever passed. Here a callable is split into its arrays, which
-become arguments of the compiled program, and a skeleton that refers to the rest, weakly if it can.
+`jax.jit(f)` keys its cache on `f` itself. It would compile every new `functools.partial(model,
+params)` again. With `f` as a static argument it would also keep the parameters of every closure
+alive. Here a callable is split in two: its arrays, which become arguments of the compiled program,
+and a skeleton, which refers to everything else, weakly where Python allows it.
 
 As under `jax.jit`, what `f` reads from elsewhere (a global, an attribute, a module it closes over)
-is read when it is first traced; pass what changes through `args`.
+is read when f is first traced. Pass what changes through `args`.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr._core import trees
-from xattr.types import ArrayTree, Function
+from xattr.types import Args, ArrayTree, Function
 
 _MAX_PROGRAMS = 1024
-"""Programs kept: those of a callable that cannot be referred to weakly would never be dropped."""
+"""Programs kept at most: without weak references nothing would tell when to drop a program."""
 
 _LEAF: Any = jax.tree.structure(0)
 
@@ -35,7 +35,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, slice, range, np.generic, np.dt
 
 
 class _Weak(weakref.ReferenceType[Any]):
-    """A weak reference that compares by identity, so that anything can be a key."""
+    """A weak reference that compares by identity, so that any object can be part of a key."""
 
     __slots__ = ("identity",)
 
@@ -49,12 +49,12 @@ class _Weak(weakref.ReferenceType[Any]):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        # Not by name: when the interpreter ends the module's names may be gone.
+        # type(self), since at exit the name `_Weak` may be gone already.
         return type(other) is type(self) and self() is not None and self() is other()
 
 
 class _Strong:
-    """An object that cannot be referred to weakly; compares by identity."""
+    """A reference to an object that allows no weak reference; compares by identity."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -67,7 +67,7 @@ class _Strong:
 
 
 class _Plain:
-    """A number, a string and the like; compares by what it is written as: 0.0 is not -0.0."""
+    """A number, a string and the like; compares by type and `repr`: 0.0 differs from -0.0."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -100,6 +100,24 @@ class Bound:
         return isinstance(other, Bound) and self._key == other._key
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Named(Bound):
+    """The function `(*operands) -> function(*operands, **parts)`.
+
+    It is written as the call that makes it: that of a function without the leading underscore.
+    """
+
+    function: Callable[..., Any]
+    parts: dict[str, Any]
+
+    def __call__(self, *operands: Any) -> Any:
+        return self.function(*operands, **self.parts)
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={trees.brief(part)}" for name, part in self.parts.items())
+        return f"{self.function.__name__.removeprefix('_')}({', '.join(parts)})"
+
+
 class _Unflatten:
     """The function from leaves to a pytree of one structure."""
 
@@ -117,13 +135,13 @@ class _Unflatten:
 
 
 class _Slot(NamedTuple):
-    """The place of a dynamic array."""
+    """The place of an array in the list of arrays."""
 
     place: int
 
 
 class _Node(NamedTuple):
-    """A callable or a pytree made of parts: how to rebuild it, and from what."""
+    """A callable or a pytree made of parts: `rebuild(*parts)` makes it again."""
 
     rebuild: Callable[..., Any]
     parts: tuple[Any, ...]
@@ -171,7 +189,7 @@ def join(skeleton: Any, arrays: list[Any]) -> Any:
 
 
 def _watch(skeleton: Any, callback: Callable[[Any], Any]) -> Any:
-    """Return the skeleton with weak references that call back when their referent goes."""
+    """Return the skeleton with weak references that call back when an object is deleted."""
     if isinstance(skeleton, _Node):
         return skeleton._replace(parts=tuple(_watch(part, callback) for part in skeleton.parts))
     return _Weak(skeleton(), callback) if isinstance(skeleton, _Weak) else skeleton
@@ -199,23 +217,23 @@ def compiled(function: Callable[..., Any], f: Function, **static: Any) -> functo
 
 
 def shapes(function: Callable[..., Any], f: Function, *operands: Any) -> Any:
-    """Return the shapes of `function(f, *operands)`, traced once for each f and shapes."""
+    """Return the shapes of `function(f, *operands)`, which is traced once for each f and shapes."""
     program = compiled(function, f)
     jitted: Any = program.func
     return jitted.eval_shape(*program.args, *operands)
 
 
 def compiled_if_library(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
-    """Return `compiled(function, f)` if `f` is pure.
+    """Return `compiled(function, f)` if f is made of this library's functions alone.
 
-    A caller's lambda may be made anew for every call and would be compiled each time, and may read
-    what changes: `function(f, ...)` is then carried out one operation after the other.
+    A caller's lambda is often new for every call, and would be compiled each time; and it may read
+    what changes. For it `function(f, ...)` runs operation by operation.
     """
     return compiled(function, f) if is_library_callable(f) else functools.partial(function, f)
 
 
 def is_library_callable(f: Function) -> bool:
-    """Tell whether a callable is made of arrays and this library's functions alone."""
+    """Tell whether a callable is made of arrays and functions of this library or of JAX alone."""
     return all(_is_ours(part) for part in _static(split(f, [])))
 
 
@@ -236,33 +254,33 @@ def _is_ours(value: Any) -> bool:
 def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
     program = _COMPILED.get((function, skeleton))
     if program is not None:
-        return program  # not moved to the end: a thread may have dropped it meanwhile
+        return program  # not moved to the end, since another thread may have dropped it
 
     def forget(_: Any, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not at_exit():  # then names are gone that this and the comparison of keys need
+        if not at_exit():  # at exit names are gone that `pop` and the comparison of keys need
             _COMPILED.pop(key, None)
 
     watched = _watch(skeleton, forget)
     key = (function, watched)
 
-    @functools.wraps(function)  # the name under which compilations are counted
+    @functools.wraps(function)  # compilations are counted by this name
     def joined(arrays: list[Any], *operands: Any) -> Any:
-        arrays, operands = trees.varying_alike((arrays, operands))
+        arrays, operands = trees.with_same_varying_axes((arrays, operands))
         f, static = join(watched, arrays)
         return function(f, *operands, **static)
 
-    del joined.__wrapped__  # jit would read the other signature
-    program = _COMPILED.setdefault(key, jax.jit(joined))  # or that of a thread that was faster
+    del joined.__wrapped__  # else jit would read the signature of `function`
+    program = _COMPILED.setdefault(key, jax.jit(joined))  # or that of a faster thread
     while len(_COMPILED) > _MAX_PROGRAMS:
         _COMPILED.popitem(last=False)
     return program
 
 
 def checked(f: Function) -> Function:
-    """Return `f`, with an error at tracing time unless it returns one floating scalar.
+    """Return f with a check, while tracing, that it returns one floating scalar.
 
-    It is rebuilt from its arrays where it is called: a module that counts its calls (the random
-    numbers of a flax.nnx Dropout or RNN) may not change what was made in another trace.
+    f is rebuilt from its arrays at each call. A module that counts its calls (the random numbers of
+    a flax.nnx Dropout or RNN) then changes a copy; it may not change an array of another trace.
     """
 
     def scalar_valued(x: ArrayTree, *args: Any) -> jax.Array:
@@ -287,9 +305,9 @@ def checked(f: Function) -> Function:
 
 
 def _warn_of_state(f: Function, arrays: list[Any]) -> None:
-    """Warn if a call has put other floating arrays in the place of those that f carried.
+    """Warn if a call of f has replaced floating arrays that f holds.
 
-    Integers and random keys may change: they count the calls of a Dropout or an RNN.
+    Integers and random keys may be replaced: they count the calls of a Dropout or an RNN.
     """
     held: list[Any] = []
     split(f, held)
@@ -313,13 +331,13 @@ def _describe(value: Any) -> str:
 
 
 def check_callable(value: Any, name: str) -> None:
-    """Raise unless the value can be called."""
+    """Raise if the value cannot be called."""
     if not callable(value):
         raise TypeError(f"`{name}` must be a function, but is a {type(value).__name__}")
 
 
 def check_args(args: Any) -> None:
-    """Raise unless the further arguments of `f` are a tuple of pytrees of arrays."""
+    """Raise if the further arguments of f are not a tuple of pytrees of arrays."""
     if not isinstance(args, tuple):
         raise TypeError(
             f"`args` must be a tuple of further arguments of f, but is a {type(args).__name__}: "
@@ -333,18 +351,16 @@ def check_args(args: Any) -> None:
             )
 
 
-def value_of(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+def value_of(f: Function, x: ArrayTree, args: Args) -> jax.Array:
     """Return f(x, *args), compiled."""
-    value: jax.Array = compiled(function_value, f)(x, args)
-    return value
+    return compiled(function_value, f)(x, args)
 
 
 def staged(f: Function) -> Function:
-    """Return the checked f as a function that is traced once for all programs it is part of."""
+    """Return the checked f, traced once for all programs that it is part of."""
     return lambda x, *args: value_of(f, x, args)
 
 
-def function_value(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+def function_value(f: Function, x: ArrayTree, args: Args) -> jax.Array:
     """Return f(x, *args)."""
-    value: jax.Array = checked(f)(x, *args)
-    return value
+    return checked(f)(x, *args)

@@ -1,15 +1,15 @@
-"""A word where attributions miss the change of f that they are to sum to.
+"""A warning where the attributions of a path method miss the change of f that they should sum to.
 
-A method that is complete in theory is looked at outside a trace, where numbers can be. With
-Δ = f(x) − f(x') and s = |f(x)| + |f(x')| a warning is due if
+It is given outside a trace only, where values are concrete. With Δ = f(x) − f(x') and
+s = |f(x)| + |f(x')|, the method warns if
 
-    |Σ A − Δ| > w |Δ| + min(r, w s)    or    ε Σ|A| > s,
+    |Σ A − Δ| > w |Δ| + min(r, w s)    or    ε Σ|A| > s.
 
-where w is the option `warn_above`, ε the spacing of the coarsest numbers in use, relative to 1, and
-r = min(1024 ε, 1/16) (Σ|A| + s) what rounding may account for. Rounding excuses a gap where Δ is
-nearly 0, but none that is large beside f itself: there the attributions cancel, and what is left of
-them is rounding. That is so by the second condition even where the sum happens to be right. Where f
-is 0 at both ends there is no measure, and no warning. What is not finite is a gap.
+Here w is the option `warn_above`, and ε the relative spacing of the coarsest numbers in use.
+r = min(1024 ε, 1/16) (Σ|A| + s) is what rounding may cost. The first condition excuses by rounding
+a gap where Δ is nearly 0, but not a gap that is large beside f itself. The second finds
+attributions that cancel to less than their rounding, even where their sum happens to be right. If f
+is 0 at both ends, there is nothing to measure by, and no warning. A gap that is not finite warns.
 """
 
 import math
@@ -24,16 +24,16 @@ import jax
 import jax.numpy as jnp
 
 from xattr._core import compilation, trees
-from xattr.types import ArrayTree, Function, IncompleteWarning
+from xattr.types import Args, ArrayTree, Function, IncompleteWarning
 
 WARN_ABOVE = 0.05
-"""The gap that is warned of, relative to the change of f.
+"""The gap above which a method warns, relative to the change of f.
 
 Sundararajan, Taly & Yan 2017, §5, take as many steps as bring the sum within 5 %.
 """
 
 ULPS = 1024
-"""Units in the last place of the largest term that rounding may cost a network's attributions."""
+"""Units in the last place of the largest term that rounding may cost the sum of attributions."""
 
 MORE_NODES = (
     "give a `quadrature` with more nodes, as xattr.quadrature.gauss_legendre(256), or use "
@@ -42,18 +42,18 @@ MORE_NODES = (
 
 
 def rounding_share(spacing: float) -> float:
-    """Return the part of the largest term that rounding may cost, for numbers of this spacing."""
+    """Return the share of the largest term that rounding may cost, for numbers of this spacing."""
     return min(ULPS * spacing, 1 / 16)
 
 
 def check_option(warn_above: float | None) -> None:
-    """Raise unless the limit is a number or None."""
+    """Raise if the limit is not a number of at least 0 or None."""
     if warn_above is None:
         return
     if not isinstance(warn_above, (int, float)) or not warn_above >= 0:
         raise ValueError(
-            "`warn_above` must be the gap to warn of, relative to the change of f, as 0.05, or "
-            f"None, not {warn_above!r}"
+            "`warn_above` must be the gap to warn of, relative to the change of f, such as 0.05, "
+            f"or None, not {warn_above!r}"
         )
 
 
@@ -61,10 +61,10 @@ def checked(
     attributions: ArrayTree,
     f: Function,
     ends: Callable[[], tuple[ArrayTree, ArrayTree]],
-    args: tuple[Any, ...],
+    args: Args,
     warn_above: float | None,
 ) -> ArrayTree:
-    """Return a path's attributions; outside a trace, warn if they miss the change of f."""
+    """Return the attributions; outside a trace, warn if their sum misses the change of f."""
     if warn_above is not None and not trees.is_traced(attributions):
         points = ends()
         values = [compilation.value_of(f, point, args) for point in points]
@@ -73,7 +73,7 @@ def checked(
 
 
 def numbers(attributions: ArrayTree, inputs: ArrayTree, end: Any, start: Any) -> tuple[Any, ...]:
-    """Return Σ A, Σ|A|, f(x), f(x') and the coarsest ε among those of all arrays."""
+    """Return Σ A, Σ|A|, f(x), f(x') and the ε of the coarsest dtype among all arrays."""
     size = trees.total(jax.tree.map(jnp.abs, attributions))
     spacing = max(trees.eps(leaf) for leaf in jax.tree.leaves((attributions, inputs, end)))
     return trees.total(attributions), size, end, start, spacing
@@ -81,12 +81,12 @@ def numbers(attributions: ArrayTree, inputs: ArrayTree, end: Any, start: Any) ->
 
 @jax.jit
 def completeness_kernel(*operands: Any) -> tuple[Any, ...]:
-    """Return the numbers, by one program; its name is that under which it is counted."""
+    """Return `numbers`, by one program; tests count its compilations by this name."""
     return numbers(*operands)
 
 
 def warn(numbers: tuple[Any, ...], warn_above: float | None, remedy: str) -> None:
-    """Warn if the numbers can be looked at and tell of a gap above the limit."""
+    """Warn if the numbers are concrete and meet the condition that this module describes."""
     if warn_above is None or trees.is_traced(numbers):
         return
     total, size, end, start, spacing = map(float, jax.device_get(numbers))
@@ -100,15 +100,15 @@ def warn(numbers: tuple[Any, ...], warn_above: float | None, remedy: str) -> Non
         return
     if not finite:
         remedy = (
-            "f or a slope of it is not finite on the way: keep roots, logarithms and quotients "
-            "from where theirs are not"
+            "f or its gradient is not finite on the path: keep roots, logarithms and quotients "
+            "away from where they or their slopes are infinite"
         )
     elif gap <= spacing * size:
-        remedy = "they cancel to their rounding: compute in more bits, or choose another baseline"
+        remedy = "they cancel, and rounding is left: compute in more bits, or use another baseline"
     warnings.warn(
         f"the attributions sum to {total:.4g} (their absolute values to {size:.4g}), but f changes "
-        f"by {change:.4g} from the baseline to x: {remedy}. `warn_above` is {warn_above:g} of the "
-        "change; None does not look",
+        f"by {change:.4g} from the baseline to x: {remedy}. The limit, `warn_above`, is "
+        f"{warn_above:g} of the change; with None there is no check",
         IncompleteWarning,
         stacklevel=_level_of_caller(),
     )

@@ -1,5 +1,6 @@
-"""Pytrees of floating arrays: checks with errors to act on, and arithmetic in enough precision."""
+"""Pytrees of floating arrays: checks whose errors name the remedy, and sums in float32 at least."""
 
+import functools
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ def leaf_name(name: str, path: tuple[Any, ...]) -> str:
 
 
 def floating(tree: ArrayTree, name: str) -> ArrayTree:
-    """Return the tree with every leaf a strongly typed JAX array; raise if one is not floating."""
+    """Return the tree with strongly typed JAX arrays as leaves; raise if one is not floating."""
     if not jax.tree.leaves(tree):
         raise ValueError(f"`{name}` has no arrays: pass an array or a pytree of floating arrays")
     return jax.tree_util.tree_map_with_path(
@@ -55,7 +56,7 @@ def _remedy(dtype: Any) -> str:
 
 
 def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> ArrayTree:
-    """Return the tree in the dtypes of x; raise unless structure and shapes are those of x."""
+    """Return the tree in the dtypes of x; raise if structure or shapes differ from those of x."""
     same_structure(tree, x, name, reference)
     tree = floating(tree, name)
 
@@ -68,12 +69,11 @@ def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> Arra
             )
         return cast(leaf, target)
 
-    result: ArrayTree = jax.tree_util.tree_map_with_path(leaf_like, tree, x)
-    return result
+    return jax.tree_util.tree_map_with_path(leaf_like, tree, x)
 
 
 def same_structure(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> None:
-    """Raise unless the tree has the structure of x."""
+    """Raise if the structure of the tree is not that of x."""
     found: Any = jax.tree.structure(tree)
     expected: Any = jax.tree.structure(x)
     if found != expected:
@@ -84,7 +84,7 @@ def same_structure(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x
 
 
 def baseline_like(baseline: ArrayTree | None, x: ArrayTree) -> ArrayTree:
-    """Return the baseline in the form of x; zeros where it is None."""
+    """Return the baseline in the dtypes of x; zeros if it is None."""
     return jax.tree.map(jnp.zeros_like, x) if baseline is None else like(baseline, x, "baseline")
 
 
@@ -114,10 +114,10 @@ def add(left: ArrayTree, right: ArrayTree) -> ArrayTree:
 
 
 def product(factors: ArrayTree, slopes: ArrayTree) -> ArrayTree:
-    """Multiply two trees, leaf by leaf; a factor of 0 wins over a slope that is not finite.
+    """Multiply two trees, leaf by leaf; a factor of 0 times a slope that is not finite is 0.
 
-    At 0 the gradient of a square root is infinite, and that of a norm NaN. A feature that does not
-    move, or is 0, has no share in f nonetheless.
+    The gradient of a square root at 0 is infinite, and that of a norm is NaN. A feature that does
+    not move, or is 0, still has the attribution 0.
     """
 
     def leaf_product(factor: jax.Array, slope: jax.Array) -> jax.Array:
@@ -145,15 +145,15 @@ def eps(leaf: Any) -> float:
 
 
 def on_host(value: Any) -> np.ndarray | None:
-    """Return a value to look at, or None if it is a tracer.
+    """Return the concrete value as NumPy, or None while tracing.
 
-    Looked at with NumPy: inside a trace even an operation of JAX on a known array is recorded.
+    NumPy, since inside a trace JAX records even an operation on concrete arrays.
     """
     return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
 def is_traced(*trees: ArrayTree) -> bool:
-    """Tell whether any leaf is a tracer, so that its value cannot be looked at."""
+    """Tell whether any leaf is a tracer, which has no concrete value."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
@@ -163,18 +163,41 @@ def _all_finite(tree: ArrayTree) -> jax.Array:
 
 
 def has_nonfinite(tree: ArrayTree) -> bool:
-    """Tell whether the tree can be looked at and holds a NaN or an infinity."""
+    """Tell whether a leaf holds a NaN or an infinity; False while tracing."""
     return not is_traced(tree) and not bool(_all_finite(tree))
 
 
+def brief(tree: ArrayTree) -> str:
+    """Write a tree with shapes and dtypes for arrays: `{'a': f32[3], 'b': 0.5}`."""
+    return repr(jax.tree.map(_Brief, tree))
+
+
+class _Brief:
+    """A leaf of a tree that is written short."""
+
+    def __init__(self, leaf: Any) -> None:
+        self.leaf = leaf
+
+    def __repr__(self) -> str:
+        leaf = self.leaf
+        if isinstance(leaf, functools.partial):
+            keywords = (f"{name}={brief(value)}" for name, value in leaf.keywords.items())
+            return f"partial({', '.join([brief(leaf.func), *map(brief, leaf.args), *keywords])})"
+        if not isinstance(leaf, (jax.Array, np.ndarray)):
+            return str(getattr(leaf, "__name__", repr(leaf)))
+        if leaf.ndim or is_traced(leaf) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.typeof(leaf).str_short(short_dtypes=True)
+        return str(np.asarray(leaf))
+
+
 def check_count(value: Any, name: str, remedy: str = "") -> None:
-    """Raise unless the value is a whole number of at least 1."""
+    """Raise if the value is not a whole number of at least 1."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1, not {value!r}{remedy}")
 
 
 def check_key(key: Any) -> None:
-    """Raise unless the value is a random key, new style or old."""
+    """Raise if the value is not one random key, of `jax.random.key` or `jax.random.PRNGKey`."""
     if not _is_key(key):
         seed = key if isinstance(key, int) else 0
         raise TypeError(f"`key` must be one random key: pass jax.random.key({seed})")
@@ -189,43 +212,46 @@ def _is_key(key: Any) -> bool:
 
 
 def check_not_negative(value: Any, name: str) -> None:
-    """Raise if the value can be looked at and is not 0 or more."""
+    """Raise if a concrete value is negative or NaN."""
     known = on_host(value)
     if known is not None and not (known >= 0).all():
         raise ValueError(f"`{name}` must be 0 or more, not {value!r}")
 
 
-# Axes of a mesh, inside `jax.shard_map` ----------------------------------------------------------
-
-
-def _axes(aval: Any) -> frozenset[Any]:
-    """Return the axes of a mesh that an array varies over inside `jax.shard_map`."""
-    kind = getattr(aval, "manual_axis_type", None)
-    axes: frozenset[Any] = getattr(kind, "varying", frozenset())
-    return axes
+# Axes of a mesh that an array varies over, inside `jax.shard_map` --------------------------------
 
 
 def varying_like(operand: Any, aval: Any) -> Any:
-    """Return an array of ours as varying over the axes of the mesh that a traced one does."""
-    missing = _axes(aval) - _axes(jax.typeof(operand)) if _axes(aval) else None
-    return lax.pcast(operand, tuple(missing), to="varying") if missing else operand
+    """Return the operand, cast to vary over the mesh axes that a traced array varies over."""
+    axes = _varying_axes(aval)
+    return _varying_over(operand, axes) if axes else operand
 
 
-def varying_alike(tree: ArrayTree) -> ArrayTree:
-    """Return the tree with all arrays marked as varying over the axes that any of them does.
+def with_same_varying_axes(tree: ArrayTree) -> ArrayTree:
+    """Return the tree with all arrays cast to vary over the mesh axes that any of them varies over.
 
-    Inside `jax.shard_map` the gradient with respect to an array that is the same on all devices is
-    summed over them: of a shared x with a label for each device none would have its own.
+    Inside `jax.shard_map` the gradient with respect to an array that is replicated is summed over
+    the devices. Take x replicated and a label for each device: without the cast every device would
+    get the sum of the gradients for all labels.
     """
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.core.Tracer)]
-    axes = frozenset[Any]().union(*(_axes(jax.typeof(leaf)) for leaf in leaves))
+    axes = frozenset[Any]().union(*(_varying_axes(jax.typeof(leaf)) for leaf in leaves))
     if not axes:
         return tree
 
-    def mark(leaf: Any) -> Any:
-        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-            return leaf
-        missing = axes - _axes(jax.typeof(leaf))
-        return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
+    def cast_leaf(leaf: Any) -> Any:
+        is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+        return leaf if is_key else _varying_over(leaf, axes)
 
-    return jax.tree.map(mark, tree)
+    return jax.tree.map(cast_leaf, tree)
+
+
+def _varying_axes(aval: Any) -> frozenset[Any]:
+    """Return the mesh axes that an array varies over."""
+    kind = getattr(aval, "manual_axis_type", None)
+    return getattr(kind, "varying", frozenset())
+
+
+def _varying_over(leaf: Any, axes: frozenset[Any]) -> Any:
+    missing = axes - _varying_axes(jax.typeof(leaf))
+    return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf

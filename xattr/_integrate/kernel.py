@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr import quadrature as quadratures
-from xattr._core import chunks, compilation, completeness, trees
+from xattr._core import chunks, compilation, completeness, sampling, trees
 from xattr._cpu import replace
 from xattr._program import workload
 from xattr.types import Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
@@ -46,43 +46,14 @@ def sample(path: Path, quadrature: Quadrature) -> PathSamples:
     PathSamples(points=Array([[0.75]], dtype=float32), velocities=Array([[3.]], dtype=float32),
                 weights=Array([1.], dtype=float32))
     """
-    return _sampler(path)(*map(jnp.asarray, quadrature_or_default(quadrature)))
-
-
-def _sampler(path: Path) -> Callable[[Array, Array], PathSamples]:
-    """Return the function from nodes and weights to samples; a path of ours is compiled."""
-    compilation.check_callable(path, "path")
-    if chunks.is_staged():
-        return functools.partial(sample_path, path)
-    return compilation.compiled_if_library(sample_path, path)
+    return sampling.sampler(sample_path, path)(*map(jnp.asarray, quadrature_or_default(quadrature)))
 
 
 def sample_path(path: Path, nodes: Array, weights: Array) -> PathSamples:
     """Return the path's values and velocities at the nodes, with the weights."""
-    form = _form(path)
-    dtype = trees.widest(jax.tree.leaves(form))
-
-    def at(alpha: Array) -> tuple[ArrayTree, ArrayTree]:
-        value, velocity = jax.jvp(path, (alpha,), (jnp.ones_like(alpha),))
-        return trees.cast_like(value, form), trees.cast_like(velocity, form)
-
-    points, velocities = jax.vmap(at)(jnp.asarray(nodes, dtype))
+    points, velocities = sampling.points_and_velocities(path, nodes)
+    dtype = trees.widest(jax.tree.leaves(points))
     return PathSamples(points, velocities, jnp.asarray(weights, dtype))
-
-
-def _form(path: Path) -> ArrayTree:
-    """Return shapes and dtypes of the path's values; raise unless they are floating arrays."""
-    form = jax.eval_shape(path, 0.5)  # for a weakly typed alpha the path keeps the dtype of x
-    leaves = jax.tree_util.tree_leaves_with_path(form)
-    if not leaves:
-        raise TypeError("`path` must return a pytree of floating arrays like x, but returned none")
-    for where, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(
-                "`path` must return a pytree of floating arrays like x, but returned "
-                f"{leaf.dtype}{list(leaf.shape)} at {trees.leaf_name('path(alpha)', where)}"
-            )
-    return form
 
 
 def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> ArrayTree:
@@ -199,7 +170,7 @@ def path_integral(
         f,
         sampled(path, quadrature),
         quadrature.nodes.shape[0],
-        _form(path),
+        sampling.form_of(path),
         args=args,
         chunk_size=chunk_size,
         progress=progress,
@@ -242,7 +213,7 @@ def nodes_of(quadrature: Quadrature, start: Any, size: int, valid: Array) -> Qua
 
 def sampled(path: Path, quadrature: Quadrature) -> SamplesOf:
     """Return the function that samples a path chunk by chunk."""
-    sampler = _sampler(path)
+    sampler = sampling.sampler(sample_path, path)
     return lambda start, size, valid: sampler(*nodes_of(quadrature, start, size, valid))
 
 

@@ -186,6 +186,9 @@ def _digests_in(method: Any) -> Iterator[bytes]:
     if isinstance(method, functools.partial):
         for part in (method.func, *jax.tree.leaves((method.args, method.keywords))):
             yield from _digests_in(part)
+    elif isinstance(method, compilation.Bound):
+        for part in (type(method), *jax.tree.leaves(vars(method))):
+            yield from _digests_in(part)
     elif callable(method):
         yield _digest(f"{method.__module__}.{getattr(method, '__qualname__', type(method))}")
     else:

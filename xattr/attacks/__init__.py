@@ -1,7 +1,7 @@
-"""Attacks on attributions: the prediction stays, its explanation does not.
+"""Attacks on attributions: they change the explanation and keep the prediction.
 
-A shift of the data that the first layer's bias undoes (`shifts`), and small perturbations of the
-input that keep the label and move the map (`fragility`).
+- `shifts`: the data are shifted, and the bias of the first layer undoes it.
+- `fragility`: a small perturbation of the input keeps the label and changes the map.
 """
 
 from xattr.attacks.fragility import (

@@ -13,15 +13,17 @@ from xattr import targets
 from xattr._core import compilation, trees
 from xattr._gradients.gradient import gradient
 from xattr.targets import Model
-from xattr.types import Array, Method, PRNGKey
+from xattr.types import Args, Array, Method, PRNGKey
 
 __all__ = ["AttackResult", "attack_attributions", "checkerboard", "random_perturbation"]
 
 
 class AttackResult(NamedTuple):
-    """The best iterate, D there and at the original input, their label, and whether one was found.
+    """The result of an attack, a tuple of arrays.
 
-    Where `found` is False no iterate with the label had a larger D, and `x` is the original.
+    `x` is the best iterate, and `objective` is D there. `initial` is D at the original input, and
+    `label` its predicted class. `found` tells whether an iterate with this label had a larger D; if
+    not, `x` is the original input.
     """
 
     x: jax.Array
@@ -34,18 +36,31 @@ class AttackResult(NamedTuple):
 def checkerboard(
     height: int, width: int, *, cell: int = 4, low: float = 0.0, high: float = 1.0
 ) -> jax.Array:
-    """Return an image of checkered boxes, a shift that no constant baseline follows.
+    """Return an image of checkered boxes: a shift that a constant baseline does not follow.
 
     image[i, j] = low where ⌊i / cell⌋ + ⌊j / cell⌋ is even, high where it is odd.
 
-    Shapes: (height, width), in the default floating dtype; `cell` is in pixels. Raises `ValueError`
-    for a size or cell that is not a whole number of at least 1.
-    Source: Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", fig. 4.
+    Args:
+        height: the number of rows, at least 1.
+        width: the number of columns, at least 1.
+        cell: the side of a box in pixels, at least 1.
+        low: the value of the first box.
+        high: the value of its neighbours.
 
-    >>> import xattr
-    >>> xattr.attacks.checkerboard(2, 4, cell=2, high=0.5)
-    Array([[0. , 0. , 0.5, 0.5],
-           [0. , 0. , 0.5, 0.5]], dtype=float32)
+    Returns:
+        An array of shape (height, width), in the default floating dtype.
+
+    Raises:
+        ValueError: if a size or `cell` is not a whole number of at least 1.
+
+    Source:
+        Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", fig. 4.
+
+    Example:
+        >>> import xattr
+        >>> xattr.attacks.checkerboard(2, 4, cell=2, high=0.5)
+        Array([[0. , 0. , 0.5, 0.5],
+               [0. , 0. , 0.5, 0.5]], dtype=float32)
     """
     for name, value in (("height", height), ("width", width), ("cell", cell)):
         trees.check_count(value, name)
@@ -62,23 +77,37 @@ def random_perturbation(
     low: Array | float = 0.0,
     high: Array | float = 1.0,
 ) -> jax.Array:
-    """Return x with noise of the largest size that an attack may have: its control.
+    """Return x with noise of the largest size that an attack may use, as a control for it.
 
-    x' = clip(x ± epsilon, low, high), every sign + or − with probability ½.
+    x' = clip(x ± epsilon, low, high), where each sign is + or − with probability ½.
 
-    Shapes: as for `xattr.attacks.attack_attributions`. Raises `ValueError` for a negative epsilon
-    and an x outside of [low, high].
-    Source: Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile" (random sign).
+    Args:
+        x: the input, one floating array of at least one axis, with values in [low, high].
+        key: a random key, `jax.random.key(seed)`.
+        epsilon: the size of the noise in units of x, 0 or more.
+        low: the least value of the data, a number or an array that broadcasts to x.
+        high: the greatest value of the data, a number or an array that broadcasts to x.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> noisy = xattr.attacks.random_perturbation(jnp.full(4, 0.5), jax.random.key(0), epsilon=0.25)
-    >>> jnp.abs(noisy - 0.5)
-    Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
+    Returns:
+        An array like x.
+
+    Raises:
+        ValueError: if epsilon < 0, or x is not in [low, high], or is not one array.
+        TypeError: if x is not floating, or `key` is not a random key.
+
+    Source:
+        Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile" (random sign).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> x, key = jnp.full(4, 0.5), jax.random.key(0)
+        >>> noisy = xattr.attacks.random_perturbation(x, key, epsilon=0.25)
+        >>> jnp.abs(noisy - 0.5)
+        Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
     """
     x = _image(x, epsilon, low, high)
     trees.check_key(key)
-    noisy: jax.Array = _noisy(x, key, epsilon, low, high)
-    return noisy
+    return _noisy(x, key, epsilon, low, high)
 
 
 @jax.jit
@@ -92,7 +121,7 @@ def attack_attributions(
     x: Array,
     key: PRNGKey,
     *,
-    method: Callable[..., Any] = gradient,
+    method: Method = gradient,
     objective: Literal["top_k", "mass_center"] = "top_k",
     k: int | None = None,
     epsilon: float = 8 / 255,
@@ -101,35 +130,61 @@ def attack_attributions(
     low: Array | float = 0.0,
     high: Array | float = 1.0,
     surrogate: Model | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
 ) -> AttackResult:
     """Search the neighbourhood of x for an input with the same label and another explanation.
 
-    xᵖ⁺¹ = clip(xᵖ + step_size · sign ∇D(xᵖ)) onto |x' − x| ≤ epsilon and [low, high]. Of the xᵖ
-    whose label is that of x the one with the largest D is returned. With s = |A| / Σ|A| the map of
-    `method` for the score of that label, D = −Σ s over the k pixels that lead at x ("top_k"), or
-    the distance in pixels of the centre of mass Σ s·position from that at x ("mass_center").
+    xᵖ⁺¹ = clip(xᵖ + step_size · sign ∇D(xᵖ)) onto |x' − x| ≤ epsilon and [low, high].
 
-    Shapes: `model(x, *args)` returns scores (classes,) for one example. x is one array; of three
-    axes or more the last is channels, and |A| is summed over them. `low` and `high` are numbers or
-    broadcast to x. `method(f, x, args=args)` returns a map like x and is differentiated. The
-    gradient of a ReLU network is constant in pieces: D has no slope and the iterates do not move;
-    pass as `surrogate` the same model with softplus, whose maps lead the search while those of
-    `model` are judged. x¹ is a random point of the ball, for the distance has no slope at x;
-    another key is another start. `k` None is one pixel in fifty, as the paper's 1,000 of 224². The
-    result's `objective` is D in float32 at least: NaN, and nothing found, where Σ|A| = 0 at x.
-    Iterates that tie to rounding may be chosen differently alone and in a batch; their D is equal.
-    One program is compiled for each model, surrogate, method, objective, k and iterations.
-    Raises `ValueError` for an x outside of [low, high], a k that is not below the number of pixels,
-    scores or maps of other shapes, negative sizes and an unknown objective.
-    Source: Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile", algorithm 1.
+    Of the iterates xᵖ with the label of x, the one with the largest D is returned. Let A be the map
+    of `method` for the score of that label, and s = |A| / Σ|A|, summed over channels. For the
+    objective "top_k", D = −Σ s over the k pixels that lead at x. For "mass_center", D is the
+    distance in pixels between the centre of mass Σ s·position and that at x.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> model = lambda x: jnp.stack([jnp.sum(jnp.sin(x)), jnp.prod(x)])
-    >>> x = jnp.array([0.5, 0.4, 0.6])
-    >>> result = xattr.attacks.attack_attributions(model, x, jax.random.key(0), k=1)
-    >>> bool(result.found), int(result.label), bool(result.objective > result.initial)
-    (True, 0, True)
+    x¹ is a random point of the neighbourhood, since the distance has no slope at x; another key
+    gives another start. The gradient of a ReLU network is piecewise constant: D has no slope there,
+    and the iterates do not move. Pass as `surrogate` the same model with softplus: its maps lead
+    the search, and those of `model` are judged.
+
+    Iterates that tie up to rounding may be chosen differently alone and in a batch; their D is
+    equal. One program is compiled for each model, surrogate, method, objective, k and iterations.
+
+    Args:
+        model: `model(x, *args) -> scores` of shape (classes,), for one example.
+        x: the input, one floating array with values in [low, high]. With three axes or more the
+            last is the channels.
+        key: a random key, `jax.random.key(seed)`.
+        method: `method(f, x, args=args)`, which returns a map like x. It is differentiated.
+        objective: "top_k" or "mass_center".
+        k: the number of leading pixels; one pixel in fifty if None, as the paper's 1,000 of 224².
+        epsilon: the largest change of an element, in units of x, 0 or more.
+        step_size: the change of an element in one step, in units of x, 0 or more.
+        iterations: the number of steps, at least 1.
+        low: the least value of the data, a number or an array that broadcasts to x.
+        high: the greatest value of the data, a number or an array that broadcasts to x.
+        surrogate: a model like `model` whose maps lead the search; `model` itself if None.
+        args: further arguments of the model. They are not attributed; a new value does not
+            recompile.
+
+    Returns:
+        An `AttackResult`. Its D is in float32 at least; it is NaN, and nothing is found, where Σ|A|
+        = 0 at x.
+
+    Raises:
+        ValueError: if x is not in [low, high], a size is negative, k is not below the number of
+            pixels, the objective is unknown, or scores or maps have another shape.
+        TypeError: if x is not floating, `args` is not a tuple, or `key` is not a random key.
+
+    Source:
+        Ghorbani, Abid & Zou 2019, "Interpretation of Neural Networks Is Fragile", algorithm 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> model = lambda x: jnp.stack([jnp.sum(jnp.sin(x)), jnp.prod(x)])
+        >>> x = jnp.array([0.5, 0.4, 0.6])
+        >>> result = xattr.attacks.attack_attributions(model, x, jax.random.key(0), k=1)
+        >>> bool(result.found), int(result.label), bool(result.objective > result.initial)
+        (True, 0, True)
     """
     compilation.check_callable(model, "model")
     compilation.check_callable(model if surrogate is None else surrogate, "surrogate")
@@ -155,7 +210,7 @@ def attack_kernel(
     model: Model,
     x: jax.Array,
     key: PRNGKey,
-    args: tuple[Any, ...],
+    args: Args,
     sizes: tuple[Any, ...],
     *,
     surrogate: Model | None,
@@ -190,7 +245,7 @@ def attack_kernel(
             objective=jnp.where(better, value, best.objective),
             found=best.found | better,
         )
-        # By comparison, not by jnp.sign: a slope that is not a number is no direction.
+        # By comparison, since jnp.sign of NaN is NaN: such an element does not move.
         sign = (slope > 0).astype(wide.dtype) - (slope < 0).astype(wide.dtype)
         return jnp.clip(wide + jnp.asarray(step_size, wide.dtype) * sign, lower, upper), best
 
@@ -198,14 +253,13 @@ def attack_kernel(
     share = jax.random.uniform(key, x.shape, lower.dtype)
     start = jnp.clip(lower + share * (upper - lower), lower, upper)
     initial = objective_of(original)
-    # Nothing found yet; of the label, for the mesh axes over which it varies.
+    # `found` is False, written so that it varies over the mesh axes that the label varies over.
     best = AttackResult(x, initial, initial, label, label != label)
-    found: AttackResult = lax.fori_loop(0, iterations, step, (start, best))[1]
-    return found
+    return lax.fori_loop(0, iterations, step, (start, best))[1]
 
 
-def _shares(method: Any, model: Model, x: jax.Array, args: tuple[Any, ...]) -> jax.Array:
-    """Return |A| by pixel, as shares of its sum, in float32 at least; args[0] is the label."""
+def _shares(method: Method, model: Model, x: jax.Array, args: Args) -> jax.Array:
+    """Return |A| by pixel, divided by its sum, in float32 at least; args[0] is the label."""
     maps = method(targets.logit(model), x, args=args)
     if jnp.shape(maps) != x.shape:
         raise ValueError(f"`method` must return a map like x, but returned {jnp.shape(maps)}")
@@ -215,26 +269,26 @@ def _shares(method: Any, model: Model, x: jax.Array, args: tuple[Any, ...]) -> j
 
 
 def _top_k(original: jax.Array, k: int) -> Callable[[jax.Array], jax.Array]:
-    """Return D = − the share of the k pixels that lead in the original map."""
+    """Return D, minus the share of the k pixels that lead in the original map."""
     _, leading = lax.top_k(original.reshape(-1), k)
     return lambda shares: -shares.reshape(-1)[leading].sum()
 
 
 def _mass_center(original: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """Return D = the distance of the centre of mass from that of the original map."""
+    """Return D, the distance of the centre of mass from that of the original map."""
 
     def distance(shares: jax.Array) -> jax.Array:
         moved = shares - original
         iota = [lax.broadcasted_iota(moved.dtype, moved.shape, a) for a in range(moved.ndim)]
         square = (jnp.stack([(moved * position).sum() for position in iota]) ** 2).sum()
-        # Two choices, for a slope of 0 and not NaN where nothing has moved.
+        # `where` twice: the slope of a root is infinite at 0, and 0 times that would be NaN.
         return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
     return distance
 
 
 def _image(x: Any, epsilon: Any, low: Any, high: Any) -> jax.Array:
-    """Return x as one array; raise unless it lies in the range, where that can be looked at."""
+    """Return x as one array; raise if it is not in [low, high], unless the values are traced."""
     if not jax.tree_util.all_leaves([x]) or not np.ndim(x):
         raise ValueError("`x` must be one array, of one axis or more: attack one leaf at a time")
     trees.check_not_negative(epsilon, "epsilon")
@@ -242,7 +296,7 @@ def _image(x: Any, epsilon: Any, low: Any, high: Any) -> jax.Array:
     if not trees.is_traced(image, low, high):
         known, least, greatest = (np.asarray(v).astype(image.dtype) for v in (image, low, high))
         for name, limit in (("low", least), ("high", greatest)):
-            # Aligned at the last axis, each of the length of x's or 1.
+            # Broadcast by hand: jnp.broadcast_to would name no argument in its error.
             own, of_x = limit.shape[::-1], known.shape[::-1]
             if limit.ndim > known.ndim or any(
                 n not in (1, m) for n, m in zip(own, of_x, strict=False)
@@ -256,7 +310,7 @@ def _image(x: Any, epsilon: Any, low: Any, high: Any) -> jax.Array:
 
 
 def _ball(x: jax.Array, epsilon: Any, low: Any, high: Any) -> tuple[jax.Array, jax.Array]:
-    """Return the least and the greatest x' with |x' − x| ≤ epsilon in [low, high], as computed."""
+    """Return the least and the greatest x' in [low, high] with |x' − x| ≤ epsilon, rounded."""
     center: jax.Array = trees.widen(x)
     size, *limits = (jnp.asarray(value, center.dtype) for value in (epsilon, low, high))
     least, greatest = (jnp.broadcast_to(limit, x.shape) for limit in limits)
@@ -265,7 +319,7 @@ def _ball(x: jax.Array, epsilon: Any, low: Any, high: Any) -> tuple[jax.Array, j
         near = edge.astype(x.dtype)
         wide: jax.Array = trees.widen(near)
         beyond = (jnp.abs(wide - center) > size) | (wide < least) | (wide > greatest)
-        nearer = jnp.nextafter(*lax.stop_gradient((near, x)))  # it has no derivative
+        nearer = jnp.nextafter(*lax.stop_gradient((near, x)))  # JAX cannot differentiate it
         return near + jnp.where(beyond, nearer - lax.stop_gradient(near), 0)
 
     lower = jnp.minimum(jnp.maximum(center - size, least), center)

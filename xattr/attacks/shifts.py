@@ -1,4 +1,4 @@
-"""Shifts of the data that the first layer's bias undoes: the prediction stays, maps may not."""
+"""Shifts of the data that the bias of the first layer undoes: the prediction does not change."""
 
 import functools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jax import lax
 
 from xattr._core import trees
 from xattr._gradients.gradient import gradient
-from xattr.types import Array, ArrayTree, Function
+from xattr.types import Args, Array, ArrayTree, Function
 
 
 def mean_shift(
@@ -22,25 +22,41 @@ def mean_shift(
     strides: int | Sequence[int] = 1,
     padding: Literal["VALID", "SAME"] | Sequence[tuple[int, int]] | None = None,
 ) -> ArrayTree:
-    """Return the parameters of the same network for data shifted by m.
+    """Return the parameters of the same network for data that are shifted by m.
 
     b₂ = b₁ − Wᵀm in the first layer, so that f₂(x + m) = f₁(x) for every x, up to rounding.
 
-    Shapes: `layer` is the path of keys, joined by "/", to the `kernel` and `bias` of the layer that
-    sees the data, channels last. Dense: kernel (in, out); m of any shape with `in` elements, as x
-    is flattened row by row, or a number. Convolution: kernel (*window, in, out), undilated; m of
-    the shape of one x, or constant: a number or (in,); `strides` and `padding` are the layer's, the
-    latter to be given: flax's own default is "SAME". The bias is (out,) where m adds the same at
-    every position, as a constant m does with "VALID", or untied, like the output. The result is
-    `params` with another bias, all else the same objects. Raises `ValueError` for an unknown layer,
-    one without bias, an m that does not fit, and a bias that cannot undo it exactly; inside a trace
-    one of shape (out,) needs a number or m (in,).
-    Source: Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §2.
+    A dense layer has a kernel (in, out), a convolution (*window, in, out), channels last and
+    without dilation. The bias is (out,) where m adds the same at every position, as a constant m
+    does with padding "VALID"; else it is untied, of the shape of the output.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> params = {"Dense_0": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.zeros(1)}}
-    >>> xattr.attacks.mean_shift(params, -1.0, layer="Dense_0")["Dense_0"]["bias"]
-    Array([3.], dtype=float32)
+    Args:
+        params: the parameters, a pytree.
+        m: the shift, in units of the data. Dense: a number, or any shape with `in` elements, in the
+            order of x flattened row by row. Convolution: a number, shape (in,), or the shape of one
+            x.
+        layer: the keys, joined by "/", to the `kernel` and `bias` of the layer that takes the data.
+        strides: the layer's strides, for a convolution.
+        padding: the layer's padding, for a convolution: "VALID", "SAME" (the default of flax) or a
+            pair of numbers for each axis of the window. It has no default.
+
+    Returns:
+        A pytree like `params` with another bias; all other leaves are the same objects.
+
+    Raises:
+        ValueError: for an unknown layer or one without bias, an m that does not fit, and a bias
+            that cannot undo the shift exactly. Inside a trace a bias (out,) needs a number or m
+            (in,).
+        TypeError: if m is not numbers.
+
+    Source:
+        Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §2.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> params = {"Dense_0": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.zeros(1)}}
+        >>> xattr.attacks.mean_shift(params, -1.0, layer="Dense_0")["Dense_0"]["bias"]
+        Array([3.], dtype=float32)
     """
     name, kernel, bias = _layer(params, layer)
     if kernel.ndim < 2:
@@ -79,7 +95,7 @@ def _layer(params: ArrayTree, layer: str) -> tuple[str, jax.Array, jax.Array]:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """Name a leaf by its keys; a variable of flax nnx goes by its own name."""
+    """Name a leaf by its keys; a variable of flax nnx has the name of the variable itself."""
     return str(jax.tree_util.keystr(path, simple=True, separator="/")).removesuffix("/value")
 
 
@@ -92,7 +108,7 @@ _NOT_EXACT = (
 def _response(
     kernel: jax.Array, m: Array, bias: tuple[int, ...], strides: Any, padding: Any
 ) -> jax.Array:
-    """Return what the shift adds to the output: per channel, or in full for an untied bias."""
+    """Return what the shift adds to the output: per channel, or per position for an untied bias."""
     *window, channels, out = kernel.shape
     constant = m.ndim <= 1
     shape = (*window, channels) if constant else m.shape  # one window stands for all
@@ -155,23 +171,38 @@ def targeted_shift(
     target: ArrayTree,
     *,
     limit: float | None = 0.3,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
 ) -> ArrayTree:
-    """Return the shift of the data after which gradient × input of x is the map you want.
+    """Return the shift of the data after which gradient × input of x is a map of your choice.
 
-    m = clip(ŝ / ∇f(x) − x, −limit, limit), with ŝ the target; 0 where ∂ᵢf = 0. Without a limit
-    gradient × input of the network for shifted data (`xattr.attacks.mean_shift`) is ŝ at x + m
-    wherever ∂ᵢf ≠ 0; with one it is where nothing was clipped.
+    m = clip(ŝ / ∇f(x) − x, −limit, limit), with ŝ the target; m = 0 where ∂ᵢf = 0.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; `target` is a pytree like x, in units of
-    f, and so is the result, in units of x. `limit` None is none; m is 0, too, where it would then
-    be too large for its dtype. Raises `ValueError` for a target unlike x and a negative limit.
-    Source: Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §4, fig. 5.
+    Shift the network by `xattr.attacks.mean_shift`. Its gradient × input at x + m is then ŝ
+    wherever ∂ᵢf ≠ 0 and nothing was clipped.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: 2 * x[0] - x[1]
-    >>> xattr.attacks.targeted_shift(f, jnp.ones(3), jnp.full(3, 2.5), limit=1.0)
-    Array([ 0.25, -1.  ,  0.  ], dtype=float32)
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        target: ŝ, a pytree like x, in units of f.
+        limit: the largest |m|, in units of x, 0 or more; no limit if None. Then m is 0 where it
+            would be too large for its dtype.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+
+    Returns:
+        m, a pytree like x, in units of x.
+
+    Raises:
+        ValueError: if `target` is not like x, or limit < 0.
+        TypeError: if a leaf of x or of `target` is not floating, or `args` is not a tuple.
+
+    Source:
+        Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §4, fig. 5.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f = lambda x: 2 * x[0] - x[1]
+        >>> xattr.attacks.targeted_shift(f, jnp.ones(3), jnp.full(3, 2.5), limit=1.0)
+        Array([ 0.25, -1.  ,  0.  ], dtype=float32)
     """
     x = trees.floating(x, "x")
     target = trees.like(target, x, "target")
@@ -189,5 +220,6 @@ def _shift(limit: Any, x: jax.Array, target: jax.Array, slope: jax.Array) -> jax
     inside = (slope != 0) & (jnp.abs(raw) <= bound) & jnp.isfinite(raw)
     clipped = jnp.clip(raw, -bound, bound)
     outside = jnp.where((slope == 0) | jnp.isinf(clipped), 0, clipped)
-    # Divided once more, by 1 where clipped: the derivative there is 0, not 0 · ∞.
+    # `raw` has no derivative; the quotient is taken anew with 1 for the slope where clipped, so
+    # that the derivative there is 0, not 0 · ∞.
     return jnp.where(inside, target / jnp.where(inside, slope, 1) - x, outside)
