@@ -26,7 +26,8 @@ ROOMS = [
 """Rooms, from the lowest up: a file imports from its own room and from those below."""
 
 FLOORS = [
-    {"_core.deprecated", "_core.trees"},
+    {"_core.caller", "_core.trees"},
+    {"_core.deprecated"},
     {"_core.chunks", "_core.compilation"},
     {"_core.completeness"},
     {"_program.versions"},

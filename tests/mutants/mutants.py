@@ -1466,9 +1466,9 @@ WARNINGS = (
     ),
     mutant(
         "gap-told-of-the-library",
-        "_core/completeness",
-        "return 1 + sum(1 for _ in inside)",
-        "return 2",
+        "_core/caller",
+        "stacklevel=2 + sum(1 for _ in inside)",
+        "stacklevel=3",
         "the warning names a line of the library instead of the caller's",
         TOLD,
     ),

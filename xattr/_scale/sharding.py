@@ -122,7 +122,7 @@ def _plan(mesh: Mesh, batch_axis: str, node_axis: str) -> Plan:
             'make one with jax.make_mesh((4, 2), ("batch", "node"))'
         )
     if node_axis == NODE_AXIS and {NODE_AXIS, "step"} & {*mesh.axis_names} == {"step"}:
-        deprecated.warn('the axis "step" of a mesh is now called "node"', stacklevel=5)
+        deprecated.warn('the axis "step" of a mesh is now called "node"')
         node_axis = "step"
     if batch_axis == node_axis:
         raise ValueError("`batch_axis` and `node_axis` must be two axes of the mesh, not one")
