@@ -122,8 +122,8 @@ PATH_METHODS = (
     mutant(
         "ig-ends-swapped",
         "_integrate/straight_line",
-        "        baseline,\n        x,\n        quadrature=quadrature,",
-        "        x,\n        baseline,\n        quadrature=quadrature,",
+        "f, baseline, x, quadrature, args=args, chunk_size=chunk_size, progress=progress",
+        "f, x, baseline, quadrature, args=args, chunk_size=chunk_size, progress=progress",
         "input and baseline are swapped",
         f"{KNOWN}::test_straight_product",
     ),

@@ -1,4 +1,4 @@
-"""Compiled programs of f: its arrays become jit arguments; the rest is static and weakly referenced.
+"""Compiled programs of f: its arrays become jit arguments; all else is static, weakly referenced.
 
 `jax.jit` keys its cache on `f` itself. It would recompile for every new
 `functools.partial(model, params)`, and it would keep alive the parameters of every closure that was
@@ -346,7 +346,7 @@ def value_of(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
 
 
 def staged(f: Function) -> Function:
-    """Return the checked f under jit, so that all programs that contain it share one trace of it."""
+    """Return the checked f under jit: all programs that contain it share one trace of it."""
     return lambda x, *args: value_of(f, x, args)
 
 
