@@ -53,6 +53,8 @@ FLOORS = [
     {"_backward.patterns.fit"},
     {"_backward.patterns.methods"},
     {"_backward.report"},
+    {"_layers.hidden"},
+    {"_layers.cam"},
     {"_scale.sharding"},
     {"_scale.dataset"},
     {"attacks.shifts"},
