@@ -260,7 +260,7 @@ PATH_METHODS = (
     ),
     mutant(
         "adaptive-trusts-the-gap",
-        "_integrate/adaptive",
+        "_integrate/interval",
         "jnp.maximum(gap, high * decay**2)",
         "gap",
         "errors of features that cancel in the sum are not seen",
@@ -268,7 +268,7 @@ PATH_METHODS = (
     ),
     mutant(
         "adaptive-halves-the-error",
-        "_integrate/adaptive",
+        "_integrate/interval",
         "jnp.maximum(gap, high * decay**2)",
         "jnp.maximum(gap, high * decay**2) / 2",
         "the estimate is half the error: it stops early",
@@ -280,8 +280,8 @@ PATH_METHODS = (
     mutant(
         "adaptive-counts-what-is-cut",
         "_integrate/adaptive",
-        "add = functools.partial(_add_where, (now.expected >= 0) & ~rejected)",
-        "add = functools.partial(_add_where, now.expected >= 0)",
+        "add = functools.partial(_add_where, (examined.expected >= 0) & ~rejected)",
+        "add = functools.partial(_add_where, examined.expected >= 0)",
         "an interval that is cut in two is counted beside its parts",
         "integrate/test_adaptive.py::test_closed_forms",
     ),
@@ -303,7 +303,7 @@ PATH_METHODS = (
     ),
     mutant(
         "exact-clip-bends-once",
-        "_integrate/exact",
+        "_integrate/sides",
         "    yield _pair(a, low)\n    yield _pair(a, high)\n",
         "    yield _pair(a, low)\n",
         "the upper bend of a clip is not seen",

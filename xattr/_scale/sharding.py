@@ -328,7 +328,7 @@ def _names(plan: Plan) -> set[str]:
 
 
 def _laid_out(tree: ArrayTree, specs: Any, plan: Plan) -> ArrayTree:
-    """Reshard arrays over the explicit axes of the plan; JAX reshards over automatic axes itself."""
+    """Reshard arrays over the explicit axes of the plan; JAX does so for automatic axes itself."""
     kinds = dict(zip(plan.mesh.axis_names, plan.mesh.axis_types, strict=True))
     explicit = {name for name in _names(plan) if kinds[name] is AxisType.Explicit}
     if not explicit:
