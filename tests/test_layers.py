@@ -13,15 +13,14 @@ from jax.nn import relu
 import xattr
 from paper_repro.networks.efficientnet import EfficientNetLite0
 from tests import table
-from xattr import _layers
 from xattr._backward import guided
 from xattr.testing import count_compilations
 
 ATTRIBUTIONS = {
-    "gradient": _layers.layer_gradient,
-    "integrated_gradients": _layers.layer_integrated_gradients,
-    "conductance": _layers.conductance,
-    "influence": _layers.internal_influence,
+    "gradient": xattr.layer_gradient,
+    "integrated_gradients": xattr.layer_integrated_gradients,
+    "conductance": xattr.conductance,
+    "influence": xattr.internal_influence,
 }
 
 
@@ -93,9 +92,9 @@ def _oracle(n=4000):
 def test_what_bypasses_the_layer_varies_along_the_path(x64):
     conductance, influence = _oracle()
     x, start = jnp.asarray(X), jnp.asarray(START)
-    found = _layers.conductance(bypassed, x, start, layer="hidden", chunk_size=7)
+    found = xattr.conductance(bypassed, x, start, layer="hidden", chunk_size=7)
     np.testing.assert_allclose(found, conductance, atol=1e-7)
-    found = _layers.internal_influence(bypassed, x, start, layer="hidden", chunk_size=7)
+    found = xattr.internal_influence(bypassed, x, start, layer="hidden", chunk_size=7)
     np.testing.assert_allclose(found, influence, atol=1e-7)
 
 
@@ -103,9 +102,9 @@ def test_layer_integrated_gradients_hold_what_bypasses_the_layer_at_x(x64):
     x, start = jnp.asarray(X), jnp.asarray(START)
     end, begin = np.tanh(WEIGHTS @ X), np.tanh(WEIGHTS @ START)
     expected = (end[0] - begin[0]) * X[1], (end[1] ** 2 - begin[1] ** 2) * X[0]
-    found = _layers.layer_integrated_gradients(bypassed, x, start, layer="hidden")
+    found = xattr.layer_integrated_gradients(bypassed, x, start, layer="hidden")
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    to_layer, from_layer = _layers.at_layer(bypassed, "hidden")
+    to_layer, from_layer = xattr.at_layer(bypassed, "hidden")
     change = bypassed(x) - from_layer(to_layer(start), x)
     np.testing.assert_allclose(found.sum(), change, atol=1e-12)
 
@@ -113,14 +112,14 @@ def test_layer_integrated_gradients_hold_what_bypasses_the_layer_at_x(x64):
 def test_conductance_is_complete_where_nothing_bypasses_the_layer():
     (f, _, args), x = table.flax_models()["linen"], table.inputs()
     start = x * 0.5
-    found = _layers.conductance(f, x, start, layer="Dense_1", args=args)  # the first, of 5 units
+    found = xattr.conductance(f, x, start, layer="Dense_1", args=args)  # the first, of 5 units
     assert found.shape == (5,)
     np.testing.assert_allclose(found.sum(), f(x, *args) - f(start, *args), atol=2e-6)
 
 
 def test_every_method_of_the_library_takes_the_rest_of_the_network():
     x = jnp.asarray(X, jnp.float32)
-    to_layer, from_layer = _layers.at_layer(bypassed, "hidden")
+    to_layer, from_layer = xattr.at_layer(bypassed, "hidden")
     h = to_layer(x)
     np.testing.assert_allclose(h, np.tanh(WEIGHTS @ X), rtol=1e-6)
     np.testing.assert_allclose(from_layer(h, x), bypassed(x), rtol=1e-6)
@@ -128,7 +127,7 @@ def test_every_method_of_the_library_takes_the_rest_of_the_network():
     found = xattr.integrated_gradients(from_layer, h, args=(x,))
     zero_h = jnp.zeros(2)  # h of x = 0
     np.testing.assert_allclose(from_layer(zero_h, x), 0)
-    expected = _layers.layer_integrated_gradients(bypassed, x, layer="hidden")
+    expected = xattr.layer_integrated_gradients(bypassed, x, layer="hidden")
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -235,9 +234,9 @@ def test_grad_cam_against_loops(f, x64):
     assert (expected > 0).sum() > 3
     assert (expected == 0).any()
     options = {"layer": "features", "args": (jax.tree.map(jnp.asarray, kernels),)}
-    found = _layers.grad_cam(f, jnp.asarray(x), upsample=False, **options)
+    found = xattr.grad_cam(f, jnp.asarray(x), upsample=False, **options)
     np.testing.assert_allclose(found, expected, atol=1e-9)
-    found = _layers.grad_cam(f, jnp.asarray(x), **options)
+    found = xattr.grad_cam(f, jnp.asarray(x), **options)
     np.testing.assert_allclose(found, _slow_upsample(expected, 8), atol=1e-9)
 
 
@@ -250,9 +249,9 @@ def test_grad_cam_and_its_guided_form_of_one_layer_by_hand():
 
     x = jnp.array([[[4.0, 1.0], [-3.0, 0.0]], [[2.0, 8.0], [8.0, -4.0]]])[None]
     cam = np.array([[0.5, 0.0], [0.0, 2.0]])
-    np.testing.assert_allclose(_layers.grad_cam(f, x, layer="h"), cam)
+    np.testing.assert_allclose(xattr.grad_cam(f, x, layer="h"), cam)
     expected = np.stack([cam / 4 * np.asarray(x[0, ..., 0] > 0), np.zeros((2, 2))], -1)[None]
-    np.testing.assert_allclose(_layers.guided_grad_cam(f, x, layer="h"), expected)
+    np.testing.assert_allclose(xattr.guided_grad_cam(f, x, layer="h"), expected)
 
 
 @pytest.mark.parametrize("shape", [(9,), (4, 6), (3, 4, 5), (2, 3, 2, 3)])
@@ -271,13 +270,13 @@ def test_grad_cam_of_any_number_of_spatial_axes(shape, x64):
 
     for image in (x, x[None]):
         options = {"layer": "h", "spatial_axes": len(shape)}
-        found = _layers.grad_cam(f, jnp.asarray(image), **options, relu=False)
+        found = xattr.grad_cam(f, jnp.asarray(image), **options, relu=False)
         np.testing.assert_allclose(found, cam, atol=1e-12)
-        found = _layers.grad_cam(f, jnp.asarray(image), **options)
+        found = xattr.grad_cam(f, jnp.asarray(image), **options)
         np.testing.assert_allclose(found, np.maximum(cam, 0), atol=1e-12)
     options["on_uncovered"] = "gradient"
     signal = jax.grad(f)(jnp.asarray(x))
-    found = _layers.guided_grad_cam(f, jnp.asarray(x), **options)
+    found = xattr.guided_grad_cam(f, jnp.asarray(x), **options)
     np.testing.assert_allclose(found, np.maximum(cam, 0)[..., None] * signal, atol=1e-12)
 
 
@@ -285,9 +284,9 @@ def test_guided_grad_cam_is_the_product():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 2)), jnp.float32)
     kernels = tuple(jnp.asarray(k, jnp.float32) for k in _kernels())
     options = {"args": (kernels,), "on_uncovered": "gradient"}
-    cam = _layers.grad_cam(plain_cnn, x, layer="features", args=(kernels,))
+    cam = xattr.grad_cam(plain_cnn, x, layer="features", args=(kernels,))
     signal = guided.guided_backprop(plain_cnn, x, **options)
-    found = _layers.guided_grad_cam(plain_cnn, x, layer="features", **options)
+    found = xattr.guided_grad_cam(plain_cnn, x, layer="features", **options)
     np.testing.assert_allclose(found, cam[..., None] * signal, rtol=1e-6)
     assert np.abs(found).max() > 0
 
@@ -319,7 +318,7 @@ def residual(x):
 )
 def test_residual_blocks(layer, expected):
     x = jnp.array([0.3, -1.0])
-    to_layer, from_layer = _layers.at_layer(residual, layer)
+    to_layer, from_layer = xattr.at_layer(residual, layer)
     if expected is None:
         with pytest.raises(ValueError, match=r"2 values.*longer.*'block_0/inner'"):
             to_layer(x)
@@ -329,12 +328,12 @@ def test_residual_blocks(layer, expected):
     np.testing.assert_allclose(from_layer(h, x), residual(x), rtol=1e-6)
     first = h if layer == "block_0" else x + h
     slope = 1 + 2 * np.cos(first)  # through the bypass and through the second block
-    np.testing.assert_allclose(_layers.layer_gradient(residual, x, layer=layer), slope, rtol=1e-6)
+    np.testing.assert_allclose(xattr.layer_gradient(residual, x, layer=layer), slope, rtol=1e-6)
 
 
 def test_a_name_comes_before_a_scope_and_can_be_told_by_its_scope():
     x = jnp.array([0.3, -1.0])
-    np.testing.assert_allclose(_layers.layer_gradient(residual, x, layer="block_1"), 1)
+    np.testing.assert_allclose(xattr.layer_gradient(residual, x, layer="block_1"), 1)
 
     def twice(x):
         for name in "ab":
@@ -342,10 +341,10 @@ def test_a_name_comes_before_a_scope_and_can_be_told_by_its_scope():
                 x = checkpoint_name(jnp.sin(x), "h")
         return x.sum()
 
-    to_layer, _ = _layers.at_layer(twice, "a/h")
+    to_layer, _ = xattr.at_layer(twice, "a/h")
     np.testing.assert_allclose(to_layer(x), jnp.sin(x), rtol=1e-6)
     with pytest.raises(ValueError, match=r"2 values.*such as 'a/h'"):
-        _layers.layer_gradient(twice, x, layer="h")
+        xattr.layer_gradient(twice, x, layer="h")
 
 
 def test_a_shared_module_is_ambiguous():
@@ -358,7 +357,7 @@ def test_a_shared_module_is_ambiguous():
     variables = Shared().init(jax.random.key(0), jnp.ones(3))
     f = lambda x: Shared().apply(variables, x)
     with pytest.raises(ValueError, match=r"'shared' is 2 values.*; name one of them.*checkpoint_n"):
-        _layers.layer_gradient(f, jnp.ones(3), layer="shared")
+        xattr.layer_gradient(f, jnp.ones(3), layer="shared")
 
 
 @pytest.mark.parametrize("wrap", [jax.checkpoint, jax.jit, lambda f: lambda x: jax.vmap(f)(x)])
@@ -376,8 +375,8 @@ def test_layers_inside_checkpoint_jit_and_vmap(wrap, layer):
     x = jnp.array([0.5, -0.3])
     y = np.sin(x) * 3
     slope = np.exp(x * y) * (x if layer == "outer/inner" else 1)
-    np.testing.assert_allclose(_layers.layer_gradient(f, x, layer=layer), slope, rtol=1e-6)
-    to_layer, from_layer = _layers.at_layer(f, layer)
+    np.testing.assert_allclose(xattr.layer_gradient(f, x, layer=layer), slope, rtol=1e-6)
+    to_layer, from_layer = xattr.at_layer(f, layer)
     np.testing.assert_allclose(from_layer(to_layer(x), x), f(x), rtol=1e-6)
 
 
@@ -389,12 +388,12 @@ def test_a_rematerialized_module_of_linen():
 
     variables = Net().init(jax.random.key(0), jnp.ones(3))
     f, x = lambda x: Net().apply(variables, x), table.inputs()
-    to_layer, _ = _layers.at_layer(f, "block")
+    to_layer, _ = xattr.at_layer(f, "block")
     h = table.LinenMLP().apply({"params": variables["params"]["block"]}, x)
     np.testing.assert_allclose(to_layer(x), h, rtol=1e-6)
-    found = _layers.layer_gradient(f, x, layer="block")
+    found = xattr.layer_gradient(f, x, layer="block")
     np.testing.assert_allclose(found, -jnp.sin(h), rtol=1e-6)
-    assert _layers.layer_gradient(f, x, layer="block/Dense_1").shape == (5,)
+    assert xattr.layer_gradient(f, x, layer="block/Dense_1").shape == (5,)
 
 
 def test_a_derivative_of_its_own_stays():
@@ -404,7 +403,7 @@ def test_a_derivative_of_its_own_stays():
 
     straight_through.defvjp(lambda h: (straight_through(h), None), lambda _, g: (7 * g,))
     f = lambda x: straight_through(checkpoint_name(jnp.sin(x), "h")).sum()
-    np.testing.assert_allclose(_layers.layer_gradient(f, jnp.array([1.0, -1.0]), layer="h"), 7)
+    np.testing.assert_allclose(xattr.layer_gradient(f, jnp.array([1.0, -1.0]), layer="h"), 7)
 
 
 def test_what_is_not_needed_is_not_run():
@@ -418,7 +417,7 @@ def test_what_is_not_needed_is_not_run():
         h = checkpoint_name(jnp.sin(before), "h")
         return noted(h, "after").sum() + aside.sum()
 
-    to_layer, from_layer = _layers.at_layer(f, "h")
+    to_layer, from_layer = xattr.at_layer(f, "h")
     x = np.ones(2, np.float32)
     to_layer(x).block_until_ready()
     assert calls == ["before"]
@@ -432,16 +431,16 @@ def test_layers_of_efficientnet():
     random = np.random.default_rng(0)
     variables = jax.tree.map(lambda a: jnp.asarray(random.random(a.shape) / 10, a.dtype), form)
     f = lambda x, v: model.apply(v, x)[3]
-    to_layer, from_layer = _layers.at_layer(f, "block_10")
+    to_layer, from_layer = xattr.at_layer(f, "block_10")
     there = lambda x, v: (h := to_layer(x, v), from_layer(h, x, v), f(x, v))
     h, score, expected = jax.jit(there)(x, variables)
     assert h.shape == (2, 2, 112)
     np.testing.assert_allclose(score, expected, rtol=1e-5)
-    assert jax.eval_shape(_layers.at_layer(f, "block_3/project")[0], x, variables).shape[2] == 40
+    assert jax.eval_shape(xattr.at_layer(f, "block_3/project")[0], x, variables).shape[2] == 40
     with pytest.raises(ValueError, match=r"16 values.*'EfficientNetLite0/block_0/project'"):
-        jax.eval_shape(_layers.at_layer(f, "project")[0], x, variables)
+        jax.eval_shape(xattr.at_layer(f, "project")[0], x, variables)
     with pytest.raises(ValueError, match=r"no layer 'Dense_0'.*stem.*block_2.* and \d+ more"):
-        jax.eval_shape(_layers.at_layer(f, "Dense_0")[0], x, variables)
+        jax.eval_shape(xattr.at_layer(f, "Dense_0")[0], x, variables)
 
 
 # Transformations --------------------------------------------------------------------------------
@@ -482,7 +481,7 @@ def test_a_second_call_of_the_maps_compiles_nothing():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 2)), jnp.float32)
     kernels = tuple(jnp.asarray(k, jnp.float32) for k in _kernels())
     f = lambda kernels, x: plain_cnn(x, kernels)
-    attribute = lambda x, kernels: _layers.guided_grad_cam(
+    attribute = lambda x, kernels: xattr.guided_grad_cam(
         functools.partial(f, kernels), x, layer="features", on_uncovered="gradient"
     )
     first = attribute(x, kernels)
@@ -590,27 +589,27 @@ def _two_results(x):
 )
 def test_what_is_no_layer(f, message):
     with pytest.raises(ValueError, match=message):
-        _layers.layer_gradient(f, jnp.array([0.5, 1.0]), layer="body")
+        xattr.layer_gradient(f, jnp.array([0.5, 1.0]), layer="body")
 
 
 def test_a_scope_around_a_loop_is_a_layer():
     f = lambda x: jnp.exp(jax.named_scope("around")(_scan)(x))
     x = jnp.array([0.5, 1.0])
-    found = _layers.layer_gradient(f, x, layer="around")
+    found = xattr.layer_gradient(f, x, layer="around")
     np.testing.assert_allclose(found, np.exp(np.sin(np.sin(x)).sum()), rtol=1e-6)
 
 
 def test_arguments():
     x = jnp.array([3.0, 1.0])
     with pytest.raises(TypeError, match="`layer` must be the name of a layer, not 3"):
-        _layers.at_layer(gated, 3)
+        xattr.at_layer(gated, 3)
     with pytest.raises(TypeError, match="not ''"):
-        _layers.conductance(gated, x, layer="")
+        xattr.conductance(gated, x, layer="")
     with pytest.raises(ValueError, match=r"`h` must have the shape .*\(2,\), but has shape \(3,\)"):
-        _layers.at_layer(gated, "hidden")[1](jnp.ones(3), x)
+        xattr.at_layer(gated, "hidden")[1](jnp.ones(3), x)
     with pytest.raises(ValueError, match=r"layer of shape \(H, W, C\).*has shape \(\) before"):
-        _layers.grad_cam(gated, x, layer="hidden", upsample=False)
+        xattr.grad_cam(gated, x, layer="hidden", upsample=False)
     with pytest.raises(ValueError, match=r"one image.*has shape \(2,\)"):
-        _layers.grad_cam(gated, x, layer="hidden")
+        xattr.grad_cam(gated, x, layer="hidden")
     with pytest.raises(ValueError, match=r"not finite.*NaN"):
-        _layers.conductance(bypassed, x.at[0].set(jnp.nan), layer="hidden")
+        xattr.conductance(bypassed, x.at[0].set(jnp.nan), layer="hidden")

@@ -26,7 +26,8 @@ ROOMS = [
 """Rooms, from the lowest up: a file imports from its own room and from those below."""
 
 FLOORS = [
-    {"_core.deprecated", "_core.trees"},
+    {"_core.caller", "_core.trees"},
+    {"_core.deprecated"},
     {"_core.chunks", "_core.compilation"},
     {"_core.completeness", "_core.sampling"},
     {"_program.versions"},
@@ -44,7 +45,8 @@ FLOORS = [
     {"_recognise.backward"},
     {"_recognise.composite"},
     {"_integrate.kernel"},
-    {"_integrate.adaptive", "_integrate.exact", "_integrate.expected", "_integrate.straight_line"},
+    {"_integrate.expected", "_integrate.interval", "_integrate.sides", "_integrate.straight_line"},
+    {"_integrate.adaptive", "_integrate.exact"},
     {"_gradients.gradient"},
     {"_gradients.competitive", "_gradients.noise"},
     {"_backward.rewrite"},
@@ -54,6 +56,8 @@ FLOORS = [
     {"_backward.patterns.fit"},
     {"_backward.patterns.methods"},
     {"_backward.report"},
+    {"_layers.hidden"},
+    {"_layers.cam"},
     {"_scale.sharding"},
     {"_scale.dataset"},
     {"attacks.shifts"},

@@ -41,11 +41,10 @@ from xattr._integrate.exact import exact_quadrature
 from xattr._integrate.expected import expected_gradients
 from xattr._integrate.kernel import integrate, path_integral, sample
 from xattr._integrate.straight_line import aumann_shapley, integrated_gradients
-from xattr._layers import (
+from xattr._layers.cam import grad_cam, guided_grad_cam
+from xattr._layers.hidden import (
     at_layer,
     conductance,
-    grad_cam,
-    guided_grad_cam,
     internal_influence,
     layer_gradient,
     layer_integrated_gradients,

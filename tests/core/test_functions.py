@@ -1,4 +1,4 @@
-"""What is compiled for a callable: arrays dynamic, all else static, nothing stale or kept alive."""
+"""What is compiled for a callable: arrays are arguments; nothing is stale or kept alive."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 import xattr
 from tests import table
@@ -94,6 +95,125 @@ def test_a_module_sees_its_new_weights():
     before = xattr.gradient(f, X, args=(1,))
     net.out.kernel[...] = 3 * net.out.kernel[...]
     table.close(xattr.gradient(f, X, args=(1,)), 3 * before, 1e-5)
+
+
+# Callables with named parts ---------------------------------------------------------------------
+
+
+def layered(x, scale=1.0):
+    return jnp.sum(checkpoint_name(scale * x, "hidden") ** 2)
+
+
+def other(x):
+    return jnp.sum(checkpoint_name(3 * x, "hidden") ** 2)
+
+
+def boxed(f, low=-1.0):
+    """f under LRP-z^B, whose rule holds arrays."""
+    box = xattr.rules.z_box(jnp.full(3, low), jnp.ones(3))
+    return xattr.with_rules(f, xattr.composites.every_layer(box))
+
+
+def test_callables_of_the_same_parts_are_equal():
+    for place in (0, 1):
+        part = lambda *parts, place=place: xattr.at_layer(*parts)[place]
+        first, again = part(layered, "hidden"), part(layered, "hidden")
+        assert first == again
+        assert hash(first) == hash(again)
+        assert first != part(layered, "another")
+        assert first != part(other, "hidden")
+        assert first != part(functools.partial(layered, scale=2.0), "hidden")
+    to_layer, from_layer = xattr.at_layer(layered, "hidden")
+    assert to_layer != from_layer
+    assert to_layer != (layered, "hidden")
+    bound, scale = functools.partial(layered, scale=X), jnp.array(X)
+    assert xattr.at_layer(bound, "hidden") == xattr.at_layer(bound, "hidden")
+    # Arrays are compared by identity: of a static f they are constants of the program.
+    assert xattr.at_layer(bound, "hidden") != xattr.at_layer(
+        functools.partial(layered, scale=scale), "hidden"
+    )
+
+
+def test_callables_with_arrays_in_their_options_have_a_hash():
+    composite = xattr.composites.every_layer(xattr.rules.z_box(-jnp.ones(3), jnp.ones(3)))
+    first, again = (xattr.with_rules(layered, composite) for _ in range(2))
+    assert first == again
+    assert hash(first) == hash(again)
+    assert first != boxed(layered)  # of other arrays
+    assert first != xattr.with_rules(other, composite)
+    assert len({first, again, boxed(layered)}) == 2
+
+
+def test_a_callers_jit_compiles_once_for_callables_of_the_same_parts():
+    def method(f, h, x):
+        return jax.grad(f)(h, x)
+
+    jitted = jax.jit(method, static_argnums=0)
+    with count_compilations() as counts:
+        for scale in (1.0, 2.0):
+            for _ in range(3):
+                _, from_layer = xattr.at_layer(layered, "hidden")
+                table.close(jitted(from_layer, scale * X, X), 2 * scale * X)
+    assert counts["method"] == 1
+    with count_compilations() as counts:
+        _, from_layer = xattr.at_layer(other, "hidden")
+        jitted(from_layer, X, X)
+    assert counts["method"] == 1
+
+
+def test_arrays_in_a_callable_with_named_parts_are_arguments():
+    with count_compilations() as counts:
+        for factor in (1.0, 2.0, 3.0):
+            f = functools.partial(layered, scale=factor * jnp.ones(3))
+            to_layer, from_layer = xattr.at_layer(f, "hidden")
+            h = to_layer(X)
+            table.close(h, factor * X)
+            table.close(xattr.gradient(from_layer, h, args=(X,)), 2 * h)
+    assert counts[KERNEL] == 1
+
+
+def test_a_callable_with_named_parts_shows_them():
+    to_layer, from_layer = xattr.at_layer(layered, "hidden")
+    for found, name in ((to_layer, "ToLayer"), (from_layer, "FromLayer")):
+        assert repr(found) == f"{name}(f={layered!r}, layer='hidden')"
+    assert repr(boxed(layered)).startswith(f"Ruled(f={layered!r}, composite=")
+
+
+@jax.tree_util.register_pytree_node_class
+class Normalizing:
+    """A module that replaces its mean when it is called, as batch normalization in training."""
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    def tree_flatten(self):
+        return (self.mean,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(*leaves)
+
+    def __call__(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x
+        return jnp.sum((x - self.mean) ** 2)
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        xattr.gradient,
+        xattr.integrated_gradients,
+        lambda f, x: jax.jit(lambda x: xattr.gradient(f, x))(x),
+        lambda f, x: jax.vmap(lambda x: xattr.gradient(f, x))(x[None]),
+    ],
+    ids=["eager", "path", "jit", "vmap"],
+)
+def test_a_state_that_changes_is_told_at_the_callers_line(attribute):
+    """f is traced by JAX: between the caller and the library lie frames of both."""
+    compilation._COMPILED.clear()
+    with pytest.warns(UserWarning, match="changes 1 of its own arrays") as caught:
+        attribute(Normalizing(jnp.zeros(3)), X)
+    assert {each.filename for each in caught} == {__file__}
 
 
 END = [jnp.ones(3)]

@@ -470,4 +470,4 @@ def test_errors():
     ids=["no option", "handed on", "dropped"],
 )
 def test_a_method_without_a_quadrature_is_refused_on_a_node_axis(method):
-    refused("`method` has no use for a `quadrature`", method=method)
+    refused("`method` does not use a `quadrature`", method=method)

@@ -1,19 +1,19 @@
-"""The compiled f: its arrays become jit arguments; all else is static and weakly referenced.
+"""Compiled programs of f: its arrays become jit arguments; all else is static, weakly referenced.
 
-`jax.jit(f)` keys its cache on `f` itself. It would compile every new `functools.partial(model,
-params)` again. With `f` as a static argument it would also keep the parameters of every closure
-alive. Here a callable is split in two: its arrays, which become arguments of the compiled program,
-and a skeleton, which refers to everything else, weakly where Python allows it.
+`jax.jit` keys its cache on `f` itself. It would recompile for every new
+`functools.partial(model, params)`, and it would keep alive the parameters of every closure that was
+ever a static argument. `split` therefore takes a callable apart. Its arrays become arguments of the
+compiled program. What is left, the skeleton, is the key of the cache; it holds functions and
+objects by weak references where Python allows them.
 
-As under `jax.jit`, what `f` reads from elsewhere (a global, an attribute, a module it closes over)
-is read when f is first traced. Pass what changes through `args`.
+As under `jax.jit`, what `f` reads from elsewhere (a global, an attribute, a module that it closes
+over) is read when `f` is first traced. Pass what changes through `args`.
 """
 
 import dataclasses
 import functools
 import sys
 import types
-import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xattr._core import trees
+from xattr._core import caller, trees
 from xattr.types import Args, ArrayTree, Function
 
 _MAX_PROGRAMS = 1024
-"""Programs kept at most: without weak references nothing would tell when to drop a program."""
+"""Programs kept. A program goes with its callable, unless that allows no weak reference."""
 
 _LEAF: Any = jax.tree.structure(0)
 
@@ -49,12 +49,12 @@ class _Weak(weakref.ReferenceType[Any]):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        # type(self), since at exit the name `_Weak` may be gone already.
+        # `type(self)`, not `_Weak`: at interpreter exit the module's names may be gone.
         return type(other) is type(self) and self() is not None and self() is other()
 
 
 class _Strong:
-    """A reference to an object that allows no weak reference; compares by identity."""
+    """A reference to an object that allows no weak one; compares by identity."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -67,7 +67,7 @@ class _Strong:
 
 
 class _Plain:
-    """A number, a string and the like; compares by type and `repr`: 0.0 differs from -0.0."""
+    """A number, a string or the like. It compares by type and `repr`: 0.0 differs from -0.0."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -81,17 +81,20 @@ class _Plain:
 
 
 class Bound:
-    """A callable whose parts are the fields of a frozen dataclass (`eq=False`): f and its options.
+    """Base of callables that are made of a function f and named options.
 
-    `split` takes the fields apart. One equals another of the same parts: `jax.jit` takes a static
-    `f` for a new one if it does not equal the last, and would compile a caller's method again for
-    every call of `xattr.at_layer` or `xattr.with_rules`.
+    A subclass is a dataclass with `frozen=True, eq=False`. Its fields are the parts. `split` takes
+    them apart, so that arrays inside f stay jit arguments.
+
+    Two of one class are equal if their parts are: functions and arrays by identity, numbers and
+    strings by value. A caller's `jax.jit(method, static_argnums=0)` therefore does not recompile
+    for every new `xattr.at_layer(f, "name")` or `xattr.with_rules(f, composite)`.
     """
 
     @property
     def _key(self) -> tuple[Any, ...]:
         arrays: list[Any] = []
-        return split(self, arrays), tuple(map(id, arrays))
+        return split(self, arrays), tuple(map(id, arrays))  # an array has no hash
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -119,7 +122,7 @@ class Named(Bound):
 
 
 class _Unflatten:
-    """The function from leaves to a pytree of one structure."""
+    """The function from leaves to the pytree of a given structure."""
 
     def __init__(self, treedef: Any) -> None:
         self.treedef = treedef
@@ -135,19 +138,20 @@ class _Unflatten:
 
 
 class _Slot(NamedTuple):
-    """The place of an array in the list of arrays."""
+    """Stands for an array: its place in the list of arrays."""
 
     place: int
 
 
 class _Node(NamedTuple):
-    """A callable or a pytree made of parts: `rebuild(*parts)` makes it again."""
+    """A callable or a pytree made of parts: `rebuild(*parts)` gives it back."""
 
     rebuild: Callable[..., Any]
     parts: tuple[Any, ...]
 
 
 def _bind(*parts: Any) -> Any:
+    """Rebuild a partial from its function, the names of its keywords and all its values."""
     function, names, *values = parts
     split = len(values) - len(names)
     keywords = dict(zip(names, values[split:], strict=True))
@@ -155,7 +159,7 @@ def _bind(*parts: Any) -> Any:
 
 
 def split(part: Any, arrays: list[Any]) -> Any:
-    """Move the arrays of a callable into the list; return the skeleton that is left."""
+    """Append the arrays of a callable to the list; return the skeleton that is left."""
     if isinstance(part, (jax.Array, np.ndarray)):
         arrays.append(part)
         return _Slot(len(arrays) - 1)
@@ -171,7 +175,7 @@ def split(part: Any, arrays: list[Any]) -> Any:
         children = (part.__func__, part.__self__)
         return _Node(types.MethodType, tuple(split(child, arrays) for child in children))
     leaves, treedef = jax.tree.flatten(part)
-    if treedef != _LEAF:  # a container, or a module that is a pytree
+    if treedef != _LEAF:  # a container, or a module that is registered as a pytree
         return _Node(_Unflatten(treedef), tuple(split(leaf, arrays) for leaf in leaves))
     try:
         return _Weak(part)
@@ -180,7 +184,7 @@ def split(part: Any, arrays: list[Any]) -> Any:
 
 
 def join(skeleton: Any, arrays: list[Any]) -> Any:
-    """Rebuild the callable from its skeleton and arrays."""
+    """Rebuild a callable from its skeleton and its arrays."""
     if isinstance(skeleton, _Slot):
         return arrays[skeleton.place]
     if isinstance(skeleton, _Node):
@@ -189,7 +193,7 @@ def join(skeleton: Any, arrays: list[Any]) -> Any:
 
 
 def _watch(skeleton: Any, callback: Callable[[Any], Any]) -> Any:
-    """Return the skeleton with weak references that call back when an object is deleted."""
+    """Return the skeleton with weak references that call back when their object is deleted."""
     if isinstance(skeleton, _Node):
         return skeleton._replace(parts=tuple(_watch(part, callback) for part in skeleton.parts))
     return _Weak(skeleton(), callback) if isinstance(skeleton, _Weak) else skeleton
@@ -203,11 +207,12 @@ def _f_and_options(f: Any, names: tuple[str, ...], *values: Any) -> tuple[Any, d
 
 
 def compiled(function: Callable[..., Any], f: Function, **static: Any) -> functools.partial[Any]:
-    """Return `function(f, *operands, **static)` under jit, compiled once for each f and shapes.
+    """Return `function(f, *operands, **static)` under jit, as a function of the operands.
 
-    Arrays inside f and inside the static options (in a `functools.partial`, a
-    `jax.tree_util.Partial`, a bound method, or a pytree) become arguments of the program. Functions
-    and other objects are static by identity; the program is forgotten when one of them is.
+    It is compiled once for each f, static options, and shapes. Arrays inside f and inside the
+    options (in a `functools.partial`, a `jax.tree_util.Partial`, a bound method or a pytree) become
+    arguments of the program. Functions and other objects are static by identity. The program is
+    dropped when one of them is deleted.
     """
     check_callable(f, "f")
     arrays: list[Any] = []
@@ -217,28 +222,28 @@ def compiled(function: Callable[..., Any], f: Function, **static: Any) -> functo
 
 
 def shapes(function: Callable[..., Any], f: Function, *operands: Any) -> Any:
-    """Return the shapes of `function(f, *operands)`, which is traced once for each f and shapes."""
+    """Return the shapes of `function(f, *operands)`; it is traced once for each f and shapes."""
     program = compiled(function, f)
     jitted: Any = program.func
     return jitted.eval_shape(*program.args, *operands)
 
 
 def compiled_if_library(function: Callable[..., Any], f: Function) -> Callable[..., Any]:
-    """Return `compiled(function, f)` if f is made of this library's functions alone.
+    """Return `compiled(function, f)` if f is this library's, else `function(f, ...)` uncompiled.
 
-    A caller's lambda is often new for every call, and would be compiled each time; and it may read
-    what changes. For it `function(f, ...)` runs operation by operation.
+    A caller's lambda may be new at every call, and would recompile each time. It may also read what
+    changes between calls.
     """
     return compiled(function, f) if is_library_callable(f) else functools.partial(function, f)
 
 
 def is_library_callable(f: Function) -> bool:
-    """Tell whether a callable is made of arrays and functions of this library or of JAX alone."""
+    """Tell whether a callable is made only of arrays and of functions of this library or JAX."""
     return all(_is_ours(part) for part in _static(split(f, [])))
 
 
 def _static(skeleton: Any) -> Iterator[Any]:
-    """Yield the functions and objects that a callable is made of."""
+    """Yield the functions and objects that a skeleton refers to."""
     if isinstance(skeleton, _Node):
         for part in skeleton.parts:
             yield from _static(part)
@@ -247,6 +252,7 @@ def _static(skeleton: Any) -> Iterator[Any]:
 
 
 def _is_ours(value: Any) -> bool:
+    # "<" as in "<lambda>" and "<locals>": a closure may read what changes.
     package = (getattr(value, "__module__", None) or "").partition(".")[0]
     return package in ("xattr", "jax") and "<" not in getattr(value, "__qualname__", "<")
 
@@ -254,33 +260,35 @@ def _is_ours(value: Any) -> bool:
 def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
     program = _COMPILED.get((function, skeleton))
     if program is not None:
-        return program  # not moved to the end, since another thread may have dropped it
+        return program  # without `move_to_end`: another thread may have dropped it meanwhile
 
     def forget(_: Any, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not at_exit():  # at exit names are gone that `pop` and the comparison of keys need
+        # At exit the names are gone that this line and the comparison of keys need.
+        if not at_exit():
             _COMPILED.pop(key, None)
 
     watched = _watch(skeleton, forget)
     key = (function, watched)
 
-    @functools.wraps(function)  # compilations are counted by this name
+    @functools.wraps(function)  # compilations are counted by its name
     def joined(arrays: list[Any], *operands: Any) -> Any:
         arrays, operands = trees.with_same_varying_axes((arrays, operands))
         f, static = join(watched, arrays)
         return function(f, *operands, **static)
 
-    del joined.__wrapped__  # else jit would read the signature of `function`
-    program = _COMPILED.setdefault(key, jax.jit(joined))  # or that of a faster thread
+    del joined.__wrapped__  # or jit would read the signature of `function`
+    program = _COMPILED.setdefault(key, jax.jit(joined))  # another thread may have been faster
     while len(_COMPILED) > _MAX_PROGRAMS:
         _COMPILED.popitem(last=False)
     return program
 
 
 def checked(f: Function) -> Function:
-    """Return f with a check, while tracing, that it returns one floating scalar.
+    """Return f with a check, at tracing time, that it returns one floating scalar.
 
-    f is rebuilt from its arrays at each call. A module that counts its calls (the random numbers of
-    a flax.nnx Dropout or RNN) then changes a copy; it may not change an array of another trace.
+    Every call runs a copy of f, rebuilt from its arrays. A module that counts its calls (for the
+    random numbers of a flax.nnx Dropout or RNN) then changes the copy. The original may belong to
+    another trace, in which it must not be changed.
     """
 
     def scalar_valued(x: ArrayTree, *args: Any) -> jax.Array:
@@ -305,22 +313,21 @@ def checked(f: Function) -> Function:
 
 
 def _warn_of_state(f: Function, arrays: list[Any]) -> None:
-    """Warn if a call of f has replaced floating arrays that f holds.
+    """Warn if a call has replaced floating arrays of f, which `arrays` lists as they were.
 
-    Integers and random keys may be replaced: they count the calls of a Dropout or an RNN.
+    Integers and random keys may change: a Dropout or an RNN counts its calls with them.
     """
     held: list[Any] = []
     split(f, held)
     kept = set(map(id, held))
     lost = [a for a in arrays if id(a) not in kept and jnp.issubdtype(a.dtype, jnp.floating)]
     if lost:
-        warnings.warn(
+        caller.warn(
             f"`f` changes {len(lost)} of its own arrays when it is called ({_describe(lost[0])}), "
-            "as batch normalization does in training, which normalizes an example by itself: the "
-            "attributions are those of f in this mode. Call model.eval() before, or build the "
-            "module with use_running_average=True",
+            "as batch normalization does in training, where an example is normalized by its own "
+            "statistics. The attributions are those of f in this mode. Call model.eval() before, "
+            "or build the module with use_running_average=True",
             UserWarning,
-            stacklevel=1,
         )
 
 
@@ -357,7 +364,7 @@ def value_of(f: Function, x: ArrayTree, args: Args) -> jax.Array:
 
 
 def staged(f: Function) -> Function:
-    """Return the checked f, traced once for all programs that it is part of."""
+    """Return the checked f under jit: all programs that contain it share one trace of it."""
     return lambda x, *args: value_of(f, x, args)
 
 

@@ -13,17 +13,13 @@ is 0 at both ends, there is nothing to measure by, and no warning. A gap that is
 """
 
 import math
-import sys
-import traceback
-import warnings
 from collections.abc import Callable
-from itertools import takewhile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from xattr._core import compilation, trees
+from xattr._core import caller, compilation, trees
 from xattr.types import Args, ArrayTree, Function, IncompleteWarning
 
 WARN_ABOVE = 0.05
@@ -105,19 +101,9 @@ def warn(numbers: tuple[Any, ...], warn_above: float | None, remedy: str) -> Non
         )
     elif gap <= spacing * size:
         remedy = "they cancel, and rounding is left: compute in more bits, or use another baseline"
-    warnings.warn(
+    caller.warn(
         f"the attributions sum to {total:.4g} (their absolute values to {size:.4g}), but f changes "
         f"by {change:.4g} from the baseline to x: {remedy}. The limit, `warn_above`, is "
         f"{warn_above:g} of the change; with None there is no check",
         IncompleteWarning,
-        stacklevel=_level_of_caller(),
     )
-
-
-def _level_of_caller() -> int:
-    """Return how many frames above its caller the first one outside this package lies."""
-    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
-    inside = takewhile(
-        lambda frame: str(frame.f_globals.get("__name__")).startswith("xattr."), frames
-    )
-    return 1 + sum(1 for _ in inside)

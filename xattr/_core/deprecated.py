@@ -1,22 +1,23 @@
-"""Spellings of an earlier release: each still works, with a warning that names the new one."""
+"""Old spellings: each works for one more release, with a warning that gives the new spelling."""
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
+
+from xattr._core import caller
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def warn(text: str, stacklevel: int = 3) -> None:
-    """Warn the caller of a public function of a spelling that the next release drops."""
-    warnings.warn(f"{text}; the next release drops this", DeprecationWarning, stacklevel)
+def warn(text: str) -> None:
+    """Warn the caller of a public function that the next release drops a spelling."""
+    caller.warn(f"{text}; the next release drops this", DeprecationWarning)
 
 
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Accept keywords under their old names: `renamed(old="new")`."""
+    """Accept renamed keyword arguments under their old names too: `renamed(old="new")`."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -35,7 +36,7 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def by_keyword(function: Callable[P, R]) -> Callable[P, R]:
-    """Accept keyword-only arguments by position, in the order of the signature."""
+    """Accept keyword-only arguments by position too, in the order of the signature."""
     names = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
@@ -43,7 +44,7 @@ def by_keyword(function: Callable[P, R]) -> Callable[P, R]:
         if args:
             given = dict(zip(names, args, strict=False))
             if len(args) > len(names) or given.keys() & keywords.keys():
-                return function(*args, **keywords)  # Python names what is wrong
+                return function(*args, **keywords)  # raises Python's own error
             spelling = ", ".join(f"{name}=..." for name in given)
             warn(f"`{function.__name__}` takes its arguments by keyword: write {spelling}")
             keywords = {**given, **keywords}

@@ -1,4 +1,4 @@
-"""Competition for pixels: what speaks more for, or more against, a class than every other."""
+"""Competition for pixels: keep the features that favor or oppose a class more than any other."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,22 +24,39 @@ def competitive_gradient_x_input(
     """Return gradient times input, but 0 wherever it is stronger for another class.
 
     h_c = x ⊙ ∂S_c/∂x for every class c. Aᵢ = h_y,i where h_y,i > 0 is the largest of all h_c,i, or
-    h_y,i < 0 the smallest; else Aᵢ = 0. The paper leaves ties open: here all that tie are kept.
+    h_y,i < 0 the smallest; else Aᵢ = 0.
 
-    Shapes: `model(x, *args)` returns scores S of shape (classes,) for one example, before the
-    softmax in the paper; `label` y is an integer scalar, and gives NaN where it is no class. The
-    result is a pytree like x, in units of S. `chunk_size` classes (None: 16) are differentiated
-    together: memory is that of as many backward passes, time that of all classes. NaN where h_c is
-    NaN for any c.
-    Raises `ValueError` for scores that are not one-dimensional or of a single class, `TypeError`
-    for a label that is not an integer, scores that are not floating, and as `xattr.gradient` does.
-    Source: Gupta & Arora 2019, "A Simple Technique to Enable Saliency Methods to Pass the Sanity
-    Checks", "competition for pixels" (arXiv 1905.12152).
+    The paper leaves ties open: here all that tie are kept. The time is that of a backward pass for
+    every class.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> scores = jnp.array([[1.0, 2.0], [3.0, 0.0], [-1.0, 1.0]])
-    >>> xattr.competitive_gradient_x_input(lambda x: x @ scores, jnp.ones(3), 0)
-    Array([ 0.,  3., -1.], dtype=float32)
+    Args:
+        model: `model(x, *args) -> scores`, the scores S of shape (classes,) for one example; in
+            the paper those before the softmax.
+        x: the input, a pytree of floating arrays.
+        label: y, an integer scalar.
+        args: further arguments of the model. They are not attributed; a new value does not
+            recompile.
+        chunk_size: how many classes to differentiate together; memory is that of as many backward
+            passes. None is 16.
+
+    Returns:
+        A pytree like x, in units of S. A feature is NaN where h_c is NaN for any class c. All are
+        NaN if `label` is not a class.
+
+    Raises:
+        ValueError: if the scores are not one-dimensional, or are those of a single class.
+        TypeError: if the label is not an integer, a leaf of x or the scores are not floating, or
+            `args` is not a tuple.
+
+    Source:
+        Gupta & Arora 2019, "A Simple Technique to Enable Saliency Methods to Pass the Sanity
+        Checks", "competition for pixels" (arXiv 1905.12152).
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> scores = jnp.array([[1.0, 2.0], [3.0, 0.0], [-1.0, 1.0]])
+        >>> xattr.competitive_gradient_x_input(lambda x: x @ scores, jnp.ones(3), 0)
+        Array([ 0.,  3., -1.], dtype=float32)
     """
     compilation.check_callable(model, "model")
     compilation.check_args(args)
@@ -56,12 +73,12 @@ def competitive_kernel(
     *,
     chunk_size: int | None,
 ) -> ArrayTree:
-    """Let the classes compete, chunk by chunk."""
+    """Compare the class with all others, chunk by chunk."""
     scores, pull_back = jax.vjp(lambda x: _scores(model, x, args), x)
     classes = jnp.arange(scores.size, dtype=jnp.int32)
 
     def product(index: jax.Array) -> ArrayTree:
-        # Of the type of the scores, with the mesh axes over which they vary.
+        # Made from the scores, so that it varies over their mesh axes under shard_map.
         unit = jnp.where(classes == index, jnp.ones_like(scores), jnp.zeros_like(scores))
         (gradient,) = pull_back(unit)
         return trees.product(trees.widen(x), trees.widen(gradient))
@@ -77,7 +94,7 @@ def competitive_kernel(
                 products,
             )
 
-        # The class is no rival of its own: rounded another way it could lose against itself.
+        # The class is kept out of the others: rounded differently, it could lose against itself.
         own, others = masked(indices == label), masked(indices != label)
         return _Rivalry(
             jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), own),
@@ -93,7 +110,7 @@ def competitive_kernel(
 
 
 class _Rivalry(NamedTuple):
-    """The class's products, and the largest and the smallest among 0 and those of the others."""
+    """The products h of the class, and the largest and smallest of 0 and the other classes' h."""
 
     own: ArrayTree
     high: ArrayTree
@@ -109,7 +126,7 @@ def _merge(left: _Rivalry, right: _Rivalry) -> _Rivalry:
 
 
 def _winning(own: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
-    """Return the products that no rival exceeds; a NaN among the rivals is a NaN of the result."""
+    """Return the products that no other class exceeds; NaN where another class has NaN."""
     is_beaten = jnp.where(own > 0, own < high, own > low)
     return jnp.where(jnp.isnan(high), high, jnp.where(is_beaten, 0, own))
 

@@ -15,16 +15,26 @@ from xattr.types import Array, ArrayTree, Function, PathSamples
 def gradient(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> ArrayTree:
     """Return the gradient of f at x, also called saliency or sensitivity.
 
-    Aᵢ = ∂ᵢf(x). An image's pixel score is its sum of |Aᵢ| over the channels.
+    Aᵢ = ∂ᵢf(x). The pixel score of an image is the sum of |Aᵢ| over its channels.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
-    of f per unit of x. Raises `TypeError` if a leaf of x is not floating or `args` is no tuple.
-    Source: Baehrens et al. 2010; Simonyan, Vedaldi & Zisserman 2013; Sundararajan et al. 2016,
-    eq. 1.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.gradient(lambda x: x[0] * x[1], jnp.array([2.0, 3.0]))
-    Array([3., 2.], dtype=float32)
+    Returns:
+        A pytree like x, in units of f per unit of x.
+
+    Raises:
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+
+    Source:
+        Baehrens et al. 2010; Simonyan, Vedaldi & Zisserman 2013; Sundararajan et al. 2016, eq. 1.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.gradient(lambda x: x[0] * x[1], jnp.array([2.0, 3.0]))
+        Array([3., 2.], dtype=float32)
     """
     x = trees.floating(x, "x")
     return _at_one_point(f, x, jax.tree.map(jnp.ones_like, x), args)
@@ -33,23 +43,34 @@ def gradient(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> ArrayT
 def gradient_x_input(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> ArrayTree:
     """Return the product of input and gradient.
 
-    Aᵢ = xᵢ ∂ᵢf(x). For a linear f it is integrated gradients from zero.
+    Aᵢ = xᵢ ∂ᵢf(x). For a linear f it equals integrated gradients from zero.
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x, in units
-    of f. Raises `TypeError` if a leaf of x is not floating or `args` is no tuple.
-    Source: Shrikumar et al. 2016; Kindermans et al. 2017, "The (Un)reliability of saliency
-    methods", §3.3.1.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.gradient_x_input(lambda x: x[0] * x[1], jnp.array([2.0, 3.0]))
-    Array([6., 6.], dtype=float32)
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+
+    Source:
+        Shrikumar et al. 2016; Kindermans et al. 2017, "The (Un)reliability of saliency methods",
+        §3.3.1.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.gradient_x_input(lambda x: x[0] * x[1], jnp.array([2.0, 3.0]))
+        Array([6., 6.], dtype=float32)
     """
     x = trees.floating(x, "x")
     return _at_one_point(f, x, x, args)
 
 
 def _at_one_point(f: Function, x: ArrayTree, factor: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
-    """Return ∇f(x) ⊙ factor: the kernel for a single node of weight 1."""
+    """Return ∇f(x) ⊙ factor, by the path kernel with a single node of weight 1."""
     compilation.check_args(args)
     points, velocities = jax.tree.map(lambda leaf: leaf[None, None], (x, factor))
     samples = PathSamples(points, velocities, np.ones((1, 1), np.float32))
@@ -66,16 +87,29 @@ def interior_gradients(
 ) -> ArrayTree:
     """Return the gradients of f at counterfactual inputs between the baseline and x.
 
-    A[k] = ∇f(baseline + αₖ (x − baseline)). The member at α = 1 is the gradient.
+    A[k] = ∇f(baseline + αₖ (x − baseline)). At α = 1 it is the gradient at x.
 
-    Shapes: `alphas` has shape (n,), values in [0, 1]; the result is a pytree like x with a leading
-    axis of n, all of it in memory. `baseline` is zeros if None. Raises `ValueError` for alphas that
-    are empty or outside [0, 1] and for a baseline unlike x.
-    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", §2.3, eq. 3 and 4.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        baseline: a pytree like x. None is zeros.
+        alphas: αₖ, of shape (n,), with values in [0, 1].
+        args: further arguments of f. They are not attributed; a new value does not recompile.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.interior_gradients(lambda x: x**3, jnp.array(2.0), alphas=jnp.array([0.5, 1.0]))
-    Array([ 3., 12.], dtype=float32)
+    Returns:
+        A pytree like x with a leading axis of n, in units of f per unit of x. All n are in memory.
+
+    Raises:
+        ValueError: if `alphas` is empty or outside [0, 1], or the baseline is not like x.
+        TypeError: if a leaf of x is not floating, or `args` is not a tuple.
+
+    Source:
+        Sundararajan et al. 2016, "Gradients of Counterfactuals", §2.3, eq. 3 and 4.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.interior_gradients(lambda x: x**3, jnp.array(2.0), alphas=jnp.array([0.5, 1.0]))
+        Array([ 3., 12.], dtype=float32)
     """
     x = trees.floating(x, "x")
     path = paths.straight_line(baseline=trees.baseline_like(baseline, x), x=x)

@@ -13,13 +13,13 @@ from xattr.types import Array, ArrayTree, Function, Method, PRNGKey, Progress
 
 
 class _Moments(NamedTuple):
-    """Number, mean and sum of squared deviations of the maps seen so far."""
+    """Number, mean and sum of squared deviations of the maps so far."""
 
     number: jax.Array
     mean: ArrayTree
     deviation: ArrayTree
-    form: ArrayTree
-    """A zero for each leaf, in the dtype of the maps."""
+    zeros: ArrayTree
+    """A scalar zero for each leaf, in the dtype that the method returns."""
 
 
 def smooth_grad(
@@ -37,22 +37,42 @@ def smooth_grad(
     """Average an attribution method over noisy copies of the input.
 
     A = 1/N Σₖ method(f, x + gₖ), gₖ ~ N(0, σ²), σ = noise_scale · (max x − min x) over all of x.
-    Exact for a linear f.
 
-    Shapes: `method(f, x, args=args)` returns a pytree, so does SmoothGrad; for a method with more
-    arguments pass a `functools.partial`. N is `num_samples`; the defaults are those of the paper's
-    experiments and of the sanity checks. Noise k depends on `key` and k alone: not on `chunk_size`,
-    the number of samples taken together, nor on a batch around the call. `progress` as
-    for `xattr.integrate`. Raises `ValueError` for num_samples < 1 or noise_scale < 0.
-    Source: Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise", §3.
+    It is exact for a linear f. The default options are those of the paper's experiments and of the
+    sanity checks.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> w = jnp.array([1.0, -2.0])
-    >>> xattr.smooth_grad(lambda x: jnp.sum(w * x), jnp.array([3.0, 5.0]), jax.random.key(0))
-    Array([ 1., -2.], dtype=float32)
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        key: a random key, `jax.random.key(seed)`. Noise k depends on `key` and k only: not on
+            `chunk_size`, and not on a batch around the call.
+        method: the attribution method, called as `method(f, x, args=args)`. Bind further arguments
+            with `functools.partial`.
+        num_samples: N, the number of noisy copies.
+        noise_scale: the standard deviation of the noise, as a share of max x − min x.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many samples to take together; memory is that of one chunk. None chooses,
+            see `xattr.integrate`.
+        progress: wraps the loop over the chunks, as `tqdm.tqdm` does. Not used inside a trace.
+
+    Returns:
+        A pytree like what the method returns, in its units.
+
+    Raises:
+        ValueError: if num_samples < 1 or noise_scale < 0.
+        TypeError: if a leaf of x is not floating, `key` is not a key, or `args` is not a tuple.
+
+    Source:
+        Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise", §3.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> w = jnp.array([1.0, -2.0])
+        >>> xattr.smooth_grad(lambda x: jnp.sum(w * x), jnp.array([3.0, 5.0]), jax.random.key(0))
+        Array([ 1., -2.], dtype=float32)
     """
     moments = _moments(f, x, key, method, num_samples, noise_scale, args, chunk_size, progress)
-    return trees.cast_like(moments.mean, moments.form)
+    return trees.cast_like(moments.mean, moments.zeros)
 
 
 def smooth_grad_squared(
@@ -71,19 +91,40 @@ def smooth_grad_squared(
 
     A = 1/N Σₖ method(f, x + gₖ)², with the noise of `xattr.smooth_grad` for the same key.
 
-    Shapes: `method(f, x, args=args)` returns a pytree, so does this. Options and errors as for
-    `xattr.smooth_grad`.
-    Source: Hooker et al. 2019, "A Benchmark for Interpretability Methods in Deep Neural Networks",
-    §3 (SmoothGrad-Squared).
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        key: a random key, `jax.random.key(seed)`. Noise k depends on `key` and k only: not on
+            `chunk_size`, and not on a batch around the call.
+        method: the attribution method, called as `method(f, x, args=args)`. Bind further arguments
+            with `functools.partial`.
+        num_samples: N, the number of noisy copies.
+        noise_scale: the standard deviation of the noise, as a share of max x − min x.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many samples to take together; memory is that of one chunk. None chooses,
+            see `xattr.integrate`.
+        progress: wraps the loop over the chunks, as `tqdm.tqdm` does. Not used inside a trace.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> w = jnp.array([1.0, -2.0])
-    >>> xattr.smooth_grad_squared(lambda x: jnp.sum(w * x), jnp.ones(2), jax.random.key(0))
-    Array([1., 4.], dtype=float32)
+    Returns:
+        A pytree like what the method returns, in its units squared.
+
+    Raises:
+        ValueError: if num_samples < 1 or noise_scale < 0.
+        TypeError: if a leaf of x is not floating, `key` is not a key, or `args` is not a tuple.
+
+    Source:
+        Hooker et al. 2019, "A Benchmark for Interpretability Methods in Deep Neural Networks", §3
+        (SmoothGrad-Squared).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> w = jnp.array([1.0, -2.0])
+        >>> xattr.smooth_grad_squared(lambda x: jnp.sum(w * x), jnp.ones(2), jax.random.key(0))
+        Array([1., 4.], dtype=float32)
     """
     moments = _moments(f, x, key, method, num_samples, noise_scale, args, chunk_size, progress)
     squares = jax.tree.map(lambda mean, var: mean**2 + var, moments.mean, _variance(moments))
-    return trees.cast_like(squares, moments.form)
+    return trees.cast_like(squares, moments.zeros)
 
 
 def var_grad(
@@ -101,18 +142,40 @@ def var_grad(
     """Return the variance of an attribution method over noisy copies of the input.
 
     A = 1/N Σₖ (method(f, x + gₖ) − mean)², with the noise of `xattr.smooth_grad` for the same key.
-    Exactly 0 for a linear f.
 
-    Shapes: `method(f, x, args=args)` returns a pytree, so does this. Options and errors as for
-    `xattr.smooth_grad`.
-    Source: Adebayo et al. 2018, "Sanity Checks for Saliency Maps", appendix A.7.
+    It is exactly 0 for a linear f.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> xattr.var_grad(lambda x: jnp.sum(x), jnp.array([3.0, 5.0]), jax.random.key(0))
-    Array([0., 0.], dtype=float32)
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        key: a random key, `jax.random.key(seed)`. Noise k depends on `key` and k only: not on
+            `chunk_size`, and not on a batch around the call.
+        method: the attribution method, called as `method(f, x, args=args)`. Bind further arguments
+            with `functools.partial`.
+        num_samples: N, the number of noisy copies.
+        noise_scale: the standard deviation of the noise, as a share of max x − min x.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many samples to take together; memory is that of one chunk. None chooses,
+            see `xattr.integrate`.
+        progress: wraps the loop over the chunks, as `tqdm.tqdm` does. Not used inside a trace.
+
+    Returns:
+        A pytree like what the method returns, in its units squared.
+
+    Raises:
+        ValueError: if num_samples < 1 or noise_scale < 0.
+        TypeError: if a leaf of x is not floating, `key` is not a key, or `args` is not a tuple.
+
+    Source:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", appendix A.7.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> xattr.var_grad(lambda x: jnp.sum(x), jnp.array([3.0, 5.0]), jax.random.key(0))
+        Array([0., 0.], dtype=float32)
     """
     moments = _moments(f, x, key, method, num_samples, noise_scale, args, chunk_size, progress)
-    return trees.cast_like(_variance(moments), moments.form)
+    return trees.cast_like(_variance(moments), moments.zeros)
 
 
 def _variance(moments: _Moments) -> ArrayTree:
@@ -130,7 +193,7 @@ def _moments(
     chunk_size: int | None,
     progress: Progress | None,
 ) -> _Moments:
-    """Return the moments over the noise."""
+    """Return the moments of the method over the noise."""
     compilation.check_args(args)
     trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
@@ -180,8 +243,11 @@ def _noisy(x: ArrayTree, key: PRNGKey, scale: jax.Array) -> ArrayTree:
 
 @jax.jit
 def _moments_of(maps: ArrayTree, valid: jax.Array) -> _Moments:
-    """Return the moments of a chunk of maps, relative to its first: exact where all are equal."""
-    form = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), maps)
+    """Return the moments of a chunk of maps.
+
+    Sums are of differences to the first map, so that equal maps have exactly that mean.
+    """
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), maps)
     maps = trees.widen(maps)
     number = jnp.sum(valid, dtype=jnp.int32)
 
@@ -193,7 +259,7 @@ def _moments_of(maps: ArrayTree, valid: jax.Array) -> _Moments:
 
     mean = jax.tree.map(mean_of, maps)
     deviation = jax.tree.map(lambda leaf, m: masked_sum((leaf - m[None]) ** 2), maps, mean)
-    return _Moments(number, mean, deviation, form)
+    return _Moments(number, mean, deviation, zeros)
 
 
 @jax.jit
@@ -206,10 +272,11 @@ def _merge(left: _Moments, right: _Moments) -> _Moments:
 
     def between(apart: jax.Array) -> jax.Array:
         weight = left.number.astype(apart.dtype) * share(apart)
-        return jnp.where(weight > 0, apart**2, 0) * weight  # the square may overflow
+        # One set may be empty. The square may then overflow, and infinity times 0 is NaN.
+        return jnp.where(weight > 0, apart**2, 0) * weight
 
     apart = jax.tree.map(jnp.subtract, right.mean, left.mean)
     mean = jax.tree.map(lambda m, d: m + d * share(d), left.mean, apart)
     within = trees.add(left.deviation, right.deviation)
     deviation = trees.add(within, jax.tree.map(between, apart))
-    return _Moments(number, mean, deviation, left.form)
+    return _Moments(number, mean, deviation, left.zeros)

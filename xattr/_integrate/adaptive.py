@@ -1,12 +1,17 @@
-"""Adaptive path integrals: nodes where the gradient changes, until the error is small enough.
+"""Adaptive path integrals: more nodes where the gradient changes, until the error is small enough.
 
-On each interval of a path the exact sum of the attributions is known from f alone, f(γ(b)) −
-f(γ(a)), and so it is between the nodes within the interval. The next nodes go where the quadrature
-misses these sums.
+The path is cut into intervals of 5 nodes each. A round takes the intervals of the largest expected
+errors, and computes f and its gradient at their nodes; `interval` estimates the error of each. An
+interval whose error is within its share of the tolerance is done: its attributions are added to the
+result. Any other is cut in two, and both parts wait. The search ends when no interval waits, or the
+budget of gradients is spent: then nothing more is cut.
+
+The search is one `lax.while_loop` over arrays of fixed size, so that it works under jit, vmap and
+shard_map. The arrays have a slot for every interval that the budget allows. Only numbers are kept
+of an interval. Its attributions, which are as large as x, are added at once or dropped.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,49 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from xattr import quadrature
 from xattr._core import chunks, compilation, trees
-from xattr._cpu import replace
 from xattr._integrate import kernel
+from xattr._integrate.interval import NODES, Estimate, Interval, examine
 from xattr.types import Array, ArrayTree, Function, Path
-
-NODES = 5
-"""Gauss–Legendre nodes of an interval.
-
-Fewer take longer on smooth functions, more on kinks: in a trial in NumPy with 3, 5 and 7, for a
-tolerance of 1e-3, a tanh network took 33, 21 and 29 gradients, a ReLU network 462, 584 and 922.
-"""
-
-_NODES, _WEIGHTS = map(np.asarray, quadrature.gauss_legendre(NODES))
-_ENDS: np.ndarray = np.concatenate([[0.0], _NODES, [1.0]])
-_BASIS: np.ndarray = np.stack(
-    [np.sqrt(2 * j + 1) * np.polynomial.Legendre.basis(j)(2 * _NODES - 1) for j in range(NODES)]
-)
-_MOMENTS: np.ndarray = _BASIS * _WEIGHTS
-"""Values at the nodes -> coefficients of the orthonormal Legendre polynomials on [0, 1]."""
-
-
-def _between_nodes() -> np.ndarray:
-    """Return the map from values at the nodes to the integrals of their interpolant between them.
-
-    One row each from the start to the first node, between neighbours, and to the end.
-    """
-    integrals = (np.polynomial.Legendre.basis(j).integ() for j in range(NODES))
-    primitives = [integral(2 * _ENDS - 1) / 2 for integral in integrals]
-    scales = np.sqrt(2 * np.arange(NODES) + 1)
-    panels: np.ndarray = (np.diff(primitives, axis=1).T * scales) @ _MOMENTS
-    return panels
-
-
-_PANELS = _between_nodes()
 
 
 class AdaptiveResult(NamedTuple):
     """Attributions with what is known of their error; see `xattr.integrate_to_tolerance`.
 
-    `gap` is Σ attributions − (f(γ(1)) − f(γ(0))), `error_estimate` the sum of the estimates of all
-    intervals, `evaluations` the number of gradients, `converged` whether the estimate is within
-    the tolerance. The attributions are a pytree like x, the others scalars.
+    Attributes:
+        attributions: a pytree like x, in units of f.
+        gap: Σ attributions − (f(γ(1)) − f(γ(0))), a scalar.
+        error_estimate: the sum of the estimates of all intervals, a scalar in units of f.
+        evaluations: the number of gradients, an integer scalar.
+        converged: whether the estimate is within the tolerance, a boolean scalar.
     """
 
     attributions: ArrayTree
@@ -66,29 +43,11 @@ class AdaptiveResult(NamedTuple):
     converged: Array
 
 
-class _Intervals(NamedTuple):
-    """Parts of the path: their ends, f there, and the error expected of each; −1 once done."""
-
-    start: Array
-    end: Array
-    start_value: Array
-    end_value: Array
-    expected: Array
-
-
-class _Finding(NamedTuple):
-    """Of an interval: its error, where to cut it, and the part of the error left of the cut."""
-
-    error: Array
-    cut: Array
-    left_part: Array
-
-
 class _State(NamedTuple):
-    """All intervals so far and how many they are; the sums over those that are done."""
+    """The intervals, one a slot; the slots in use; the sums over intervals that are done."""
 
-    intervals: _Intervals
-    made: Array
+    intervals: Interval
+    used: Array
     attributions: ArrayTree
     error: Array
     evaluations: Array
@@ -109,50 +68,63 @@ def integrate_to_tolerance(
     Aᵢ = ∫₀¹ ∂ᵢf(γ(α)) γᵢ'(α) dα, until error_estimate ≤ atol + rtol · |f(γ(1)) − f(γ(0))|.
 
     The path is cut into intervals of 5 Gauss–Legendre nodes. The error of an interval is taken to
-    be the larger of two: the exact residual of its sum, |Σᵢ Aᵢ − Δf|, and T · min(1, T/L)². T is
+    be the larger of two numbers: the exact gap of its sum, |Σᵢ Aᵢ − Δf|, and T · min(1, T/L)². T is
     the Euclidean norm over the features of the two highest of the five Legendre coefficients of
-    ∂ᵢf γᵢ', plus Σ |residual| over the parts between neighbouring nodes; L is the same with the two
-    next lower coefficients. T/L is near 1 for a kink or a jump, and small for a smooth function,
+    ∂ᵢf γᵢ', plus Σ |residual| over the parts between neighbouring nodes. L is the same with the two
+    next lower coefficients. T/L is near 1 for a kink or a jump. It is small for a smooth function,
     whose error is far below T. An interval that exceeds its share of the tolerance is cut in two
     where the residual is largest, at the kink that the slopes on both sides point to.
-    `error_estimate`, the sum over all intervals, is never below |gap|, but for rounding, and
-    estimates the Euclidean norm of the error of the attributions. It is no bound: what happens
-    between two nodes and leaves no trace in f and its gradient at them is not seen. The sum of
-    absolute errors over n features can be √n times that norm.
 
-    Shapes: `path(alpha)` returns a pytree like x, what `f` takes; so are the attributions, in the
-    dtype of x, summed in float32 at least. `atol`, in units of f, and `rtol` are scalars. Where
-    f(γ(1)) = f(γ(0)), only an estimate of exactly 0 converges unless `atol` is given. Where f is
-    rounded, as in bfloat16 to 0.4 %, a much smaller `rtol` does not converge.
+    `error_estimate`, the sum over all intervals, is at least |gap|, up to rounding. It estimates
+    the Euclidean norm of the error of the attributions. This is an estimate, not a bound: variation
+    between two nodes can be missed. The sum of absolute errors over n features can be √n times that
+    norm. `converged` is False where the budget ends, where an interval is as short as rounding
+    allows, and where f or its gradient is not finite; the attributions or the gap show which.
 
-    `evaluations` counts gradients and never exceeds `max_evaluations`, at least 5. Beside them f
-    alone is evaluated twice, and once for each interval, which costs a fifteenth of its gradients
-    if f costs a third of one. Where the budget ends, or an interval is as short as rounding
-    allows, the rest is integrated as it stands and `converged` is False; so it is where f or its
-    gradient is not finite, which shows in the attributions or the gap. At most `chunk_size`
-    gradients are taken together (None: 16), as many intervals of 5 as fit in it, or the nodes of
-    one interval in parts; memory is theirs, a few trees like x and five numbers for each interval.
+    Beside the gradients f alone is evaluated twice, and once for each interval. That adds a
+    fifteenth to the cost of the gradients if f costs a third of one. Memory is that of a chunk of
+    gradients, a few trees like x, and five numbers for each interval.
 
     Outside a trace this is one compiled program for each `f`, kind of path, `max_evaluations` and
-    `chunk_size`; a path that is a function of your own is traced at every call. Under `jax.vmap`
-    every example has its own intervals, and its numbers are those that it has alone, to rounding;
-    all go on together until the last is done, so that a batch takes as many rounds as its hardest
-    example. A round computes a whole chunk, wanted or not; what is not wanted is not counted. There
-    is no reverse-mode derivative: to differentiate attributions, use `xattr.path_integral` with a
-    fixed quadrature.
+    `chunk_size`. A path that is a function of your own recompiles at every call. Under `jax.vmap`
+    every example has its own intervals, and its numbers are those that it has alone, up to
+    rounding. A batch takes as many rounds as its hardest example. A round computes a whole chunk,
+    even if fewer intervals wait; `evaluations` counts only gradients that are used. There is no
+    reverse-mode derivative. To differentiate attributions, use `xattr.path_integral` with a fixed
+    quadrature.
 
-    Raises `ValueError` for a negative tolerance, a budget below 5 and a `chunk_size` below 1,
-    `TypeError` for a path that does not return floating arrays.
-    Source: residual and completeness: Sundararajan et al. 2016, "Gradients of Counterfactuals",
-    proposition 1; null rules and their decay: Berntsen & Espelid 1991, "Error estimation in
-    automatic quadrature routines", ACM TOMS 17.
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        path: γ, a function `alpha -> pytree like x` on [0, 1].
+        atol: the absolute tolerance, a scalar in units of f. Where f(γ(1)) = f(γ(0)) and `atol` is
+            0, only an estimate of exactly 0 converges.
+        rtol: the tolerance relative to the change of f, a scalar. Where f is rounded, as in
+            bfloat16 to 0.4 %, a much smaller `rtol` does not converge.
+        max_evaluations: the budget of gradients, at least 5. It is never exceeded.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many gradients to take together: as many intervals of 5 as fit, or the nodes
+            of one interval in parts. None is 16.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> f = lambda x: jax.nn.sigmoid((x - 0.3) / 1e-3)  # rises within a thousandth of the path
-    >>> path = xattr.paths.straight_line(baseline=jnp.array(0.0), x=jnp.array(1.0))
-    >>> result = xattr.integrate_to_tolerance(f, path, rtol=1e-3)
-    >>> result.attributions.round(3), bool(result.converged)
-    (Array(1., dtype=float32), True)
+    Returns:
+        `AdaptiveResult`. The attributions are a pytree like x, in its dtypes and in units of f,
+        summed in float32 at least.
+
+    Raises:
+        ValueError: if a tolerance is negative, the budget below 5, or `chunk_size` below 1.
+        TypeError: if the path does not return floating arrays, or `args` is not a tuple.
+
+    Source:
+        Residual and completeness: Sundararajan et al. 2016, "Gradients of Counterfactuals",
+        proposition 1. Null rules and their decay: Berntsen & Espelid 1991, "Error estimation in
+        automatic quadrature routines", ACM TOMS 17.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: jax.nn.sigmoid((x - 0.3) / 1e-3)  # rises within a thousandth of the path
+        >>> path = xattr.paths.straight_line(baseline=jnp.array(0.0), x=jnp.array(1.0))
+        >>> result = xattr.integrate_to_tolerance(f, path, rtol=1e-3)
+        >>> result.attributions.round(3), bool(result.converged)
+        (Array(1., dtype=float32), True)
     """
     compilation.check_callable(f, "f")
     compilation.check_callable(path, "path")
@@ -172,13 +144,13 @@ def integrate_to_tolerance(
     operands = (jnp.asarray(atol), jnp.asarray(rtol), args)
     if chunks.is_staged():
         return adaptive_kernel(f, *operands, path=path, budget=max_evaluations, size=size)
-    path = path if compilation.is_library_callable(path) else _anew(path)
+    path = path if compilation.is_library_callable(path) else _recompiled(path)
     static = {"path": path, "budget": max_evaluations, "size": size}
     return compilation.compiled(adaptive_kernel, f, **static)(*operands)
 
 
-def _anew(path: Path) -> Path:
-    """Return a path of the caller's under a new identity: what it reads may have changed."""
+def _recompiled(path: Path) -> Path:
+    """Return a caller's path as a new function: what it reads may have changed, so recompile."""
     return lambda alpha: path(alpha)
 
 
@@ -192,8 +164,8 @@ def adaptive_kernel(
     budget: int,
     size: int,
 ) -> AdaptiveResult:
-    """Run the whole search, as one program: at most `size` gradients together."""
-    lanes = min(max(1, size // NODES), budget // NODES)
+    """Run the whole search as one program, with at most `size` gradients together."""
+    lanes = min(max(1, size // NODES), budget // NODES)  # intervals of one round
     ends = kernel.sample_path(path, jnp.arange(2.0), jnp.ones(2))
     dtype = ends.weights.dtype
 
@@ -204,37 +176,38 @@ def adaptive_kernel(
     first, last = values_at(ends.points)
     change = last - first
     tolerance = atol.astype(dtype) + rtol.astype(dtype) * jnp.abs(change)
-    examine = jax.vmap(functools.partial(_examine, f, path, args, size))
+    examine_all = jax.vmap(functools.partial(examine, f, path, args, size))
 
     def go_on(state: _State) -> Array:
         return jnp.any(state.intervals.expected >= 0)
 
-    def step(state: _State) -> _State:
+    def one_round(state: _State) -> _State:
         slots = lax.top_k(state.intervals.expected, lanes)[1]
-        now = _at(state.intervals, slots)
-        fields, found = examine(now)
-        evaluations, rejected = _decide(state, now, found, tolerance, budget)
-        middle = values_at(kernel.sample_path(path, found.cut, found.cut).points)
-        intervals = _cut(state, slots, now, found, middle, rejected)
-        add = functools.partial(_add_where, (now.expected >= 0) & ~rejected)
+        examined = _at(state.intervals, slots)
+        attributions, estimate = examine_all(examined)
+        evaluations, rejected = _decide(state, examined, estimate, tolerance, budget)
+        middle = values_at(kernel.sample_path(path, estimate.cut, estimate.cut).points)
+        intervals = _cut(state, slots, examined, estimate, middle, rejected)
+        # Fewer may wait than there are lanes: the others hold slots that are done or not in use.
+        add = functools.partial(_add_where, (examined.expected >= 0) & ~rejected)
         return _State(
             intervals,
-            state.made + jnp.sum(rejected, dtype=jnp.int32),
-            jax.tree.map(add, state.attributions, fields),
-            add(state.error, found.error),
+            state.used + jnp.sum(rejected, dtype=jnp.int32),
+            jax.tree.map(add, state.attributions, attributions),
+            add(state.error, estimate.error),
             evaluations,
         )
 
-    # Zeros that vary over the axes of a mesh as f does: under shard_map a loop's types are fixed.
+    # Under shard_map the types of a loop are fixed: this zero varies over the mesh axes as f does.
     zero = jnp.where(change == change, jnp.zeros((), dtype), 0)
-    # A cut takes ten gradients for its two parts, so that slots never run out.
+    # A cut adds one interval and costs ten gradients, for two parts: the slots suffice.
     blank = jnp.full(max(lanes, budget // (2 * NODES) + 1), zero)
     expected = jnp.where(jnp.arange(len(blank)) == 0, blank + 1, blank - 1)
-    intervals = _Intervals(blank, blank + 1, blank + first, blank + last, expected)
-    form: ArrayTree = jax.eval_shape(lambda: examine(_at(intervals, jnp.arange(lanes)))[0])
-    nothing = jax.tree.map(lambda leaf: jnp.sum(jnp.zeros_like(leaf), axis=0), form)
+    intervals = Interval(blank, blank + 1, blank + first, blank + last, expected)
+    shapes: ArrayTree = jax.eval_shape(lambda: examine_all(_at(intervals, jnp.arange(lanes)))[0])
+    nothing = jax.tree.map(lambda leaf: jnp.sum(jnp.zeros_like(leaf), axis=0), shapes)
     count = zero.astype(jnp.int32)
-    state = lax.while_loop(go_on, step, _State(intervals, count + 1, nothing, zero, count))
+    state = lax.while_loop(go_on, one_round, _State(intervals, count + 1, nothing, zero, count))
     total = trees.total(state.attributions)
     return AdaptiveResult(
         trees.cast_like(state.attributions, ends.points),
@@ -245,41 +218,45 @@ def adaptive_kernel(
     )
 
 
-def _at(intervals: _Intervals, slots: Array) -> _Intervals:
-    chosen: _Intervals = jax.tree.map(lambda leaf: leaf[slots], intervals)
-    return chosen
+def _at(intervals: Interval, slots: Array) -> Interval:
+    return jax.tree.map(lambda leaf: leaf[slots], intervals)
 
 
 def _add_where(chosen: Array, total: Array, terms: Array) -> Array:
-    """Add the chosen of the leading axis to the total; the others may be anything, even NaN."""
+    """Add those chosen of the leading axis to the total; the others may hold anything, even NaN."""
     mask = chosen.reshape(chosen.shape + (1,) * (terms.ndim - 1))
     return total + jnp.sum(jnp.where(mask, terms, 0), axis=0)
 
 
 def _decide(
-    state: _State, now: _Intervals, found: _Finding, tolerance: Array, budget: int
+    state: _State, examined: Interval, estimate: Estimate, tolerance: Array, budget: int
 ) -> tuple[Array, Array]:
-    """Return the gradients taken by now, and which of the intervals examined are to be cut."""
+    """Return the gradients taken so far, and which of the intervals examined are to be cut."""
     limits = np.finfo(tolerance.dtype)
-    wanted = now.expected >= 0
+    wanted = examined.expected >= 0
     pending = state.intervals.expected >= 0
     evaluations = state.evaluations + NODES * jnp.sum(wanted, dtype=jnp.int32)
 
-    # Shares of what is left of the tolerance: those accepted can never exceed it together.
+    # What is left of the tolerance is shared among all that wait, in proportion to the error
+    # expected of each. The errors accepted can therefore never exceed the tolerance together.
     whole = jnp.sum(jnp.where(pending, state.intervals.expected, 0))
     rest = jnp.maximum(tolerance - state.error, 0)
-    share = rest * (now.expected / jnp.maximum(whole, limits.tiny))
-    short = now.end - now.start <= 64 * limits.eps
-    rejected = wanted & (found.error > share) & ~short  # a NaN is not cut: it would not go away
+    share = rest * (examined.expected / jnp.maximum(whole, limits.tiny))
+    # Values of α next to 1 are eps / 2 apart. The outer nodes of an interval lie 0.047 of its width
+    # from its ends, which is 3 eps here: in a shorter interval nodes would soon coincide.
+    short = examined.end - examined.start <= 64 * limits.eps
+    # A NaN compares as False, and is not cut: no number of nodes would remove it.
+    rejected = wanted & (estimate.error > share) & ~short
 
-    # All that waits, and the parts of what is cut, must remain affordable; the worst come first.
+    # Every interval that waits must still be examined once, and so must both parts of one that is
+    # cut. If not all can be cut, those of the largest errors are.
     waiting = jnp.sum(pending, dtype=jnp.int32) - jnp.sum(wanted, dtype=jnp.int32)
     affordable = (budget - evaluations - NODES * waiting) // (2 * NODES)
-    return evaluations, rejected & (_rank(jnp.where(rejected, found.error, -1)) < affordable)
+    return evaluations, rejected & (_rank(jnp.where(rejected, estimate.error, -1)) < affordable)
 
 
 def _rank(values: Array) -> Array:
-    """Return how many values come before each, the largest first."""
+    """Return the place of each value in descending order; equal values keep their order."""
     order = jnp.arange(len(values))
     mine, others = values[:, None], values[None]
     before = (others > mine) | ((others == mine) & (order[None] < order[:, None]))
@@ -289,22 +266,27 @@ def _rank(values: Array) -> Array:
 def _cut(
     state: _State,
     slots: Array,
-    now: _Intervals,
-    found: _Finding,
+    examined: Interval,
+    estimate: Estimate,
     middle: Array,
     rejected: Array,
-) -> _Intervals:
-    """Return all intervals, those examined done or replaced by their two parts."""
-    left = now._replace(
-        end=jnp.where(rejected, found.cut, now.end),
-        end_value=jnp.where(rejected, middle, now.end_value),
-        expected=jnp.where(rejected, found.error * found.left_part, -1),
+) -> Interval:
+    """Return all intervals; those examined are marked as done, or replaced by their two parts.
+
+    The left part takes the slot of the interval, the right part a new one.
+    """
+    left = examined._replace(
+        end=jnp.where(rejected, estimate.cut, examined.end),
+        end_value=jnp.where(rejected, middle, examined.end_value),
+        expected=jnp.where(rejected, estimate.error * estimate.left_share, -1),
     )
-    right = now._replace(
-        start=found.cut, start_value=middle, expected=found.error * (1 - found.left_part)
+    right = examined._replace(
+        start=estimate.cut,
+        start_value=middle,
+        expected=estimate.error * (1 - estimate.left_share),
     )
-    # A lane that cuts nothing writes beyond the last slot, where it is dropped.
-    place = state.made + _rank(jnp.where(rejected, found.error, -1))
+    # The right part of an interval that is not cut goes beyond the last slot, and is dropped.
+    place = state.used + _rank(jnp.where(rejected, estimate.error, -1))
     place = jnp.where(rejected, place, len(state.intervals.start))
 
     where = jnp.concatenate([slots, place])
@@ -312,85 +294,4 @@ def _cut(
     def write(leaf: Any, here: Array, there: Array) -> Any:
         return leaf.at[where].set(jnp.concatenate([here, there]), mode="drop")
 
-    intervals: _Intervals = jax.tree.map(write, state.intervals, left, right)
-    return intervals
-
-
-def _examine(
-    f: Function, path: Path, args: tuple[Any, ...], size: int, interval: _Intervals
-) -> tuple[ArrayTree, _Finding]:
-    """Return the attributions of one interval, and what to think of them.
-
-    `kernel.path_kernel` has no part in it: here f at the nodes and more sums than one are wanted.
-    """
-    width = interval.end - interval.start
-    dtype = width.dtype
-    nodes = interval.start + width * jnp.asarray(_NODES, dtype)
-    samples = kernel.sample_path(path, nodes, nodes)
-    gradient = jax.value_and_grad(replace.faster(compilation.staged(f)))
-
-    def at(point: ArrayTree, velocity: ArrayTree) -> tuple[Array, ArrayTree]:
-        value, slope = gradient(point, *args)
-        slope, velocity = trees.widen((slope, velocity))
-        return value.astype(dtype), trees.product(velocity, slope)
-
-    values, fields = _mapped(at, (samples.points, samples.velocities), size)
-    weights = width * jnp.asarray(_MOMENTS, dtype)
-
-    def moments(leaf: Array) -> Any:
-        return jnp.einsum("jn,n...->j...", weights.astype(leaf.dtype), leaf, precision="highest")
-
-    def over_features(leaf: Array) -> Array:
-        return jnp.sum(leaf.reshape(NODES, -1), axis=1).astype(dtype)
-
-    coefficients = jax.tree.map(moments, fields)
-    leaves = jax.tree.leaves(coefficients)
-    sums = functools.reduce(jnp.add, map(over_features, leaves))
-    squares = functools.reduce(jnp.add, (over_features(jnp.square(leaf)) for leaf in leaves))
-    attributions = jax.tree.map(lambda leaf: leaf[0], coefficients)
-    return attributions, _judge(interval, values, sums, squares)
-
-
-def _mapped(at: Callable[..., Any], operands: Any, size: int) -> Any:
-    """Map over the nodes of an interval, at most so many together."""
-    if size >= NODES:
-        return jax.vmap(at)(*operands)
-    return lax.map(lambda operand: at(*operand), operands, batch_size=size)
-
-
-def _judge(interval: _Intervals, values: Array, sums: Array, squares: Array) -> _Finding:
-    """Return what to think of an interval.
-
-    Given are f at the nodes, and of the five Legendre coefficients of ∂ᵢf γᵢ', times the width of
-    the interval, the sums over the features and those of squares.
-    """
-    dtype = values.dtype
-    slopes = jnp.matmul(sums, jnp.asarray(_BASIS, dtype), precision="highest")
-    panels = jnp.matmul(jnp.asarray(_PANELS, dtype), slopes, precision="highest")
-    ends = jnp.concatenate([interval.start_value[None], values, interval.end_value[None]])
-    changes = jnp.diff(ends)
-    residuals = jnp.abs(panels - changes)
-    trace = jnp.sum(residuals)
-    high = jnp.sqrt(squares[4] + squares[3]) + trace
-    low = jnp.sqrt(squares[2] + squares[1]) + trace
-    decay = jnp.minimum(high / jnp.where(low > 0, low, 1), 1)
-    gap = jnp.abs(sums[0] - (interval.end_value - interval.start_value))
-
-    # The cut: where the tangents at the nodes on both sides of the largest residual meet, or
-    # halfway between these nodes. Beyond the first and the last node the slope is not known.
-    nodes = jnp.asarray(_NODES, dtype)
-    length = jnp.diff(nodes)
-    turn = (slopes[:-1] - slopes[1:]) * length
-    meet = (changes[1:-1] - slopes[1:] * length) / jnp.where(turn == 0, 1, turn)
-    meet = jnp.where((turn != 0) & (meet > 0.01) & (meet < 0.99), meet, 0.5)
-    places = jnp.concatenate([nodes[:1], nodes[:-1] + length * meet, nodes[-1:]])
-    parts = jnp.asarray([1, *[0.5] * (NODES - 1), 0], dtype)
-    order, worst = jnp.arange(NODES + 1), jnp.argmax(residuals)
-    place = jnp.sum(jnp.where(order == worst, places, 0))
-    parts = jnp.where(order == worst, parts, jnp.where(order < worst, 1, 0))
-    left_part = 0.001 + 0.998 * jnp.sum(parts * residuals) / jnp.where(trace > 0, trace, 1)
-
-    blind = trace < 0.05 * high  # errors of features that cancel in f leave nothing to follow
-    place, left_part = jnp.where(blind, 0.5, place), jnp.where(blind, 0.5, left_part)
-    width = interval.end - interval.start
-    return _Finding(jnp.maximum(gap, high * decay**2), interval.start + width * place, left_part)
+    return jax.tree.map(write, state.intervals, left, right)

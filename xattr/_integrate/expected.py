@@ -24,35 +24,53 @@ def expected_gradients(
 ) -> ArrayTree:
     """Average integrated gradients over baselines drawn from a data set, one gradient a sample.
 
-    Aᵢ = E over x' ~ baselines, α ~ U[0, 1] of (xᵢ − x'ᵢ) ∂ᵢf(x' + α (x − x')). Sample k takes α
-    from the k-th of `num_samples` equal parts of [0, 1], and baselines are dealt in shuffled
-    rounds, each used once a round. Every (x', α) is as likely as any other, so the mean is that of
-    independent draws, usually with less variance.
+    Aᵢ = E over x' ~ baselines, α ~ U[0, 1] of (xᵢ − x'ᵢ) ∂ᵢf(x' + α (x − x')).
 
-    Shapes: `f(x, *args)` returns a scalar for one example; leaves of `baselines` are those of x
-    with a leading axis of m ≥ 1 baselines; the result is a pytree like x, in units of f. Its sum
-    tends to f(x) − E f(x'): the mean of `xattr.completeness_gap` over the baselines is the gap.
-    `chunk_size` and `progress` as for `xattr.integrate`; the result does not depend on them. Raises
-    `ValueError` for baselines unlike x and for num_samples < 1.
-    Source: Erion et al. 2019, "Improving performance of deep learning models with axiomatic
-    attribution priors and expected gradients", eq. 4.
+    Sample k draws α from the k-th of `num_samples` equal parts of [0, 1]. Baselines are drawn in
+    rounds; each round is a new shuffle of all of them. Every pair (x', α) is equally likely, so the
+    expectation is that of independent draws. The variance is usually smaller.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> baselines = jnp.array([[0.0, 0.0], [1.0, 0.0]])
-    >>> xattr.expected_gradients(
-    ...     lambda x: 3 * x[0] + x[1], jnp.array([1.0, 2.0]), baselines, jax.random.key(0),
-    ...     num_samples=4)
-    Array([1.5, 2. ], dtype=float32)
+    The attributions sum to f(x) − E f(x') in the limit of many samples. The mean of
+    `xattr.completeness_gap` over the baselines is what they miss.
+
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        baselines: a pytree like x, with a leading axis of m ≥ 1 baselines on every leaf.
+        key: a random key, `jax.random.key(seed)`.
+        num_samples: how many gradients to average.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many gradients to take together; memory is that of one chunk. It changes the
+            result by rounding only. None chooses, see `xattr.integrate`.
+        progress: wraps the loop over the chunks, as `tqdm.tqdm` does. Not used inside a trace.
+
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        ValueError: if the baselines are not like x, or num_samples < 1.
+        TypeError: if a leaf of x is not floating, `key` is not a key, or `args` is not a tuple.
+
+    Source:
+        Erion et al. 2019, "Improving performance of deep learning models with axiomatic attribution
+        priors and expected gradients", eq. 4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> f = lambda x: 3 * x[0] + x[1]
+        >>> x, baselines = jnp.array([1.0, 2.0]), jnp.array([[0.0, 0.0], [1.0, 0.0]])
+        >>> xattr.expected_gradients(f, x, baselines, jax.random.key(0), num_samples=4)
+        Array([1.5, 2. ], dtype=float32)
     """
     x = trees.floating(x, "x")
-    baselines, rows = _checked(baselines, x)
+    baselines, baseline_count = _checked(baselines, x)
     trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
-    order, alphas = _draw(key, num_samples, rows, trees.widest(jax.tree.leaves(x)))
+    order, alphas = _draw(key, num_samples, baseline_count, trees.widest(jax.tree.leaves(x)))
 
     def samples_of(start: Any, size: int, valid: Array) -> PathSamples:
-        row, alpha = chunks.take((order, alphas), start, size)
-        chosen = jax.tree.map(lambda leaf: leaf[row], baselines)
+        drawn, alpha = chunks.take((order, alphas), start, size)
+        chosen = jax.tree.map(lambda leaf: leaf[drawn], baselines)
         points = jax.vmap(lambda baseline, a: paths.straight_line(baseline=baseline, x=x)(a))(
             chosen, alpha
         )
@@ -65,11 +83,14 @@ def expected_gradients(
     )
 
 
-def _draw(key: PRNGKey, count: int, rows: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Draw the rows of the baselines, in shuffled rounds, and α, one from each of `count` parts."""
-    deal, shift = jax.random.split(key)
-    rounds = jax.random.split(deal, -(-count // rows))
-    order = jax.vmap(lambda turn: jax.random.permutation(turn, rows))(rounds).ravel()[:count]
+def _draw(key: PRNGKey, count: int, baselines: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Draw the index of a baseline and α for each of `count` samples, as the docstring above says.
+
+    Stratified in both: a baseline is drawn again only after all others, and α covers [0, 1] evenly.
+    """
+    shuffle, shift = jax.random.split(key)
+    rounds = jax.random.split(shuffle, -(-count // baselines))
+    order = jax.vmap(lambda key: jax.random.permutation(key, baselines))(rounds).ravel()[:count]
     shifts = jax.random.uniform(shift, (count,), dtype)
     return order, (jnp.arange(count, dtype=dtype) + shifts) / count
 

@@ -1,8 +1,8 @@
 """The kernel: Σₖ wₖ ∇f(γ(αₖ)) ⊙ γ'(αₖ), one compiled program for every path γ.
 
-The boundary of jit lies after the sampling of the path: the program sees points, velocities and
-weights as arrays, never γ. Straight, curved and Aumann–Shapley paths and expected gradients share
-one executable for each chunk size, therefore, and memory does not grow with the nodes.
+The path is sampled outside jit. The program takes points, velocities and weights as arrays, never
+γ. Straight, curved and Aumann–Shapley paths and expected gradients therefore share one executable
+for each chunk size. Memory does not grow with the number of nodes.
 """
 
 import functools
@@ -20,10 +20,10 @@ from xattr._program import workload
 from xattr.types import Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
 
 SamplesOf: TypeAlias = Callable[[Any, int, Array], PathSamples]
-"""`samples_of(start, size, valid)`: the samples of one chunk, of weight 0 where not valid."""
+"""`samples_of(start, size, valid)`: the samples of one chunk, with weight 0 where not `valid`."""
 
 DEFAULT_NODES = 64
-"""Nodes of the Gauss–Legendre quadrature where no quadrature is given.
+"""Nodes of the default quadrature, which is Gauss–Legendre.
 
 The 2017 paper reports 20 to 300 Riemann steps for a gap of 5 %. On the softmax score of
 EfficientNet-Lite0 for a photograph, 64 Gauss–Legendre nodes leave 6 % (README, the demo's table).
@@ -35,16 +35,27 @@ def sample(path: Path, quadrature: Quadrature) -> PathSamples:
 
     points[k] = γ(αₖ), velocities[k] = γ'(αₖ), weights[k] = wₖ; γ' by `jax.jvp`.
 
-    Shapes: leaves of `points` and `velocities` have a leading axis of n nodes, in the dtype that γ
-    returns for a Python float; `weights` has shape (n,). Raises `ValueError` for a quadrature that
-    is empty, not sorted, outside [0, 1] or of unequal lengths, `TypeError` for a path that does not
-    return a pytree of floating arrays.
-    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5 and 6.
+    Args:
+        path: γ, a function `alpha -> pytree like x` on [0, 1].
+        quadrature: nodes and weights, each of shape (n,).
 
-    >>> import jax.numpy as jnp, xattr
-    >>> xattr.sample(lambda a: a**2 * jnp.array([3.0]), xattr.quadrature.midpoint(1))
-    PathSamples(points=Array([[0.75]], dtype=float32), velocities=Array([[3.]], dtype=float32),
-                weights=Array([1.], dtype=float32))
+    Returns:
+        `PathSamples`. Leaves of `points` and `velocities` have a leading axis of n nodes, in the
+        dtype that γ returns for a Python float. `weights` has shape (n,).
+
+    Raises:
+        ValueError: if the quadrature is empty, not sorted, outside [0, 1] or of unequal lengths.
+        TypeError: if the path does not return a pytree of floating arrays.
+
+    Source:
+        Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5 and 6.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.sample(lambda a: a**2 * jnp.array([3.0]), xattr.quadrature.midpoint(1))
+        PathSamples(points=Array([[0.75]], dtype=float32),
+                    velocities=Array([[3.]], dtype=float32),
+                    weights=Array([1.], dtype=float32))
     """
     return sampling.sampler(sample_path, path)(*map(jnp.asarray, quadrature_or_default(quadrature)))
 
@@ -59,7 +70,8 @@ def sample_path(path: Path, nodes: Array, weights: Array) -> PathSamples:
 def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> ArrayTree:
     """Return Σₖ wₖ ∇f(γₖ) ⊙ γ'ₖ over the nodes, in float32 at least.
 
-    The samples have two leading axes: chunks, taken one after the other, and the nodes of each.
+    The samples have two leading axes: the chunks, which run one after the other, and the nodes of a
+    chunk.
     """
     gradient = jax.grad(replace.faster(compilation.staged(f)))
 
@@ -74,8 +86,8 @@ def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> Arr
 def weighted_sum(weights: Array, terms: ArrayTree) -> ArrayTree:
     """Return Σₖ wₖ termsₖ over the leading axis.
 
-    A product with the weights, since XLA fuses a multiplied sum over nodes badly on CPU: for a
-    batch it takes six times as long. A TPU would round to bfloat16 unless told otherwise.
+    It is a matrix product, because XLA on CPU fuses a multiplication and a sum over nodes badly:
+    for a batch that takes six times as long. `precision` keeps a TPU from rounding to bfloat16.
     """
 
     def leaf_sum(leaf: Array) -> Array:
@@ -97,23 +109,35 @@ def integrate(
 
     Aᵢ = Σₖ wₖ ∂ᵢf(γ(αₖ)) γᵢ'(αₖ).
 
-    Shapes: `f(x, *args)` returns a scalar for one example; the result is a pytree like x.
-    At most `chunk_size` gradients are taken together; memory is a chunk's. None chooses it: on a
-    CPU from the size of the largest array that f makes (1 for EfficientNet-Lite0, 64 for a small
-    dense network), elsewhere 16. It changes no result beyond rounding. `progress` wraps the loop
-    over the chunks, as `tqdm.tqdm` does; inside a trace it is not used. `xattr.completeness_gap`
-    tells the gap to f(γ(1)) − f(γ(0)). Outside a trace the result
-    is looked at, to find a path that is not finite: put the call under `jax.jit`
-    where it must not wait for the device.
-    Raises `ValueError` for samples that do not fit together and, outside a trace, for a path that
-    is not finite; `TypeError` if `args` is no tuple.
-    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6.
+    `xattr.completeness_gap` returns what the sum of the attributions misses of f(γ(1)) − f(γ(0)).
+    Outside a trace this function waits for the result, to check that the path is finite. Call it
+    under `jax.jit` where it must not wait for the device.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> path = xattr.paths.straight_line(baseline=jnp.zeros(2), x=jnp.array([1.0, 2.0]))
-    >>> samples = xattr.sample(path, xattr.quadrature.midpoint(8))
-    >>> xattr.integrate(lambda x: x[0] * x[1], samples)
-    Array([1., 1.], dtype=float32)
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        samples: the sampled path, as `xattr.sample` returns it.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many gradients to take together; memory is that of one chunk. It changes the
+            result by rounding only. None chooses: on a CPU by the size of the largest array that f
+            makes (1 for EfficientNet-Lite0, 64 for a small dense network), elsewhere 16.
+        progress: wraps the loop over the chunks, as `tqdm.tqdm` does. Not used inside a trace.
+
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        ValueError: if the samples do not fit together or, outside a trace, are not finite.
+        TypeError: if `args` is not a tuple.
+
+    Source:
+        Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> path = xattr.paths.straight_line(baseline=jnp.zeros(2), x=jnp.array([1.0, 2.0]))
+        >>> samples = xattr.sample(path, xattr.quadrature.midpoint(8))
+        >>> xattr.integrate(lambda x: x[0] * x[1], samples)
+        Array([1., 1.], dtype=float32)
     """
     samples = _checked(samples)
 
@@ -145,23 +169,41 @@ def path_integral(
 ) -> ArrayTree:
     """Attribute f(γ(1)) − f(γ(0)) to the inputs, along any path γ.
 
-    Aᵢ = ∫₀¹ ∂ᵢf(γ(α)) γᵢ'(α) dα. The path is sampled chunk by chunk: neither its samples nor the
-    gradients of all nodes are alive at once. A new path, label or parameter tree of the same shapes
-    runs the same compiled program.
+    Aᵢ = ∫₀¹ ∂ᵢf(γ(α)) γᵢ'(α) dα.
 
-    Shapes: `path(alpha)` returns a pytree like x, what `f` takes; so is the result. `quadrature` is
-    Gauss–Legendre
-    with 64 nodes if None. `chunk_size` and `progress` as for `xattr.integrate`, `warn_above` as for
-    `xattr.integrated_gradients`.
-    Raises as `xattr.sample` and `xattr.integrate` do.
-    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5; Friedman 2004.
+    The path is sampled chunk by chunk: the samples and gradients of all nodes are never alive
+    together. A new path, label or parameter tree of the same shapes does not recompile.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: x[0] * x[1]
-    >>> powers = jnp.array([1.0, 2.0])
-    >>> path = xattr.paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=powers)
-    >>> xattr.path_integral(f, path).round(4)
-    Array([0.3333, 0.6667], dtype=float32)
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        path: γ, a function `alpha -> pytree like x` on [0, 1].
+        quadrature: nodes and weights on [0, 1]. None is Gauss–Legendre with 64 nodes.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many gradients to take together; memory is that of one chunk. None chooses,
+            see `xattr.integrate`.
+        progress: wraps the loop over the chunks, as `tqdm.tqdm` does. Not used inside a trace.
+        warn_above: the gap to warn of, as a share of f(γ(1)) − f(γ(0)). None does not check, see
+            `xattr.integrated_gradients`.
+
+    Returns:
+        A pytree like x, in units of f.
+
+    Raises:
+        ValueError: if the quadrature is empty, not sorted, outside [0, 1] or of unequal lengths or,
+            outside a trace, if the path is not finite.
+        TypeError: if the path does not return a pytree of floating arrays, or `args` is not a
+            tuple.
+
+    Source:
+        Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 5; Friedman 2004.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f = lambda x: x[0] * x[1]
+        >>> powers = jnp.array([1.0, 2.0])
+        >>> path = xattr.paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=powers)
+        >>> xattr.path_integral(f, path).round(4)
+        Array([0.3333, 0.6667], dtype=float32)
     """
     compilation.check_callable(path, "path")
     completeness.check_option(warn_above)
@@ -190,24 +232,24 @@ def path_value(path: Path, alpha: Array) -> ArrayTree:
 
 
 def quadrature_or_default(quadrature: Quadrature | None) -> Quadrature:
-    """Return the quadrature as arrays in a dtype of JAX's, or the default one."""
+    """Return the quadrature, or the default one, as arrays in a dtype that JAX uses now."""
     if quadrature is None:
         quadrature = quadratures.gauss_legendre(DEFAULT_NODES)
     return Quadrature(*map(_canonical, quadratures.checked(quadrature)))
 
 
 def _canonical(values: Array) -> Array:
-    """Cast values on the host: JAX 0.10.2 may not notice that jax_enable_x64 was switched."""
+    """Cast on the host: JAX 0.10.2 does not always notice a change of jax_enable_x64."""
     if not isinstance(values, np.ndarray):
         return values
     return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
 
 
 def nodes_of(quadrature: Quadrature, start: Any, size: int, valid: Array) -> Quadrature:
-    """Return the nodes and weights of one chunk; the weight of what has been counted is 0."""
+    """Return the nodes and weights of one chunk, with weight 0 where not `valid`."""
     nodes, weights = (chunks.take(values, start, size) for values in quadrature)
-    # As arrays of JAX: a jitted program given float64 of NumPy does not always notice that
-    # jax_enable_x64 was switched meanwhile (JAX 0.10.2).
+    # JAX arrays, since a jitted program that is given float64 of NumPy does not always notice a
+    # change of jax_enable_x64 (JAX 0.10.2).
     return Quadrature(jnp.asarray(nodes), jnp.asarray(chunks.masked(weights, valid)))
 
 
@@ -221,35 +263,51 @@ def accumulate(
     f: Function,
     samples_of: SamplesOf,
     count: int,
-    form: ArrayTree,
+    x: ArrayTree,
     *,
     args: tuple[Any, ...],
     chunk_size: int | None,
     progress: Progress | None,
 ) -> ArrayTree:
-    """Sum the compiled kernel over samples made chunk by chunk by `samples_of(start, size, valid)`.
+    """Return the compiled kernel's sum over `count` samples, made chunk by chunk, in dtypes of x.
 
-    `valid` tells which of the items count; the others must be given weight 0. `form` is a point of
-    the samples, or its shapes and dtypes.
+    Of x only the shapes and dtypes are used.
     """
     compilation.check_args(args)
     kernel = compilation.compiled(path_kernel, f)
-    chunk_size = workload.chunk_size(chunk_size, f, form, args)
-    size = chunks.split(count, chunk_size)[0]
-
-    def part(start: Any, number: int, valid: Array) -> ArrayTree:
-        return kernel(chunks.stacked(samples_of(start, number, valid), size), args)
-
-    result = chunks.reduce(
-        part, trees.add, count, chunk_size=chunk_size, progress=progress, blocks=True
+    chunk_size = workload.chunk_size(chunk_size, f, x, args)
+    result = sum_of_chunks(
+        lambda samples: kernel(samples, args), samples_of, count, chunk_size, progress
     )
     if trees.has_nonfinite(result):
         check_finite(samples_of, count, chunk_size)
-    return trees.cast_like(result, form)
+    return trees.cast_like(result, x)
+
+
+def sum_of_chunks(
+    kernel: Callable[[Any], ArrayTree],
+    operands_of: Callable[[Any, int, Array], Any],
+    count: int,
+    chunk_size: int,
+    progress: Progress | None,
+) -> ArrayTree:
+    """Return Σ kernel(operands of a block of chunks), for operands that are made when needed.
+
+    `operands_of(start, size, valid)` has one leading axis of nodes; the kernel is given two, the
+    chunks of the block and the nodes of each.
+    """
+    size = chunks.split(count, chunk_size)[0]
+
+    def part(start: Any, number: int, valid: Array) -> ArrayTree:
+        return kernel(chunks.stacked(operands_of(start, number, valid), size))
+
+    return chunks.reduce(
+        part, trees.add, count, chunk_size=chunk_size, progress=progress, blocks=True
+    )
 
 
 def check_finite(samples_of: SamplesOf, count: int, chunk_size: int) -> None:
-    """Raise if it is the path, not the gradient of f, that is not finite."""
+    """Raise if the path is not finite; an infinite gradient of f is not an error."""
     size, starts, valid = chunks.split(count, chunk_size)
     for start, mask in zip(starts, valid, strict=True):
         samples = samples_of(int(start), size, mask)

@@ -1,4 +1,4 @@
-"""Attributions of a data set, batch by batch, into files: resumable, and over many devices."""
+"""Attributions of a data set, written to files batch by batch; an interrupted run can resume."""
 
 import functools
 import hashlib
@@ -24,7 +24,7 @@ _BATCH_AXIS = "batch"
 
 
 class _Inputs(NamedTuple):
-    """A batch: its leaves, which of them have an axis of examples, and how many there are."""
+    """A batch: its leaves, 0 or None for each (whether it has an axis of examples), its size."""
 
     leaves: list[Any]
     axes: tuple[int | None, ...]
@@ -33,7 +33,7 @@ class _Inputs(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """An array that all examples share: as it was given, its digest, and on the devices."""
+    """An array that all examples share: as given, its digest, and its copy on the devices."""
 
     leaf: Any
     digest: bytes
@@ -49,36 +49,54 @@ def attribute_dataset(
     in_axes: Any = 0,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Attribute a stream of batches into a folder of files; go on where an earlier run stopped.
+    """Attribute batches into a folder of files; go on where an earlier run stopped.
 
     file[n] = xattr.sharded(method, mesh, in_axes=in_axes)(*batches[n]), or, without a mesh,
     jax.vmap(method, in_axes)(*batches[n]). One batch is written while the next is computed.
 
-    Shapes: `method(*operands)` attributes one example. A batch is an operand, or a tuple of
-    operands, with a leading axis of examples but for those with None in `in_axes`, such as
-    parameters. `out`/batch-000017.process-0.npz holds the result of batch 17 under the names of its
-    leaves, "attributions" followed by `jax.tree_util.keystr`, bfloat16 as float32. A batch that is
-    smaller than one before it is padded, with its last example, so that nothing is compiled again.
-    `progress` wraps the loop over the batches, as `tqdm.tqdm` does. Returns the files, in order.
+    A batch whose file is there is not computed again. A file appears only when it is complete. It
+    carries a digest of the batch, of the shared operands, and of the arrays and numbers bound in
+    `method` by `functools.partial`. The digest does not cover the code of the method, or what the
+    code reads from elsewhere.
 
-    A file appears when it is whole. It carries a digest of the batch, the shared operands, and the
-    arrays and numbers bound in `method` by `functools.partial`; the code of the method, and what it
-    reads from elsewhere, are not part of it. A batch whose file is there is not computed again.
+    A batch that is smaller than an earlier one is padded with its last example, so that it does not
+    recompile.
 
-    With more processes than one (`jax.distributed`) and a mesh of all of them, each passes the
-    examples of its own devices, in batches of one size and number (the last may be smaller, but
-    not empty), and writes their results.
+    With more processes than one (`jax.distributed`) and a mesh of all of them, each process passes
+    the examples of its own devices and writes their results. Its batches must be of the same size
+    and number as those of the others. The last may be smaller, but not empty.
 
-    Raises `ValueError` where `out` has a file of other inputs, and as `xattr.sharded` does.
-    Source: `jax.make_array_from_process_local_data`, for examples of many processes.
+    Args:
+        method: `method(*operands)` attributes one example.
+        batches: each is one operand or a tuple of operands, with a leading axis of examples on all
+            but those that have None in `in_axes`.
+        out: the folder; it is made if it does not exist.
+        mesh: the devices to use, as for `xattr.sharded`. None is the default device.
+        in_axes: as for `jax.vmap`: 0 for an axis of examples, None for what all examples share,
+            such as parameters.
+        progress: wraps the loop over the numbers of the batches, as `tqdm.tqdm` does.
 
-    >>> import tempfile, jax.numpy as jnp, numpy as np, xattr
-    >>> method = lambda x: xattr.gradient_x_input(lambda x: jnp.sum(x**2), x)
-    >>> out = tempfile.TemporaryDirectory()
-    >>> (file,) = attribute_dataset(method, [np.array([[1.0], [2.0]])], out=out.name)
-    >>> np.load(file)["attributions"].tolist()
-    [[2.0], [8.0]]
-    >>> out.cleanup()
+    Returns:
+        The files, in order. `out`/batch-000017.process-0.npz holds the result of batch 17. Its
+        leaves have the names "attributions" followed by `jax.tree_util.keystr`; bfloat16 is stored
+        as float32.
+
+    Raises:
+        ValueError: if `out` has a file of other inputs, a batch has no examples, `in_axes` do not
+            fit, or the mesh has neither axis of `xattr.sharded`.
+        TypeError: if `method` is not a function.
+
+    Source:
+        `jax.make_array_from_process_local_data`, for the examples of many processes.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp, numpy as np, xattr
+        >>> method = lambda x: xattr.gradient_x_input(lambda x: jnp.sum(x**2), x)
+        >>> out = tempfile.TemporaryDirectory()
+        >>> (file,) = xattr.attribute_dataset(method, [np.array([[1.0], [2.0]])], out=out.name)
+        >>> np.load(file)["attributions"].tolist()
+        [[2.0], [8.0]]
+        >>> out.cleanup()
     """
     compilation.check_callable(method, "method")
     attribute = (
@@ -101,7 +119,7 @@ def attribute_dataset(
             continue
         result = attribute(*_placed(inputs, size, mesh, shared))
         if write is not None:
-            write()  # the batch before, while this one is computed
+            write()  # JAX computes this batch meanwhile
         write = functools.partial(_write, files[-1], digest, result, inputs.size, mesh)
     if write is not None:
         write()
@@ -109,7 +127,7 @@ def attribute_dataset(
 
 
 def _opened(out: str | os.PathLike[str]) -> Path:
-    """Return the folder, without what a killed run of this process left half-written."""
+    """Return the folder, after removing files that a killed run left half-written."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     for half in folder.glob(f"*.process-{jax.process_index()}.partial"):
@@ -118,9 +136,9 @@ def _opened(out: str | os.PathLike[str]) -> Path:
 
 
 def _finished(folder: Path, mesh: Mesh | None) -> set[str]:
-    """Return the names of the files that need not be made again.
+    """Return the names of this process's files of batches that need not be computed again.
 
-    All processes must have theirs: what one computes again the others have to take part in.
+    A batch is finished if every process has its file: all have to take part in computing one.
     """
     own = {file.name for file in folder.glob(f"*.process-{jax.process_index()}.npz")}
     if mesh is None or jax.process_count() == 1:
@@ -133,7 +151,7 @@ def _finished(folder: Path, mesh: Mesh | None) -> set[str]:
 
 
 def _in_order(batches: Iterable[Any], progress: Progress | None) -> Iterator[Any]:
-    """Yield the batches, through `progress` over their numbers."""
+    """Yield the batches in order, with `progress` around their numbers."""
     try:
         count: int | None = len(batches)  # type: ignore[arg-type]
     except TypeError:
@@ -157,12 +175,12 @@ def _inputs(batch: Any, in_axes: Any) -> _Inputs:
 
 
 def _shared(inputs: _Inputs, mesh: Mesh | None, before: dict[int, _Shared]) -> dict[int, _Shared]:
-    """Return digest and place of what is shared, those of the batch before where it is the same."""
+    """Return what the examples share, reusing digests and copies from the batch before."""
 
     def of(place: int, leaf: Any) -> _Shared:
         known = before.get(place)
         if known is not None and known.leaf is leaf and isinstance(leaf, jax.Array):
-            return known  # it cannot have changed, as an array of NumPy can
+            return known  # a JAX array cannot have changed; a NumPy array can
         digest = _digest(leaf)
         if known is not None and known.digest == digest:
             return known._replace(leaf=leaf)
@@ -173,7 +191,7 @@ def _shared(inputs: _Inputs, mesh: Mesh | None, before: dict[int, _Shared]) -> d
 
 
 def _digest_of(inputs: _Inputs, shared: dict[int, _Shared], of_method: bytes) -> str:
-    """Return a digest of all that the attributions of a batch come from, but for code."""
+    """Return a digest of all that determines the attributions of a batch, except for code."""
     digest = hashlib.blake2b(of_method, digest_size=16)
     digest.update(repr((str(inputs.treedef), inputs.axes)).encode())
     for place, leaf in enumerate(inputs.leaves):
@@ -196,7 +214,7 @@ def _digests_in(method: Any) -> Iterator[bytes]:
 
 
 def _digest(leaf: Any) -> bytes:
-    """Return a digest of an array, with dtype and shape, or of what a number is written as."""
+    """Return a digest of an array, its dtype and its shape, or of the `repr` of a number."""
     digest = hashlib.blake2b(digest_size=16)
     if not isinstance(leaf, (jax.Array, np.ndarray)):
         digest.update(repr(leaf).encode())
@@ -208,7 +226,7 @@ def _digest(leaf: Any) -> bytes:
 
 
 def _on_host(leaf: Any) -> list[np.ndarray]:
-    """Return an array, or the shards of it that are here."""
+    """Return an array, or those of its shards that this process has."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return _on_host(jax.random.key_data(leaf))
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -217,7 +235,7 @@ def _on_host(leaf: Any) -> list[np.ndarray]:
 
 
 def _is_written(file: Path, digest: str) -> bool:
-    """Tell whether the file is there; raise if it is of other inputs."""
+    """Tell whether the file is there; raise if its digest is another."""
     if not file.exists():
         return False
     try:
@@ -225,7 +243,7 @@ def _is_written(file: Path, digest: str) -> bool:
             if str(stored["digest"]) == digest:
                 return True
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        pass  # no file of ours
+        pass  # not a file of this function: refused below
     raise ValueError(
         f"`out` has {file.name} of other inputs, or of another method: pass an empty folder, or "
         "remove its files"
@@ -235,7 +253,7 @@ def _is_written(file: Path, digest: str) -> bool:
 def _placed(
     inputs: _Inputs, size: int, mesh: Mesh | None, shared: dict[int, _Shared]
 ) -> tuple[Any, ...]:
-    """Return the operands on the devices, the examples padded to the size of earlier batches."""
+    """Return the operands on the devices, with the examples padded to `size`."""
     spec = _spec(mesh)
     extra = size + -size % _pieces(mesh, spec) - inputs.size
 
@@ -246,25 +264,24 @@ def _placed(
         shared[place].placed if place in shared else put(place, leaf)
         for place, leaf in enumerate(inputs.leaves)
     ]
-    operands: tuple[Any, ...] = jax.tree.unflatten(inputs.treedef, leaves)
-    return operands
+    return jax.tree.unflatten(inputs.treedef, leaves)
 
 
 def _spec(mesh: Mesh | None) -> P:
-    """Return the layout of the examples."""
+    """Return the PartitionSpec of the examples."""
     return P(_BATCH_AXIS) if mesh is not None and _BATCH_AXIS in mesh.axis_names else P()
 
 
 def _pieces(mesh: Mesh | None, spec: P) -> int:
-    """Return among how many groups of this process's devices its examples are divided."""
+    """Return into how many parts this process's devices divide its examples."""
     if mesh is None or spec == P():
         return 1
     where = NamedSharding(mesh, spec).addressable_devices_indices_map((mesh.shape[_BATCH_AXIS],))
-    return len({rows[0].start for rows in where.values() if rows})
+    return len({index[0].start for index in where.values() if index})
 
 
 def _put(leaf: Any, mesh: Mesh | None, spec: P) -> Any:
-    """Move an array of this process to its devices: as its part of a global one, with a mesh."""
+    """Move an array of this process to its devices; with a mesh it is part of a global array."""
     if not isinstance(leaf, (jax.Array, np.ndarray)):
         return leaf
     if mesh is None:
@@ -280,7 +297,7 @@ def _put(leaf: Any, mesh: Mesh | None, spec: P) -> Any:
 
 
 def _write(file: Path, digest: str, result: ArrayTree, count: int, mesh: Mesh | None) -> None:
-    """Write the results of this process's examples; the file appears when it is whole."""
+    """Write the results of this process's examples; the file appears when it is complete."""
     arrays = {
         f"attributions{jax.tree_util.keystr(path)}": _storable(_own(leaf, mesh)[:count])
         for path, leaf in jax.tree_util.tree_leaves_with_path(result)
@@ -290,20 +307,20 @@ def _write(file: Path, digest: str, result: ArrayTree, count: int, mesh: Mesh | 
         with half.open("wb") as stream:
             np.savez(stream, allow_pickle=False, digest=np.array(digest), **arrays)
         os.replace(half, file)
-    except BaseException:  # an interrupt by the keyboard, too
+    except BaseException:  # KeyboardInterrupt, too
         half.unlink(missing_ok=True)
         raise
 
 
 def _own(leaf: jax.Array, mesh: Mesh | None) -> np.ndarray:
-    """Return the rows that this process has the examples of."""
+    """Return the results of this process's examples."""
     if mesh is None or leaf.is_fully_addressable:
         return np.asarray(leaf)
     shards = jax.device_put(leaf, NamedSharding(mesh, _spec(mesh))).addressable_shards
-    rows = {shard.index[0].start or 0: shard for shard in shards}
-    return np.concatenate([np.asarray(rows[start].data) for start in sorted(rows)])
+    parts = {shard.index[0].start or 0: shard.data for shard in shards}  # copies count once
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    """Return an array of a type that NumPy has: float32 for the likes of bfloat16."""
+    """Return an array of a dtype that NumPy has: float32 for bfloat16 and the like."""
     return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Attributions over the devices of a mesh: examples along one axis, nodes of a path along another.
+"""Attributions on the devices of a mesh: examples along one axis, nodes of a path along another.
 
-A path attribution is linear in the weights of its quadrature. Each device therefore takes a share
-of the nodes as a quadrature of its own, and one sum over the devices completes the attribution.
+A path attribution is linear in the weights of its quadrature. Each device therefore runs the method
+with its share of the nodes as the quadrature. One sum over the devices completes the attribution.
 """
 
 import functools
@@ -26,7 +26,7 @@ Method = Callable[..., ArrayTree]
 
 
 class Plan(NamedTuple):
-    """A mesh, and the axes of it to use: None where there are no devices to spread over."""
+    """A mesh and the axes of it to use; an axis that is absent or has one device is None."""
 
     mesh: Any
     batch_axis: str | None
@@ -47,44 +47,59 @@ def sharded(
 ) -> Callable[..., ArrayTree]:
     """Spread an attribution over the devices of a mesh: vmap over examples, psum over nodes.
 
-    A[b] = Σ_d Σ_{k on d} wₖ g_b(αₖ) = method(*operands[b], quadrature=Quadrature(α, w)): device d
-    of the node axis is given its share of the nodes, padded with nodes of weight 0, and one
-    all-reduce adds the results, in float32 at least. Without a node axis in the mesh (or with one
-    of size 1) no device waits for another.
+    A[b] = Σ_d Σ_{k on d} wₖ g_b(αₖ) = method(*operands[b], quadrature=Quadrature(α, w)).
 
-    Shapes: `method(*operands, **options)` attributes one example. The result takes operands and
-    `in_axes` as `jax.vmap` does (0 for an axis of examples, None for what all share, such as
-    parameters; for each operand, or a pytree prefix of them), keyword options that all examples
-    share, and returns what the method does with a leading axis of examples. `quadrature`, if the
-    node axis has more than one device, is that of the call, else the default of the method, else
-    Gauss–Legendre with 64 nodes; the method must be linear in its weights, as path attributions and
-    their means are (a variance is not). A part of the result that does not depend on the quadrature
-    is left as it is. Any number of examples and of nodes will do: the last is repeated, with
-    weight 0 or to be dropped. Axes of the mesh with other names are the caller's, for example
-    "model" for parameters; they stay automatic or explicit. `chunk_size` is that of a device.
-    Put operands onto the mesh once (`jax.device_put`), or each call moves them.
+    Device d of the node axis runs the method with its share of the nodes. One all-reduce adds the
+    results, in float32 at least. Without a node axis of two devices or more, no device waits for
+    another. Any number of examples and of nodes is allowed. If it is not a multiple of the devices,
+    the last example is repeated and dropped from the result, the last node repeated with weight 0.
 
-    For a model in bfloat16 keep x in float32 and cast inside, f = lambda x, *args:
-    model(x.astype(jnp.bfloat16), *args): a method returns the dtype of x, and devices would add
-    parts rounded to it.
+    With a node axis the method must be linear in the weights, as path attributions and their means
+    are; a variance is not. Parts of its result that do not depend on the quadrature are not summed.
 
-    With more processes than one (`jax.distributed`) operands are global arrays, or arrays of the
-    host that are equal in all of them. If a process dies the others wait in the sum until its
-    heartbeats are missed, `heartbeat_timeout_seconds` of `jax.distributed.initialize` (100), and
-    are then ended by JAX, with its number on stderr; if it was the first process, at once.
+    Put operands onto the mesh once, with `jax.device_put`, or each call moves them. For a model in
+    bfloat16 keep x in float32 and cast inside f,
+    `f = lambda x, *args: model(x.astype(jnp.bfloat16), *args)`: a method returns the dtype of x,
+    and the devices would otherwise add parts that are rounded to bfloat16.
 
-    Raises `ValueError` for a mesh with neither axis, operands without examples, `in_axes` that do
-    not fit and, with a node axis, for a method without a `quadrature`.
-    Source: `jax.shard_map`; the sum over steps is that of Sundararajan et al. 2016, "Gradients of
-    Counterfactuals", eq. 6.
+    With more processes than one (`jax.distributed`) operands are global arrays, or host arrays that
+    are equal in all processes. If a process dies, the others wait in the sum until its heartbeats
+    are missed (`heartbeat_timeout_seconds` of `jax.distributed.initialize`, 100); then JAX ends
+    them, with its number on stderr. If it was the first process, JAX ends them at once.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> mesh = jax.make_mesh((1, 1), ("batch", "node"))
-    >>> method = lambda x, w: xattr.integrated_gradients(lambda x: jnp.sum(w * x**2), x)
-    >>> sharded(method, mesh, in_axes=(0, None))(jnp.ones((3, 2)), jnp.array([1.0, 2.0])).round(4)
-    Array([[1., 2.],
-           [1., 2.],
-           [1., 2.]], dtype=float32)
+    Args:
+        method: `method(*operands, **options)` attributes one example.
+        mesh: the devices. Axes with other names stay automatic or explicit for the caller's use,
+            for example "model" for parameters.
+        in_axes: as for `jax.vmap`: 0 for an axis of examples, None for what all examples share,
+            such as parameters; for each operand, or a pytree prefix of the operands.
+        batch_axis: the axis of the mesh that examples are spread over.
+        node_axis: the axis of the mesh that nodes are spread over.
+
+    Returns:
+        A function of the operands and of keyword options that all examples share. It returns what
+        the method returns, with a leading axis of examples. With a node axis its `quadrature` is
+        that of the call, else the default of the method, else Gauss–Legendre with 64 nodes. Its
+        `chunk_size` is that of one device. It raises `ValueError` if there are no examples,
+        `in_axes` do not fit, or the mesh has a node axis and the method takes no `quadrature`.
+
+    Raises:
+        ValueError: if the mesh has neither axis, or both are one.
+        TypeError: if `method` is not a function, or `mesh` is not a mesh.
+
+    Source:
+        `jax.shard_map`; the sum over nodes is that of Sundararajan et al. 2016, "Gradients of
+        Counterfactuals", eq. 6.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> mesh = jax.make_mesh((1, 1), ("batch", "node"))
+        >>> method = lambda x, w: xattr.integrated_gradients(lambda x: jnp.sum(w * x**2), x)
+        >>> attribute = xattr.sharded(method, mesh, in_axes=(0, None))
+        >>> attribute(jnp.ones((3, 2)), jnp.array([1.0, 2.0])).round(4)
+        Array([[1., 2.],
+               [1., 2.],
+               [1., 2.]], dtype=float32)
     """
     compilation.check_callable(method, "method")
     plan = _plan(mesh, batch_axis, node_axis)
@@ -106,7 +121,7 @@ def sharded(
 
 
 def vmapped(method: Method, in_axes: Any = 0) -> Callable[..., ArrayTree]:
-    """Return the method over the examples of a batch, compiled."""
+    """Return the method under vmap over the examples of a batch, compiled."""
 
     def attribute(*operands: Any) -> ArrayTree:
         examples, axes = batched(operands, in_axes)
@@ -116,13 +131,14 @@ def vmapped(method: Method, in_axes: Any = 0) -> Callable[..., ArrayTree]:
 
 
 def _plan(mesh: Mesh, batch_axis: str, node_axis: str) -> Plan:
+    """Return the plan; raise unless the mesh has one of the axes."""
     if not isinstance(mesh, Mesh):
         raise TypeError(
             f"`mesh` must be a jax.sharding.Mesh, but is a {type(mesh).__name__}: "
             'make one with jax.make_mesh((4, 2), ("batch", "node"))'
         )
     if node_axis == NODE_AXIS and {NODE_AXIS, "step"} & {*mesh.axis_names} == {"step"}:
-        deprecated.warn('the axis "step" of a mesh is now called "node"', stacklevel=5)
+        deprecated.warn('the axis "step" of a mesh is now called "node"')
         node_axis = "step"
     if batch_axis == node_axis:
         raise ValueError("`batch_axis` and `node_axis` must be two axes of the mesh, not one")
@@ -136,7 +152,7 @@ def _plan(mesh: Mesh, batch_axis: str, node_axis: str) -> Plan:
 
 
 def batched(operands: tuple[Any, ...], in_axes: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return operands with their axis of examples in front, and 0 or None for each leaf."""
+    """Return the operands with the axis of examples in front, and 0 or None for each leaf."""
     prefix = tuple(in_axes) if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(operands)
     try:
         given = _leaves(jax.tree.broadcast(prefix, operands, is_leaf=_is_none))
@@ -160,7 +176,7 @@ def batched(operands: tuple[Any, ...], in_axes: Any) -> tuple[tuple[Any, ...], t
 
 
 def count_of(leaves: list[Any], axes: tuple[Any, ...]) -> int:
-    """Return the number of examples; raise unless it is one number."""
+    """Return the number of examples; raise unless all leaves agree on it."""
     shapes = [jnp.shape(leaf) for leaf, axis in zip(leaves, axes, strict=True) if axis == 0]
     counts = {shape[0] if shape else None for shape in shapes}
     if len(counts) != 1 or None in counts:
@@ -172,7 +188,7 @@ def count_of(leaves: list[Any], axes: tuple[Any, ...]) -> int:
 
 
 def _leaves(tree: Any) -> list[Any]:
-    """Return the leaves of a tree, None among them."""
+    """Return the leaves of a tree; None counts as a leaf."""
     return jax.tree.leaves(tree, is_leaf=_is_none)
 
 
@@ -181,9 +197,9 @@ def _is_none(value: Any) -> bool:
 
 
 def _placed(operands: tuple[Any, ...], plan: Plan, axes: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Move operands that are elsewhere onto the mesh, to each device its examples."""
+    """Move operands that are elsewhere onto the mesh, and to each device its examples only."""
     if chunks.is_staged() or jax.process_count() > 1:
-        return operands  # jit takes what is equal in all processes
+        return operands  # with several processes, jit accepts host arrays that are equal in all
     leaves, treedef = jax.tree.flatten(operands, is_leaf=_is_none)
     devices = set(plan.mesh.devices.flat)
     even = plan.batch_axis and count_of(leaves, axes) % plan.mesh.shape[plan.batch_axis] == 0
@@ -196,38 +212,34 @@ def _placed(operands: tuple[Any, ...], plan: Plan, axes: tuple[Any, ...]) -> tup
         spec = P(plan.batch_axis) if even and axis == 0 else P()
         return put(leaf, NamedSharding(plan.mesh, spec))
 
-    result: tuple[Any, ...] = jax.tree.unflatten(treedef, list(map(placed, leaves, axes)))
-    return result
+    return jax.tree.unflatten(treedef, list(map(placed, leaves, axes)))
 
 
 def put(leaf: Any, where: Any) -> jax.Array:
-    """Move an array; one of NumPy is copied, whose memory JAX on a CPU would go on to use."""
-    result: jax.Array = jax.device_put(
-        np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, where
-    )
-    return result
+    """Move an array. A NumPy array is copied: JAX on CPU would share memory that may change."""
+    return jax.device_put(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, where)
 
 
 _NO_QUADRATURE = (
-    "`method` has no use for a `quadrature`, but the mesh has a node axis to spread its nodes "
-    "over: hand the option on, lambda x, **options: xattr.integrated_gradients(f, x, **options), "
-    "or, for a method without a path, make the mesh without that axis"
+    "`method` does not use a `quadrature`, but the mesh has a node axis to spread its nodes over: "
+    "pass the option on, lambda x, **options: xattr.integrated_gradients(f, x, **options), or, for "
+    "a method without a path, make the mesh without that axis"
 )
 
 
 def _quadrature_of(method: Method, quadrature: Quadrature | None) -> Quadrature:
-    """Return the quadrature of the call, or of the method, or the kernel's."""
+    """Return the quadrature of the call, else the method's own, else the kernel's default."""
     bound = method.keywords if isinstance(method, functools.partial) else {}
     try:
         parameters = dict(inspect.signature(method).parameters)
-    except ValueError:  # a callable that does not tell
+    except ValueError:  # a callable without a signature
         parameters = {"quadrature": inspect.Parameter("quadrature", inspect.Parameter.KEYWORD_ONLY)}
     if "quadrature" in parameters:
         bound = {"quadrature": parameters["quadrature"].default, **bound}
     elif not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         raise ValueError(_NO_QUADRATURE)
     own = bound.get("quadrature")
-    if quadrature is None and isinstance(own, tuple):  # not None, nor the absence of a default
+    if quadrature is None and isinstance(own, tuple):  # neither None nor Parameter.empty
         return kernel.quadrature_or_default(Quadrature(*own))
     return kernel.quadrature_or_default(None) if quadrature is None else quadrature
 
@@ -235,14 +247,13 @@ def _quadrature_of(method: Method, quadrature: Quadrature | None) -> Quadrature:
 def _mapped(
     method: Method, axes: tuple[Any, ...], operands: tuple[Any, ...], **options: Any
 ) -> ArrayTree:
-    """Return the method over the examples of a batch."""
+    """Return the method under vmap over the examples of a batch."""
     leaves, treedef = jax.tree.flatten(operands, is_leaf=_is_none)
 
     def one(leaves: list[Any]) -> ArrayTree:
         return method(*jax.tree.unflatten(treedef, leaves), **options)
 
-    result: ArrayTree = jax.vmap(one, in_axes=(list(axes),))(leaves)
-    return result
+    return jax.vmap(one, in_axes=(list(axes),))(leaves)
 
 
 def batch_attributions(
@@ -253,7 +264,7 @@ def batch_attributions(
     plan: Plan | None,
     axes: tuple[Any, ...],
 ) -> ArrayTree:
-    """Return the attributions of a batch, of which each device of the plan takes its share."""
+    """Return the attributions of a batch, each device of the plan computing its share."""
     if plan is None or (plan.batch_axis is None and plan.node_axis is None):
         return _mapped(method, axes, operands)
     plan = plan._replace(mesh=_in_context(plan))
@@ -266,7 +277,7 @@ def batch_attributions(
             for leaf, axis in zip(leaves, axes, strict=True)
         ]
     arrays: list[Any] = []
-    skeleton = compilation.split(method, arrays)  # or shard_map would close over them
+    skeleton = compilation.split(method, arrays)  # shard_map must not close over arrays
 
     def on_device(arrays: list[Any], leaves: list[Any], quadrature: Quadrature | None) -> ArrayTree:
         own = compilation.join(skeleton, arrays)
@@ -282,26 +293,24 @@ def batch_attributions(
         [P() if axis is None else P(plan.batch_axis) for axis in axes],
         P(plan.node_axis),
     )
-    result: ArrayTree = jax.shard_map(
+    result = jax.shard_map(
         on_device,
         mesh=plan.mesh,
         in_specs=specs,
         out_specs=P(plan.batch_axis),
         axis_names=_names(plan),
-        # Or a loop in f would be refused that begins with a constant: the same on all devices,
-        # unlike what it carries later.
+        # The check refuses a loop in f that starts from a constant: the constant is replicated,
+        # but what the loop carries later varies over the devices.
         check_vma=False,
-    )(*_laid_out((arrays, leaves, _shared_out(quadrature, plan)), specs, plan))
+    )(*_laid_out((arrays, leaves, _padded(quadrature, plan)), specs, plan))
     if jax.tree.leaves(result)[0].shape[0] == count:
         return result
-    trimmed: ArrayTree = jax.tree.map(
-        lambda leaf: leaf[:count], _laid_out(result, jax.tree.map(lambda _: P(), result), plan)
-    )
-    return trimmed
+    replicated = _laid_out(result, jax.tree.map(lambda _: P(), result), plan)
+    return jax.tree.map(lambda leaf: leaf[:count], replicated)
 
 
 def _in_context(plan: Plan) -> Any:
-    """Return the mesh, as the caller's shard_map has it if there is one."""
+    """Return the mesh, or the caller's view of it inside a shard_map over other axes."""
     context = jax.sharding.get_abstract_mesh()
     if not context.manual_axes:
         return plan.mesh
@@ -309,8 +318,8 @@ def _in_context(plan: Plan) -> Any:
         return context
     raise ValueError(
         f"`mesh`, {dict(plan.mesh.shape)}, cannot be used under a pmap, or a shard_map over "
-        f"{context.manual_axes}, whose devices are taken: use jax.vmap(method) there, or this "
-        "function outside"
+        f"{context.manual_axes}, which uses its devices already: use jax.vmap(method) there, or "
+        "this function outside"
     )
 
 
@@ -319,7 +328,7 @@ def _names(plan: Plan) -> set[str]:
 
 
 def _laid_out(tree: ArrayTree, specs: Any, plan: Plan) -> ArrayTree:
-    """Lay arrays out over the axes of the plan that are explicit, where JAX does not by itself."""
+    """Reshard arrays over the explicit axes of the plan; JAX does so for automatic axes itself."""
     kinds = dict(zip(plan.mesh.axis_names, plan.mesh.axis_types, strict=True))
     explicit = {name for name in _names(plan) if kinds[name] is AxisType.Explicit}
     if not explicit:
@@ -329,8 +338,7 @@ def _laid_out(tree: ArrayTree, specs: Any, plan: Plan) -> ArrayTree:
         others = [_without(names, explicit) for names in jax.typeof(leaf).sharding.spec]
         ours = [name if name in explicit else None for name in spec]
         merged = [own or other for own, other in itertools.zip_longest(ours, others)]
-        result: jax.Array = jax.sharding.reshard(leaf, NamedSharding(plan.mesh, P(*merged)))
-        return result
+        return jax.sharding.reshard(leaf, NamedSharding(plan.mesh, P(*merged)))
 
     return jax.tree.map(
         lambda spec, part: jax.tree.map(functools.partial(laid_out, spec), part),
@@ -341,13 +349,13 @@ def _laid_out(tree: ArrayTree, specs: Any, plan: Plan) -> ArrayTree:
 
 
 def _without(names: Any, dropped: set[str]) -> Any:
-    """Return an entry of a partition without the axes dropped."""
+    """Return one entry of a PartitionSpec without certain axes."""
     listed = names if isinstance(names, tuple) else (names,)
     return tuple(name for name in listed if name not in dropped and name is not None) or None
 
 
 def repeat_last(leaf: Any, extra: int) -> Any:
-    """Return the leaf with its last item repeated: padding without a value of its own."""
+    """Return the leaf padded with its last item: any other value might not be valid for f."""
     if not extra:
         return leaf
     if isinstance(leaf, np.ndarray):
@@ -355,7 +363,7 @@ def repeat_last(leaf: Any, extra: int) -> Any:
     return jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (extra, *leaf.shape[1:]))])
 
 
-def _shared_out(quadrature: Quadrature | None, plan: Plan) -> Quadrature | None:
+def _padded(quadrature: Quadrature | None, plan: Plan) -> Quadrature | None:
     """Pad the nodes to a multiple of the devices, with nodes of weight 0."""
     if quadrature is None or plan.node_axis is None:
         return None
@@ -370,21 +378,24 @@ def _shared_out(quadrature: Quadrature | None, plan: Plan) -> Quadrature | None:
 def _depends(
     method: Method, axes: tuple[Any, ...], operands: tuple[Any, ...], quadrature: Quadrature
 ) -> ArrayTree:
-    """Tell for every leaf of the method's result whether it depends on the weights."""
+    """Tell for every leaf of the method's result whether it depends on the weights.
+
+    vmap over the weights tells: what depends on them is batched. Nothing is computed.
+    """
     found = []
 
     @jax.custom_batching.custom_vmap
-    def seen(tree: ArrayTree) -> ArrayTree:
+    def observed(tree: ArrayTree) -> ArrayTree:
         return tree
 
-    @seen.def_vmap
-    def _(size: int, along: Any, tree: ArrayTree) -> tuple[ArrayTree, Any]:
-        found.append(along[0])
-        return tree, along[0]
+    @observed.def_vmap
+    def _(size: int, batched: Any, tree: ArrayTree) -> tuple[ArrayTree, Any]:
+        found.append(batched[0])
+        return tree, batched[0]
 
     def weighted(weights: jax.Array) -> ArrayTree:
         reweighted = Quadrature(quadrature.nodes, weights)
-        return seen(_mapped(method, axes, operands, quadrature=reweighted))
+        return observed(_mapped(method, axes, operands, quadrature=reweighted))
 
     try:
         jax.eval_shape(jax.vmap(weighted), quadrature.weights[None])
@@ -398,7 +409,10 @@ def _depends(
 
 
 def _sum(result: ArrayTree, depends: ArrayTree, axis: str) -> ArrayTree:
-    """Add over the devices what depends on the nodes; of one dtype, XLA makes it one all-reduce."""
+    """Sum over the devices what depends on the nodes.
+
+    All is summed in one dtype, since XLA then makes it one all-reduce.
+    """
     leaves, flags = jax.tree.leaves(result), jax.tree.leaves(depends)
     wide = trees.widest([leaf for leaf, flag in zip(leaves, flags, strict=True) if flag])
 

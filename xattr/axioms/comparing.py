@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from xattr import _layers as hidden
 from xattr import paths
 from xattr._core import compilation, trees
+from xattr._layers import hidden
 from xattr.axioms import gaps
 from xattr.axioms.gaps import Gap
 from xattr.types import ArrayTree, Function, Method, Path
