@@ -16,7 +16,7 @@ from paper_repro.experiments.saliency import shown
 from paper_repro.report.results import Claim, Result, Setting, Table
 from xattr import composites, paths, quadrature, rules
 from xattr.axioms import Gap
-from xattr.testing import AXIOMS, Problem, Verdict, falsify, problem, problems, search, toys
+from xattr.testing import AXIOMS, Problem, Verdict, falsify, functions, problem, problems, search
 from xattr.types import UncoveredPrimitiveError
 
 EXAMPLES, QUICK_EXAMPLES = 40, 2
@@ -184,12 +184,12 @@ def _answers() -> dict[str, Any]:
     z_rule = functools.partial(xattr.lrp, composite=composites.every_layer(rules.zero()))
     maps: dict[str, Any] = {}
     for name, function, x in (
-        ("saturated", toys.saturated, [2.0]),
-        ("gated", toys.gated, [3.0, 1.0]),
-        ("figure 7, f", toys.figure_7f, [3.0, 1.0]),
-        ("figure 7, g", toys.figure_7g, [3.0, 1.0]),
-        ("figure 14, a", toys.figure_14a, [1.0, 1.0]),
-        ("figure 14, b", toys.figure_14b, [1.0, 1.0]),
+        ("saturated", functions.saturated, [2.0]),
+        ("gated", functions.gated, [3.0, 1.0]),
+        ("figure 7, f", functions.figure_7f, [3.0, 1.0]),
+        ("figure 7, g", functions.figure_7g, [3.0, 1.0]),
+        ("figure 14, a", functions.figure_14a, [1.0, 1.0]),
+        ("figure 14, b", functions.figure_14b, [1.0, 1.0]),
     ):
         at, zero = jnp.asarray(x), jnp.zeros(len(x))
         maps[name] = {
@@ -202,12 +202,12 @@ def _answers() -> dict[str, Any]:
         }
     zero, one, two = jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0])
     maps["clipped product"] = {
-        "straight": axiom_rows.IG(toys.clipped_product, one, zero),
-        "bent": axiom_rows.along(axiom_rows.bent, toys.clipped_product, one, zero),
+        "straight": axiom_rows.IG(functions.clipped_product, one, zero),
+        "bent": axiom_rows.along(axiom_rows.bent, functions.clipped_product, one, zero),
     }
     maps["product at (1, 2)"] = {
-        "straight": axiom_rows.IG(toys.product, two, zero),
-        "depends on its ends": axiom_rows.along(axiom_rows.own_pace, toys.product, two, zero),
+        "straight": axiom_rows.IG(functions.product, two, zero),
+        "depends on its ends": axiom_rows.along(axiom_rows.own_pace, functions.product, two, zero),
     }
     moved = [problem("shifted-relu", seed=seed, shift=[2.5, 1.0, 0.0, -1.5]) for seed in range(5)]
     measured = [

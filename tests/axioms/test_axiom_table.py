@@ -19,7 +19,7 @@ import xattr
 from paper_repro.experiments import axiom_rows, axioms
 from paper_repro.experiments.axiom_rows import ROWS
 from xattr import composites, paths, quadrature, rules
-from xattr.testing import AXIOMS, problem, toys
+from xattr.testing import AXIOMS, functions, problem
 from xattr.types import UncoveredPrimitiveError
 
 GRID = {
@@ -112,7 +112,7 @@ def reason(name, axiom):
         return "no path"
     if axiom == "zero_at_baseline":
         with pytest.raises(ValueError, match="takes no baseline"):
-            xattr.axioms.zero_at_baseline(row.method, toys.squares, jnp.ones(2))
+            xattr.axioms.zero_at_baseline(row.method, functions.squares, jnp.ones(2))
         return "no baseline"
     return ""
 
@@ -164,7 +164,7 @@ def at():
 
 
 def test_gradient_breaks_sensitivity(at):
-    exactly(xattr.gradient(toys.saturated, at(2)), [0])
+    exactly(xattr.gradient(functions.saturated, at(2)), [0])
     p = problem("saturated", feature=0)
     assert float(axiom_rows.gap("gradient", "sensitivity_a", p)) == 1
     assert float(axiom_rows.gap("integrated_gradients", "sensitivity_a", p)) == 0
@@ -175,30 +175,30 @@ def test_lrp_without_a_baseline_breaks_sensitivity_too(at):
     for name in ("lrp, zero", "lrp, zero, bias included", "lrp, epsilon"):
         p = problem("saturated", feature=0)
         assert float(axiom_rows.gap(name, "sensitivity_a", p)) == 1
-    exactly(xattr.deep_lift(toys.saturated, at(2)), [1])
+    exactly(xattr.deep_lift(functions.saturated, at(2)), [1])
 
 
 @pytest.mark.parametrize("method", [xattr.guided_backprop, xattr.deconvnet])
 def test_backward_rectifiers_miss_a_feature(method, at):
     x = at(3, 1)
-    exactly(method(toys.gated, x), [1, 0])
-    exactly(xattr.gradient(toys.gated, x), [1, -1])
-    gap = xattr.axioms.sensitivity_a(method, toys.gated, x, feature=1, refined=())
+    exactly(method(functions.gated, x), [1, 0])
+    exactly(xattr.gradient(functions.gated, x), [1, -1])
+    gap = xattr.axioms.sensitivity_a(method, functions.gated, x, feature=1, refined=())
     assert float(gap) == 1
 
 
 @pytest.mark.parametrize("method", [xattr.deep_lift, Z_RULE])
 def test_discrete_gradients_break_implementation_invariance(method, at):
-    exactly(method(toys.figure_7f, at(3, 1)), [1.5, -0.5])
-    exactly(method(toys.figure_7g, at(3, 1)), [2, -1])
-    exactly(method(toys.figure_14a, at(1, 1)), [1 / 6, 1 / 3])
-    exactly(method(toys.figure_14b, at(1, 1)), [0.25, 0.25])
+    exactly(method(functions.figure_7f, at(3, 1)), [1.5, -0.5])
+    exactly(method(functions.figure_7g, at(3, 1)), [2, -1])
+    exactly(method(functions.figure_14a, at(1, 1)), [1 / 6, 1 / 3])
+    exactly(method(functions.figure_14b, at(1, 1)), [0.25, 0.25])
 
 
 def test_backward_rectifiers_break_implementation_invariance(at):
     for method in (xattr.guided_backprop, xattr.deconvnet):
-        exactly(method(toys.figure_14a, at(1, 1)), [1.25, 0.75])
-        exactly(method(toys.figure_14b, at(1, 1)), [1, 1])
+        exactly(method(functions.figure_14a, at(1, 1)), [1.25, 0.75])
+        exactly(method(functions.figure_14b, at(1, 1)), [1, 1])
 
 
 def test_a_feature_that_runs_ahead_gets_less(at):
@@ -218,9 +218,9 @@ def test_paths_keep_all_but_symmetry():
 
 
 def test_a_path_that_depends_on_its_ends_keeps_symmetry(at):
-    maps = axiom_rows.along(axiom_rows.own_pace, toys.product, at(1, 2), at(0, 0))
+    maps = axiom_rows.along(axiom_rows.own_pace, functions.product, at(1, 2), at(0, 0))
     exactly(maps, [0.8, 1.2])
-    exactly(axiom_rows.IG(toys.product, at(1, 2), at(0, 0)), [1, 1])
+    exactly(axiom_rows.IG(functions.product, at(1, 2), at(0, 0)), [1, 1])
     gap = axiom_rows.gap("path_integral, depends on its ends", "symmetry", problem("product"))
     assert gap.holds
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 
 import xattr
-from tests import networks
 from xattr import axioms, testing
+from xattr.testing import functions
 from xattr.testing.functions import SPECIMENS
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -273,7 +273,7 @@ def test_counterexamples_keep_the_premise():
 
 
 def test_assertion_takes_what_the_axiom_takes():
-    f, x = networks.figure_7f, jnp.array([3.0, 1.0])
+    f, x = functions.figure_7f, jnp.array([3.0, 1.0])
     testing.assert_completeness(IG, f, x, refined=[IG, functools.partial(IG, quadrature=None)][:1])
     with pytest.raises(AssertionError, match=r"completeness is missed by 1, of which"):
         testing.assert_completeness(xattr.gradient_x_input, f, x)
@@ -378,7 +378,7 @@ def test_every_axiom_has_its_assertion():
 
 def test_a_gap_is_no_truth_value():
     with pytest.raises(TypeError, match=r"write gap\.holds"):
-        assert axioms.completeness(IG, networks.figure_7f, jnp.array([3.0, 1.0]))
+        assert axioms.completeness(IG, functions.figure_7f, jnp.array([3.0, 1.0]))
 
 
 def test_parameters_made_inside_a_trace_are_no_tracers():
@@ -438,7 +438,7 @@ def test_options_of_a_gap_come_before_those_of_the_problem():
 
 
 def test_a_traced_feature_that_is_not_there_is_no_feature():
-    measure = lambda i: axioms.sensitivity_b(shows_input, networks.gated, jnp.ones(2), feature=i)
+    measure = lambda i: axioms.sensitivity_b(shows_input, functions.gated, jnp.ones(2), feature=i)
     values = jax.vmap(measure)(jnp.arange(3)).value
     np.testing.assert_array_equal(values, [1, 1, np.nan])
 

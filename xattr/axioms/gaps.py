@@ -1,5 +1,7 @@
 """By how much an axiom is missed, and by how much the numbers alone may miss it."""
 
+import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xattr import quadrature as quadratures
 from xattr._core import compilation, completeness, trees
-from xattr.axioms import signatures
-from xattr.types import ArrayTree, Function, Method
+from xattr._integrate import kernel
+from xattr.types import ArrayTree, Function, Method, Quadrature
 
 SAFETY = 8
 """Times the largest change under refinement that the error of a quadrature is taken for.
@@ -18,6 +21,9 @@ A kink that falls between two nodes is missed by an error that may lie anywhere 
 three refinements agree with it to an eighth is rare (less than 1 % of single kinks for
 the midpoint and Riemann sums, .2 % for Gauss–Legendre), but no theorem excludes it.
 """
+
+REFINEMENTS = ((0.382,), (0.2828, 0.6928), (0.4488,))
+"""Where pieces end on which a quadrature is repeated."""
 
 
 class Gap(NamedTuple):
@@ -65,7 +71,7 @@ def attributed(
     maps, error = trees.widen(result), rounding((result, values), points)
     if callable(refined):
         raise TypeError("`refined` must be a sequence of methods: pass [refined]")
-    finer = signatures.refinements(method) if refined is None else refined
+    finer = refinements(method) if refined is None else refined
     others = [trees.widen(other(f, x, *operands, args=args)) for other in finer]
     if others:
         changes = jnp.stack([distance(maps, other) for other in others])
@@ -162,4 +168,59 @@ def ends_of(
     """Return input, baseline, and what a method is to be called with after x."""
     x = trees.floating(x, "x")
     baseline = trees.baseline_like(baseline, x)
-    return x, baseline, (baseline,) if signatures.takes_baseline(method) else ()
+    return x, baseline, (baseline,) if takes_baseline(method) else ()
+
+
+# What kind of method a method is, told from its signature ---------------------------------------
+
+
+def refinements(method: Method) -> tuple[Method, ...]:
+    """Return versions of a method whose `quadrature` is repeated on unequal pieces.
+
+    On equal pieces the nodes of midpoint and Riemann sums are nested, and all would miss a kink
+    alike.
+    """
+    parameter = inspect.signature(method).parameters.get("quadrature")
+    if parameter is None:
+        return ()
+    quadrature = parameter.default
+    if quadrature is None or quadrature is parameter.empty:
+        quadrature = quadratures.gauss_legendre(kernel.DEFAULT_NODES)
+    return tuple(
+        functools.partial(method, quadrature=_on_pieces(quadrature, ends)) for ends in REFINEMENTS
+    )
+
+
+def _on_pieces(quadrature: Quadrature, ends: tuple[float, ...]) -> Quadrature:
+    """Return a quadrature repeated on the pieces of [0, 1] that end there."""
+    nodes, weights = quadratures.checked(quadrature)
+    starts = np.array([0.0, *ends])
+    sizes = np.diff([*starts, 1.0])
+    placed = starts[:, None] + sizes[:, None] * nodes
+    return Quadrature(placed.ravel(), (sizes[:, None] * weights).ravel())
+
+
+def takes_baseline(method: Method) -> bool:
+    """Tell whether a method is one of `method(f, x, baseline, *, args)`.
+
+    It is if its third argument is called `baseline` or must be given.
+    """
+    return any(p.name == "baseline" or p.default is p.empty for p in _positional(method)[2:3])
+
+
+def takes_path(method: Method) -> bool:
+    """Tell whether a method is one of `method(f, path, *, args)`: by its argument's name."""
+    return any(parameter.name == "path" for parameter in _positional(method)[1:2])
+
+
+def _positional(method: Method) -> list[inspect.Parameter]:
+    compilation.check_callable(method, "method")
+    parameters = inspect.signature(method).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if "args" not in parameters and not takes_any:
+        raise TypeError(
+            "`method` must take the further arguments of f as `args`: write "
+            "def method(f, x, *, args=()) or def method(f, x, baseline, *, args=())"
+        )
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter for parameter in parameters.values() if parameter.kind in kinds]

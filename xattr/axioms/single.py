@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from xattr._core import compilation, trees
-from xattr.axioms import gaps, signatures
+from xattr.axioms import gaps
 from xattr.axioms.gaps import Gap
 from xattr.types import ArrayTree, Function, Method
 
@@ -123,7 +123,7 @@ def sensitivity_a(
     x, baseline, _ = gaps.ends_of(method, x, baseline)
     at = gaps.is_feature(x, feature, "feature")
     baseline = gaps.put(at, baseline, x)
-    ends = (baseline,) if signatures.takes_baseline(method) else ()
+    ends = (baseline,) if gaps.takes_baseline(method) else ()
     maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
     own = gaps.pick(at, gaps.like_x(maps, x))
     end, start = (compilation.value_of(f, point, args) for point in (x, baseline))
@@ -231,7 +231,7 @@ def zero_at_baseline(
     >>> float(zero_at_baseline(xattr.integrated_gradients, f, x))
     0.0
     """
-    if not signatures.takes_baseline(method):
+    if not gaps.takes_baseline(method):
         raise ValueError("`method` takes no baseline: pass one of method(f, x, baseline, *, args)")
     x = trees.floating(x, "x")
     maps, error = gaps.attributed(method, refined, f, x, x, args=args)

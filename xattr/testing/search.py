@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from xattr._core import compilation, trees
-from xattr.axioms import signatures
+from xattr.axioms import gaps
 from xattr.axioms.gaps import Gap
 from xattr.testing.functions import AXIOMS, SPECIMENS
 from xattr.testing.instances import Problem, axiom_of, floats, problem
@@ -70,8 +70,8 @@ def falsify(
         raise TypeError("`refined` must be a sequence of methods: pass [refined]")
     is_for_paths = axiom == "time_reparametrization"
     needs_baseline = axiom == "zero_at_baseline"
-    if signatures.takes_path(method) != is_for_paths or (
-        needs_baseline and not signatures.takes_baseline(method)
+    if gaps.takes_path(method) != is_for_paths or (
+        needs_baseline and not gaps.takes_baseline(method)
     ):
         return Verdict(axiom, None, 0, 0, None, None)
     measured: list[Gap] = []
