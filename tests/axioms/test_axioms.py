@@ -343,6 +343,25 @@ def test_tolerance_sees_kinks_that_rules_of_equal_steps_miss_alike(rule):
     assert float(gaps.holds.mean()) > 0.985  # measured: .994
 
 
+def test_the_rounding_of_f_is_counted_once():
+    """1024 units in the last place of Σ|A|, f(x) = 6 and f(0, 2) = 0: not of f(x) twice."""
+    x, unit = jnp.array([3.0, 2.0]), 1024 * float(jnp.finfo(jnp.float64).eps)
+    for measure, method, size in (
+        (axioms.completeness, IG, 6),
+        (axioms.completeness, xattr.gradient, 5),
+        (functools.partial(axioms.sensitivity_a, feature=0), IG, 6),
+        (functools.partial(axioms.sensitivity_a, feature=0), xattr.gradient, 5),
+        (axioms.conservation, xattr.gradient, 5),
+        (axioms.zero_at_baseline, IG, 0),
+    ):
+        tolerance = measure(method, product, x, refined=()).tolerance
+        np.testing.assert_allclose(float(tolerance), unit * (size + 6), rtol=1e-12)
+    # What f is at the baseline counts too, also for a method that takes no baseline.
+    for method, size in ((IG, 2), (xattr.gradient, 5)):
+        gap = axioms.completeness(method, product, x, jnp.array([2.0, 2.0]), refined=())
+        np.testing.assert_allclose(float(gap.tolerance), unit * (size + 6 + 4), rtol=1e-12)
+
+
 def test_infinity_never_holds():
     infinite = lambda f, x, *, args: jnp.full_like(x, jnp.inf).at[0].set(5)
     assert not axioms.sensitivity_b(infinite, product, jnp.ones(2), feature=0).holds

@@ -234,22 +234,22 @@ def conservation(
     2.0
     """
     x = trees.floating(x, "x")
-    maps, error = gaps.attributed(
+    found = gaps.attributed(
         method, refined, f, x, *gaps.ends_of(method, x, None)[2], args=args
     )
-    score = compilation.value_of(f, x, args)
-    sums, errors = [trees.total(maps)], [error]
+    score = found.values[0]
+    sums, errors = [trees.total(found.maps)], [found.error]
     for layer in layers:
         to_layer, from_layer = hidden.at_layer(f, layer)
         h = compilation.compiled(hidden.value_kernel, to_layer)(x, args)
-        maps, error = gaps.attributed(
+        inside = gaps.attributed(
             method, refined, from_layer, h, *gaps.ends_of(method, h, None)[2], args=(x, *args)
         )
-        sums.append(trees.total(maps))
-        errors.append(error)
+        sums.append(trees.total(inside.maps))
+        errors.append(inside.error)
     wide = trees.widest([score, *sums])
     misses = jnp.stack([total.astype(wide) - score.astype(wide) for total in sums])
-    return gaps.gap(jnp.max(jnp.abs(misses)), *errors, gaps.rounding(score))
+    return gaps.gap(jnp.max(jnp.abs(misses)), *errors)
 
 
 def _mixed(a: Any, left: jax.Array, b: Any, right: jax.Array) -> jax.Array:

@@ -49,10 +49,14 @@ class Gap(NamedTuple):
 
 
 class Attributed(NamedTuple):
-    """Attributions, and the sum of the errors of quadrature and rounding in them."""
+    """Attributions, the sum of the errors of quadrature and rounding in them, and f at their ends.
+
+    `error` includes the rounding of `values`, f at x and at the operands that the method takes.
+    """
 
     maps: ArrayTree
     error: jax.Array
+    values: list[jax.Array]
 
 
 def attributed(
@@ -66,7 +70,8 @@ def attributed(
     """Return the method's attributions with an estimate of their error."""
     result = _checked(method(f, x, *operands, args=args))
     # Where differences of f cancel, attributions are smaller than the rounding of f.
-    points = (x(0.0), x(1.0)) if callable(x) else (x, *operands)
+    # The baseline may be x itself: f is evaluated, and its rounding counted, once for each point.
+    points = (x(0.0), x(1.0)) if callable(x) else (x, *(p for p in operands if p is not x))
     values = [compilation.value_of(f, point, args) for point in points]
     maps, error = trees.widen(result), rounding((result, values), points)
     if callable(refined):
@@ -76,7 +81,20 @@ def attributed(
     if others:
         changes = jnp.stack([distance(maps, other) for other in others])
         error += SAFETY * jnp.max(changes).astype(error.dtype)
-    return Attributed(maps, error)
+    return Attributed(maps, error, values)
+
+
+def change(
+    found: Attributed, f: Function, baseline: ArrayTree, args: tuple[Any, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return f at x and at the baseline, and what rounding may cost those that `error` lacks.
+
+    A method that takes no baseline was not called with one, so f was not evaluated there.
+    """
+    end, *others = found.values
+    missing = [] if others else [compilation.value_of(f, baseline, args)]
+    (start,) = others or missing
+    return end, start, rounding(missing) if missing else jnp.zeros_like(found.error)
 
 
 def _checked(attributions: ArrayTree) -> ArrayTree:

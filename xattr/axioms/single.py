@@ -83,13 +83,12 @@ def completeness(
     True
     """
     x, baseline, ends = gaps.ends_of(method, x, baseline)
-    maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
-    maps = gaps.like_x(maps, x)
-    values = [compilation.value_of(f, point, args) for point in (x, baseline)]
-    total = trees.total(maps)
-    wide = trees.widest([total, *values])
-    end, start = (value.astype(wide) for value in values)
-    return gaps.gap(total.astype(wide) - (end - start), error, gaps.rounding(values))
+    found = gaps.attributed(method, refined, f, x, *ends, args=args)
+    end, start, rounding = gaps.change(found, f, baseline, args)
+    total = trees.total(gaps.like_x(found.maps, x))
+    wide = trees.widest([total, end, start])
+    change = end.astype(wide) - start.astype(wide)
+    return gaps.gap(total.astype(wide) - change, found.error, rounding)
 
 
 def sensitivity_a(
@@ -124,14 +123,14 @@ def sensitivity_a(
     at = gaps.is_feature(x, feature, "feature")
     baseline = gaps.put(at, baseline, x)
     ends = (baseline,) if gaps.takes_baseline(method) else ()
-    maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
-    own = gaps.pick(at, gaps.like_x(maps, x))
-    end, start = (compilation.value_of(f, point, args) for point in (x, baseline))
-    is_nothing = jnp.abs(own) <= gaps.rounding(maps)
+    found = gaps.attributed(method, refined, f, x, *ends, args=args)
+    own = gaps.pick(at, gaps.like_x(found.maps, x))
+    end, start, rounding = gaps.change(found, f, baseline, args)
+    is_nothing = jnp.abs(own) <= gaps.rounding(found.maps)
     # A NaN is no attribution: it is kept, and does not count as one that is there.
     value = jnp.where(is_nothing | jnp.isnan(own), trees.widen(end) - trees.widen(start), 0)
     value = jnp.where(jnp.isnan(own), jnp.nan, value)
-    return gaps.gap(value, error, gaps.rounding((end, start)))
+    return gaps.gap(value, found.error, rounding)
 
 
 def sensitivity_b(
@@ -163,8 +162,8 @@ def sensitivity_b(
     """
     x, baseline, ends = gaps.ends_of(method, x, baseline)
     at = gaps.is_feature(x, feature, "feature")
-    maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
-    return gaps.gap(gaps.pick(at, gaps.like_x(maps, x)), error)
+    found = gaps.attributed(method, refined, f, x, *ends, args=args)
+    return gaps.gap(gaps.pick(at, gaps.like_x(found.maps, x)), found.error)
 
 
 def symmetry(
@@ -204,9 +203,9 @@ def symmetry(
     first, second = (gaps.is_feature(x, k, name) for k, name in ((i, "i"), (j, "j")))
     x = gaps.put_one(second, gaps.pick(first, x), x)
     ends = tuple(gaps.put_one(second, gaps.pick(first, end), end) for end in ends)
-    maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
-    maps = gaps.like_x(maps, x)
-    return gaps.gap(gaps.pick(first, maps) - gaps.pick(second, maps), error)
+    found = gaps.attributed(method, refined, f, x, *ends, args=args)
+    maps = gaps.like_x(found.maps, x)
+    return gaps.gap(gaps.pick(first, maps) - gaps.pick(second, maps), found.error)
 
 
 def zero_at_baseline(
@@ -234,8 +233,8 @@ def zero_at_baseline(
     if not gaps.takes_baseline(method):
         raise ValueError("`method` takes no baseline: pass one of method(f, x, baseline, *, args)")
     x = trees.floating(x, "x")
-    maps, error = gaps.attributed(method, refined, f, x, x, args=args)
-    return gaps.gap(gaps.total(maps), error)
+    found = gaps.attributed(method, refined, f, x, x, args=args)
+    return gaps.gap(gaps.total(found.maps), found.error)
 
 
 def positivity(
@@ -265,9 +264,9 @@ def positivity(
     3.0
     """
     x, _, ends = gaps.ends_of(method, x, baseline)
-    maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
-    below = jax.tree.map(lambda a: jnp.maximum(-a, 0), gaps.like_x(maps, x))
-    return gaps.gap(trees.total(below), error)
+    found = gaps.attributed(method, refined, f, x, *ends, args=args)
+    below = jax.tree.map(lambda a: jnp.maximum(-a, 0), gaps.like_x(found.maps, x))
+    return gaps.gap(trees.total(below), found.error)
 
 
 def proportionality(
@@ -299,8 +298,8 @@ def proportionality(
     8.0
     """
     x, baseline, ends = gaps.ends_of(method, x, baseline)
-    maps, error = gaps.attributed(method, refined, f, x, *ends, args=args)
-    maps = gaps.like_x(maps, x)
+    found = gaps.attributed(method, refined, f, x, *ends, args=args)
+    maps = gaps.like_x(found.maps, x)
     moves = trees.widen(jax.tree.map(jnp.subtract, x, baseline))
     size = gaps.total(moves)
     shares = jax.tree.map(
@@ -312,7 +311,7 @@ def proportionality(
         maps,
         shares,
     )
-    return gaps.gap(gaps.total(misses), error, error)
+    return gaps.gap(gaps.total(misses), found.error, found.error)
 
 
 dummy = sensitivity_b
