@@ -12,7 +12,7 @@ import numpy as np
 import xattr
 from xattr import axioms, composites, paths, quadrature, rules
 from xattr.axioms import Gap
-from xattr.testing import AXIOMS, Problem, instances
+from xattr.testing import AXIOMS, Problem, options
 from xattr.types import ArrayTree, Function, Method, Path, Quadrature, UncoveredPrimitiveError
 
 RULE = quadrature.composite(quadrature.gauss_legendre(5), 48)
@@ -128,7 +128,7 @@ def _at_pace(make: Callable[[Any, Any], Path], problem: Problem) -> Gap:
         functools.partial(xattr.path_integral, quadrature=RULE, chunk_size=NODES),
         problem.f,
         make(problem.baseline, problem.x),
-        warp=instances.WARPS[problem.options["warp"]],
+        warp=options.WARPS[problem.options["warp"]],
         args=problem.args,
     )
 
@@ -153,7 +153,7 @@ def _path(make: Callable[[Any, Any], Path], method: Method | None = None) -> Row
 def _from_zero(axiom: str, method: Method, problem: Problem) -> Gap:
     """Measure an axiom at the baseline of Aumann–Shapley, which is 0."""
     x, zero = problem.x - problem.baseline, jnp.zeros_like(problem.x)
-    if axiom == "sensitivity_a":  # of an input that differs from 0 in one feature
+    if "feature" in problem.options:  # of an input that differs from 0 in that one alone
         x = jnp.where(np.arange(x.size).reshape(x.shape) == problem.options["feature"], x, zero)
     return dataclasses.replace(problem, x=x, baseline=zero).gap(axiom, method)
 

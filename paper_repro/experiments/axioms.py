@@ -36,8 +36,6 @@ QUICK = (
 """The rows of `--quick`: each way in which a row is tried is among them."""
 
 HOLDS, FAILS, SILENT = "+", "-", "."
-NO_PATH = "no path integral"
-NO_BASELINE = "takes no baseline"
 NO_RULE = "has a rule for none of the functions"
 
 
@@ -124,14 +122,14 @@ def _tried(row: Row, axiom: str, examples: int, seed: int) -> Entry:
     examples *= row.times
     if axiom in row.measured:
         verdict = _measured(axiom, row.measured[axiom], examples, seed)
-    elif axiom == "time_reparametrization":
-        return Entry(SILENT, empty, NO_PATH)
+    elif not AXIOMS[axiom].methods.have(row.method):
+        return Entry(SILENT, empty, AXIOMS[axiom].methods.otherwise)
     else:
         verdict = falsify(axiom, row.method, max_examples=examples, refined=row.refined, seed=seed)
     if axiom not in row.measured and verdict.holds:
         verdict = _witnessed(row, verdict)
     if verdict.holds is None:
-        return Entry(SILENT, verdict, NO_RULE if verdict.uncovered else NO_BASELINE)
+        return Entry(SILENT, verdict, NO_RULE)
     return Entry(HOLDS if verdict.holds else FAILS, verdict)
 
 
@@ -344,7 +342,7 @@ def _silences(grid: Grid) -> Table:
     rows = [
         [name, why, "all" if len(names) == len(AXIOMS) else ", ".join(names)]
         for (name, why), names in by_reason.items()
-        if why not in (NO_PATH, NO_BASELINE)
+        if why not in {AXIOMS[axiom].methods.otherwise for axiom in names}
     ]
     return Table(
         "Not applicable (beside zero_at_baseline without a baseline, and time_reparametrization "
