@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,15 @@ import xattr
 from xattr import axioms, composites, paths, quadrature, rules
 from xattr.axioms import Gap
 from xattr.testing import AXIOMS, Problem, options
-from xattr.types import ArrayTree, Function, Method, Path, Quadrature, UncoveredPrimitiveError
+from xattr.types import (
+    Array,
+    ArrayTree,
+    Function,
+    Method,
+    Path,
+    Quadrature,
+    UncoveredPrimitiveError,
+)
 
 RULE = quadrature.composite(quadrature.gauss_legendre(5), 48)
 """48 is a multiple of the number of parts of every path here."""
@@ -380,7 +389,20 @@ def _all_silent(method: Method, reason: str) -> Row:
     return Row(method, (), {}, dict.fromkeys(AXIOMS, reason))
 
 
-ROWS: dict[str, Row] = {
+def derived(method: Method) -> Row | None:
+    """Return the row of a method(f, x, ...) by its signature; None for what is of another form."""
+    signature = inspect.signature(method)
+    asked = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    if asked[:2] != ["f", "x"] or signature.return_annotation not in (ArrayTree, Array):
+        return None
+    if asked == ["f", "x"]:
+        return Row(method, None if "quadrature" in signature.parameters else ())
+    if asked == ["f", "x", "key"]:
+        return _noisy(method)
+    return _all_silent(method, NOT_OF_X) if asked == ["f", "x", "layer"] else None
+
+
+LISTED: dict[str, Row] = {
     "gradient": Row(xattr.gradient),
     "gradient_x_input": Row(xattr.gradient_x_input),
     "interior_gradients, α = ½": Row(halfway),
@@ -444,7 +466,19 @@ ROWS: dict[str, Row] = {
     ),
     "edge_detector": Row(edges),
 }
-"""Name -> a method of the library with its options."""
+"""Rows that take more than the method alone: with options, on a path, of a layer, …"""
+
+
+def rows() -> dict[str, Row]:
+    """Return the rows that are listed, and those of the other methods of the library."""
+    named = {name.split(",")[0] for name in LISTED}
+    others = {name: getattr(xattr, name) for name in xattr.__all__ if name not in named}
+    found = {name: derived(each) for name, each in others.items() if inspect.isfunction(each)}
+    return {**LISTED, **{name: row for name, row in found.items() if row is not None}}
+
+
+ROWS = rows()
+"""Name -> row: those of the table, in its order."""
 
 
 def gap(name: str, axiom: str, problem: Problem) -> Gap:

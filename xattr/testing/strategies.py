@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xattr import quadrature
+from xattr._core import deprecated
 from xattr.testing import options, registry
 from xattr.testing.functions import NETWORK_SPECIMENS, Specimen
 from xattr.testing.instances import Problem, problem
@@ -207,7 +208,8 @@ def inputs(shape: Sequence[int]) -> SearchStrategy[tuple[jax.Array, jax.Array]]:
     return pair.map(lambda drawn: (options.floats(drawn[0]), options.floats(drawn[1])))
 
 
-def paths(baseline: jax.Array, x: jax.Array) -> SearchStrategy[Path]:
+@deprecated.by_keyword
+def paths(*, baseline: jax.Array, x: jax.Array) -> SearchStrategy[Path]:
     """Draw paths between two arrays: straight, monotone, polylines, coordinate by coordinate.
 
     γ(0) = baseline, γ(1) = x.
@@ -227,7 +229,7 @@ def paths(baseline: jax.Array, x: jax.Array) -> SearchStrategy[Path]:
 
     Example:
         >>> import hypothesis, jax.numpy as jnp
-        >>> path = hypothesis.find(paths(jnp.zeros(2), jnp.ones(2)), lambda path: True)
+        >>> path = hypothesis.find(paths(baseline=jnp.zeros(2), x=jnp.ones(2)), lambda path: True)
         >>> path(0.5)
         Array([0.5, 0.5], dtype=float32)
     """
