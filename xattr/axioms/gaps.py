@@ -17,9 +17,9 @@ from xattr.types import ArrayTree, Function, Method, Quadrature
 SAFETY = 8
 """Times the largest change under refinement that the error of a quadrature is taken for.
 
-A kink that falls between two nodes is missed by an error that may lie anywhere within bounds; that
-three refinements agree with it to an eighth is rare (less than 1 % of single kinks for
-the midpoint and Riemann sums, .2 % for Gauss–Legendre), but no theorem excludes it.
+This is an estimate, not a bound. Three refinements can change a sum by less than an eighth of its
+error: at a kink between two nodes the error can have any size up to a limit. They do so for less
+than 1 % of single kinks with midpoint and Riemann sums, and for .2 % with Gauss–Legendre.
 """
 
 REFINEMENTS = ((0.382,), (0.2828, 0.6928), (0.4488,))
@@ -29,8 +29,8 @@ REFINEMENTS = ((0.382,), (0.2828, 0.6928), (0.4488,))
 class Gap(NamedTuple):
     """By how much an axiom is missed: 0 where it holds.
 
-    `value` is the miss, `tolerance` how much of it quadrature and rounding can account for; both
-    are scalars in units of the attributions. `holds` compares them; `float(gap)` is the value.
+    `value` is the miss. `tolerance` is the part of it that quadrature and rounding can account for.
+    Both are scalars in units of the attributions. `holds` compares them; `float(gap)` is the value.
     """
 
     value: jax.Array
@@ -45,7 +45,7 @@ class Gap(NamedTuple):
         return float(self.value)
 
     def __bool__(self) -> bool:
-        raise TypeError("a gap is no truth value: write gap.holds")
+        raise TypeError("a gap is not a truth value: write gap.holds")
 
 
 class Attributed(NamedTuple):
@@ -98,7 +98,7 @@ def change(
 
 
 def _checked(attributions: ArrayTree) -> ArrayTree:
-    """Return what a method returned, or raise unless it is a tree of floats."""
+    """Return what a method returned; raise unless it is a pytree of floating arrays."""
     leaves = jax.tree.leaves(attributions)
     dtypes = [jnp.result_type(leaf) for leaf in leaves if hasattr(leaf, "dtype")]
     if not dtypes or not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
@@ -109,7 +109,7 @@ def _checked(attributions: ArrayTree) -> ArrayTree:
 
 
 def rounding(tree: ArrayTree, inputs: ArrayTree = ()) -> jax.Array:
-    """Return what rounding may cost numbers of this size, in their precision or that of inputs."""
+    """Return the rounding error of numbers of this size, in the coarsest dtype among all."""
     coarsest = max((trees.eps(leaf) for leaf in jax.tree.leaves(inputs)), default=0.0)
 
     def cost(leaf: Any) -> jax.Array:

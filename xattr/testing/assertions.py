@@ -15,14 +15,17 @@ def assertion(axiom: Axiom) -> Callable[..., None]:
     """Return the assertion of one axiom: its measure, with an error where it is missed.
 
     Every axiom of `xattr.testing.AXIOMS` at import has its own, as `assert_completeness`; this is
-    for axioms that are added later.
+    for axioms that are added later. It holds where gap.value ≤ gap.tolerance.
 
     Args:
         axiom: an entry of `xattr.testing.AXIOMS`.
 
     Returns:
         A function that takes what the axiom's measure takes, or a method and a problem; it returns
-        None, or raises `AssertionError` where the gap exceeds its tolerance.
+        None.
+
+    Raises:
+        AssertionError: by the function that is returned, if the gap exceeds its tolerance.
 
     Source:
         The measure's; `xattr.testing.Axiom` describes an entry.
