@@ -1,11 +1,13 @@
 """The table of methods and models that every transformation is tested over.
 
-A row is named after the function of `xattr` that it calls, with what sets it apart from the other
-rows of that function behind a slash. A method added to the library is covered by adding a row:
-`tests/transformations/test_jit.py` asserts that none is forgotten.
+A row is named after the function of `xattr` that it calls, or after what sets it apart from the
+other rows of that function. A method `method(f, x, ...)` added to the library gets its row from its
+signature; write one where it takes more than that, or to try it on other models.
+`tests/transformations/test_jit.py` asserts that no function is forgotten.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -342,7 +344,7 @@ def _patterns_of(model):
 _STEPS = {"quadrature": RULE, "chunk_size": 4}
 _LAYER = {"layer": "hidden"}
 
-ROWS = {
+LISTED = {
     # One gradient.
     "gradient": Row(_call("gradient"), (*SMOOTH, "conv")),
     "gradient_x_input": Row(_call("gradient_x_input"), IN_NNX),
@@ -456,6 +458,35 @@ OUTSIDE = {
 }
 """Functions of `xattr` that have no row, and why."""
 
+
+def derived(name):
+    """Return the row of a method by its signature: every argument that it asks for has a word."""
+    parameters = inspect.signature(getattr(xattr, name)).parameters.values()
+    asked = [p.name for p in parameters if p.default is p.empty and p.name not in ("f", "x")]
+
+    def attribute(model, x, key, args, patterns):
+        words = {"baselines": _variants(x), "key": key, "patterns": patterns, "num_samples": 5}
+        words |= _LAYER
+        options = {word: words[word] for word in asked}
+        return getattr(xattr, name)(model.f, x, args=args, **options)
+
+    prepare = _patterns_of if "patterns" in asked else lambda model: None
+    return Row(attribute, FEWER, prepare, like_x="layer" not in asked, noisy="key" in asked)
+
+
+def rows():
+    """Return the rows that are listed, and those of the other methods of x."""
+    functions = {n: getattr(xattr, n) for n in xattr.__all__ if n not in {*LISTED, *OUTSIDE}}
+    of_x = [
+        name
+        for name, function in functions.items()
+        if inspect.isfunction(function) and [*inspect.signature(function).parameters][:2] == F_AND_X
+    ]
+    return {**LISTED, **{name: derived(name) for name in of_x}}
+
+
+F_AND_X = ["f", "x"]
+ROWS = rows()
 CASES = [(method, name) for method, row in ROWS.items() for name in row.models]
 
 

@@ -10,7 +10,7 @@ import xattr
 
 MODULES = ["paths", "quadrature", "targets", "plot", "testing", "rules", "composites"]
 MODULES += ["sanity", "metrics", "attacks", "axioms"]
-EXPECTED = {
+NAMES = {
     "xattr": (
         "sample integrate path_integral gradient gradient_x_input integrated_gradients "
         "interior_gradients aumann_shapley expected_gradients smooth_grad smooth_grad_squared "
@@ -46,7 +46,7 @@ EXPECTED = {
     ),
     "testing": (
         "networks symmetric_functions dummy_functions equivalent_pairs shifted_pairs paths "
-        "quadratures inputs problems problem falsify assert_axioms count_compilations "
+        "quadratures inputs problems problem falsify assert_axioms assertion count_compilations "
         "assert_completeness assert_sensitivity_a assert_sensitivity_b assert_dummy "
         "assert_implementation_invariance assert_linearity assert_symmetry "
         "assert_input_invariance assert_affine_scale_invariance assert_zero_at_baseline "
@@ -54,46 +54,24 @@ EXPECTED = {
         "assert_time_reparametrization"
     ),
 }
-WORK = {"chunk_size", "progress", "on_uncovered", "upsample", "warn_above"}
-SIGNATURES = {
-    "sample": "path quadrature",
-    "integrate": "f samples * args chunk_size",
-    "path_integral": "f path * quadrature args chunk_size",
-    "gradient": "f x * args",
-    "gradient_x_input": "f x * args",
-    "integrated_gradients": "f x baseline * quadrature args chunk_size",
-    "interior_gradients": "f x baseline * alphas args",
-    "aumann_shapley": "f x * quadrature args chunk_size",
-    "expected_gradients": "f x baselines key * num_samples args",
-    "smooth_grad": "f x key * method num_samples noise_scale args",
-    "smooth_grad_squared": "f x key * method num_samples noise_scale args",
-    "var_grad": "f x key * method num_samples noise_scale args",
-    "completeness_gap": "f attributions x baseline * args",
-    "guided_backprop": "f x * args",
-    "deconvnet": "f x * args",
-    "lrp": "f x composite * bias args",
-    "deep_taylor": "f x * low high args",
-    "deep_lift": "f x baseline * variant args",
-    "fit_patterns": "f data * estimator args",
-    "pattern_net": "f x patterns * args",
-    "pattern_attribution": "f x patterns * args",
-    "grad_cam": "f x * layer args spatial_axes relu",
-    "guided_grad_cam": "f x * layer args spatial_axes",
-    "at_layer": "f layer *",
-    "layer_gradient": "f x * layer args",
-    "layer_integrated_gradients": "f x baseline * layer quadrature args",
-    "conductance": "f x baseline * layer quadrature args",
-    "internal_influence": "f x baseline * layer quadrature args",
-    "with_rules": "f composite *",
-    "explain": "f x * args",
-    "relevance_report": "f x composite * bias args",
-    "competitive_gradient_x_input": "model x label * args",
-    "edge_detector": "image *",
-    "integrate_to_tolerance": "f path * atol rtol max_evaluations args chunk_size",
-    "exact_quadrature": "f x baseline * args max_pieces",
-    "sharded": "method mesh * in_axes batch_axis node_axis",
-    "attribute_dataset": "method batches * out mesh in_axes",
-}
+"""Every public function: the promise that no name is lost."""
+
+OPERANDS = (
+    "axiom ax axes image method model f batches mesh claims maps attributions data samples g "
+    "shifted path paths points quadrature warp params labels a b k m x pieces label baseline "
+    "baselines composite patterns target key layer n shape name low high alpha beta epsilon gamma "
+    "rule site height width predicates entries names"
+)
+"""The words for what is passed by position, in the one order in which they come."""
+
+OPTIONS = (
+    "a absolute alphas args atol b batch_axis bias cell channels chunk_size colorbar epsilon "
+    "estimator feature gamma i in_axes init iterations j layers limit max_evaluations max_examples "
+    "max_pieces mean node_axis noise_scale num_samples objective on_uncovered options order out "
+    "padding percentile probes progress refined relu rtol scale seed shift shifted_baseline "
+    "spatial_axes std step_size strides surrogate title upsample variant warn_above where exponents"
+)
+"""The words for what is passed by keyword only, beside operands."""
 
 
 def _public():
@@ -108,79 +86,56 @@ def _public():
 PUBLIC = list(_public())
 
 
-@pytest.mark.parametrize("module", EXPECTED)
+@pytest.mark.parametrize("module", NAMES)
 def test_all_that_is_promised_is_there(module):
     owner = xattr if module == "xattr" else getattr(xattr, module)
-    for name in EXPECTED[module].split():
+    for name in NAMES[module].split():
         assert name in owner.__all__
         assert isinstance(getattr(owner, name), types.FunctionType)
 
 
-OTHERS = {
-    "sanity.randomize": "params key layers init",
-    "sanity.cascading": "params key order init",
-    "sanity.independent": "params key order init",
-    "sanity.randomize_labels": "labels key",
-    "metrics.spearman": "a b absolute where",
-    "metrics.spearman_nonzero": "a b x baseline",
-    "metrics.pearson": "a b where",
-    "metrics.top_k_intersection": "a b k absolute",
-    "attacks.mean_shift": "params m layer strides padding",
-    "axioms.completeness": "method f x baseline args refined",
-    "axioms.sensitivity_a": "method f x baseline feature args refined",
-    "axioms.sensitivity_b": "method f x baseline feature args refined",
-    "axioms.implementation_invariance": "method f g x baseline args refined",
-    "axioms.linearity": "method f g x baseline a b args refined",
-    "axioms.symmetry": "method f x baseline i j args refined",
-    "axioms.input_invariance": ("method f shifted x baseline shift shifted_baseline args refined"),
-    "axioms.affine_scale_invariance": "method f x baseline scale shift args refined",
-    "axioms.zero_at_baseline": "method f x args refined",
-    "axioms.conservation": "method f x layers args refined",
-    "axioms.positivity": "method f x baseline args refined",
-    "axioms.proportionality": "method f x baseline args refined",
-    "axioms.time_reparametrization": "method f path warp args refined",
-    "testing.assert_linearity": "method f g x baseline a b args refined",
-    "testing.assert_axioms": "method claims max_examples refined seed progress",
-    "testing.falsify": "axiom method max_examples refined seed",
-    "paths.straight_line": "baseline x",
-    "paths.aumann_shapley": "x",
-    "paths.monotone": "baseline x exponents",
-    "paths.polyline": "points",
-    "paths.coordinatewise": "baseline x order",
-    "paths.reparametrize": "path warp",
-    "paths.reverse": "path",
-    "paths.concatenate": "paths",
-    "quadrature.riemann_left": "n",
-    "quadrature.riemann_right": "n",
-    "quadrature.midpoint": "n",
-    "quadrature.trapezoid": "n",
-    "quadrature.gauss_legendre": "n",
-    "quadrature.concentrated": "f path n probes args",
-    "targets.logit": "model",
-    "targets.probability": "model",
-    "targets.log_probability": "model",
-    "targets.log_odds": "model",
-}
+def parameters_of(function, *kinds):
+    return [p for p in inspect.signature(function).parameters.values() if p.kind.name in kinds]
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_arguments_of_paths_quadratures_and_targets(name):
-    module, function = name.split(".")
-    assert [*inspect.signature(getattr(getattr(xattr, module), function)).parameters] == OTHERS[
-        name
-    ].split()
+@pytest.mark.parametrize("function", PUBLIC)
+def test_operands_come_in_one_order(function):
+    """`method(f, x, baseline, ...)`: who knows one function knows the order of all."""
+    names = [p.name for p in parameters_of(function, "POSITIONAL_OR_KEYWORD", "VAR_POSITIONAL")]
+    assert set(names) <= {*OPERANDS.split()}, (
+        "an argument has a name of its own: add it where it belongs"
+    )
+    assert names == sorted(names, key=OPERANDS.split().index)
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
-def test_signature(name):
-    parameters = inspect.signature(getattr(xattr, name)).parameters.values()
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    first, _, last = SIGNATURES[name].partition("*")
-    assert positional == first.split()
-    # Options beside the promised ones say how the work is done, not what comes out.
-    assert [o for o in options if o in last.split()] == last.split()
-    assert set(options) - set(last.split()) <= {*WORK, "bias"}
+@pytest.mark.parametrize("function", PUBLIC)
+def test_options_have_known_names(function):
+    names = {p.name for p in parameters_of(function, "KEYWORD_ONLY", "VAR_KEYWORD")}
+    assert names <= {*OPERANDS.split(), *OPTIONS.split()}, (
+        "is there a word for it among those of other functions?"
+    )
+
+
+@pytest.mark.parametrize("function", PUBLIC)
+def test_what_calls_f_takes_its_further_arguments(function):
+    names = [*inspect.signature(function).parameters]
+    calls = {"f", "x"} <= {*names} or {"f", "path"} <= {*names} or {"model", "x"} <= {*names}
+    if not calls:
+        return
+    args = inspect.signature(function).parameters["args"]
+    assert args.kind is args.KEYWORD_ONLY
+    assert args.default == ()
+
+
+def test_an_option_of_the_methods_has_one_type_and_one_default():
+    """`chunk_size`, `args`, `quadrature`, … mean the same in all functions of `xattr` itself."""
+    meanings = {}
+    for name in NAMES["xattr"].split():
+        for each in parameters_of(getattr(xattr, name), "KEYWORD_ONLY"):
+            if each.default is not each.empty:
+                meanings.setdefault(each.name, set()).add((str(each.annotation), each.default))
+    assert {name: each for name, each in meanings.items() if len(each) > 1} == {}
+    assert len(meanings) > 15
 
 
 NUMBERS = ("epsilon", "gamma", "alpha", "beta")  # of a rule: its only arguments
@@ -198,6 +153,11 @@ def test_arguments(function):
     assert inspect.signature(function).return_annotation is not inspect.Signature.empty
 
 
+def test_the_readme_names_every_function():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    assert [name for name in NAMES["xattr"].split() if f"`{name}`" not in text] == []
+
+
 def test_no_module_has_the_name_of_a_function():
     modules = {path.stem for path in Path(xattr.__file__).parent.glob("*.py")}
-    assert not modules & set(EXPECTED["xattr"].split())
+    assert not modules & set(NAMES["xattr"].split())

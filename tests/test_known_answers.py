@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import xattr
-from tests import networks
 from xattr import paths, quadrature
+from xattr.testing import functions
 
 pytestmark = pytest.mark.usefixtures("x64")
 GAUSS = quadrature.gauss_legendre(32)
@@ -31,15 +31,15 @@ def along(path, f, rule=GAUSS):
 
 
 def test_gradient_misses_a_saturated_input_and_ig_does_not():
-    x = jnp.array(2.0)
-    exactly(networks.saturated(x), 1)
-    exactly(xattr.gradient(networks.saturated, x), 0)
-    exactly(xattr.gradient_x_input(networks.saturated, x), 0)
+    x = jnp.array([2.0])
+    exactly(functions.saturated(x), 1)
+    exactly(xattr.gradient(functions.saturated, x), 0)
+    exactly(xattr.gradient_x_input(functions.saturated, x), 0)
     # Nodes at odd multiples of 1/2400: the kink at α = ½ lies between two of them.
-    exactly(xattr.integrated_gradients(networks.saturated, x, quadrature=MIDPOINTS), 1)
+    exactly(xattr.integrated_gradients(functions.saturated, x, quadrature=MIDPOINTS), 1)
 
 
-@pytest.mark.parametrize("network", [networks.figure_14a, networks.figure_14b])
+@pytest.mark.parametrize("network", [functions.figure_14a, functions.figure_14b])
 def test_figure_14(network):
     x = jnp.ones(2)
     exactly(network(x), 0.5)
@@ -47,7 +47,7 @@ def test_figure_14(network):
     exactly(xattr.integrated_gradients(network, x, quadrature=MIDPOINTS), [0.25, 0.25])
 
 
-@pytest.mark.parametrize("network", [networks.figure_7f, networks.figure_7g])
+@pytest.mark.parametrize("network", [functions.figure_7f, functions.figure_7g])
 def test_figure_7(network):
     x = jnp.array([3.0, 1.0])
     exactly(network(x), 1)
@@ -58,11 +58,11 @@ def test_figure_7(network):
 @pytest.mark.parametrize(("second", "value"), [(0, 2), (0.5, 1.5), (1, 1), (1.5, 0.5), (2, 0)])
 def test_gated_network_from_the_slides(second, value):
     x, baseline = jnp.array([3.0, second]), jnp.array([3.0, 0.0])
-    exactly(networks.gated(x), value)
-    ig = xattr.integrated_gradients(networks.gated, x, baseline, quadrature=MIDPOINTS)
+    exactly(functions.gated(x), value)
+    ig = xattr.integrated_gradients(functions.gated, x, baseline, quadrature=MIDPOINTS)
     exactly(ig, [0, -second])
     if 0 < second < 2:
-        exactly(xattr.gradient(networks.gated, x), [1, -1])
+        exactly(xattr.gradient(functions.gated, x), [1, -1])
 
 
 def test_relu_has_no_slope_at_zero():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,8 +13,16 @@ import numpy as np
 import xattr
 from xattr import axioms, composites, paths, quadrature, rules
 from xattr.axioms import Gap
-from xattr.testing import AXIOMS, Problem, instances
-from xattr.types import ArrayTree, Function, Method, Path, Quadrature, UncoveredPrimitiveError
+from xattr.testing import AXIOMS, Problem, options
+from xattr.types import (
+    Array,
+    ArrayTree,
+    Function,
+    Method,
+    Path,
+    Quadrature,
+    UncoveredPrimitiveError,
+)
 
 RULE = quadrature.composite(quadrature.gauss_legendre(5), 48)
 """48 is a multiple of the number of parts of every path here."""
@@ -128,7 +137,7 @@ def _at_pace(make: Callable[[Any, Any], Path], problem: Problem) -> Gap:
         functools.partial(xattr.path_integral, quadrature=RULE, chunk_size=NODES),
         problem.f,
         make(problem.baseline, problem.x),
-        warp=instances.WARPS[problem.options["warp"]],
+        warp=options.WARPS[problem.options["warp"]],
         args=problem.args,
     )
 
@@ -153,7 +162,7 @@ def _path(make: Callable[[Any, Any], Path], method: Method | None = None) -> Row
 def _from_zero(axiom: str, method: Method, problem: Problem) -> Gap:
     """Measure an axiom at the baseline of Aumann–Shapley, which is 0."""
     x, zero = problem.x - problem.baseline, jnp.zeros_like(problem.x)
-    if axiom == "sensitivity_a":  # of an input that differs from 0 in one feature
+    if "feature" in problem.options:  # of an input that differs from 0 in that one alone
         x = jnp.where(np.arange(x.size).reshape(x.shape) == problem.options["feature"], x, zero)
     return dataclasses.replace(problem, x=x, baseline=zero).gap(axiom, method)
 
@@ -380,7 +389,20 @@ def _all_silent(method: Method, reason: str) -> Row:
     return Row(method, (), {}, dict.fromkeys(AXIOMS, reason))
 
 
-ROWS: dict[str, Row] = {
+def derived(method: Method) -> Row | None:
+    """Return the row of a method(f, x, ...) by its signature; None for what is of another form."""
+    signature = inspect.signature(method)
+    asked = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    if asked[:2] != ["f", "x"] or signature.return_annotation not in (ArrayTree, Array):
+        return None
+    if asked == ["f", "x"]:
+        return Row(method, None if "quadrature" in signature.parameters else ())
+    if asked == ["f", "x", "key"]:
+        return _noisy(method)
+    return _all_silent(method, NOT_OF_X) if asked == ["f", "x", "layer"] else None
+
+
+LISTED: dict[str, Row] = {
     "gradient": Row(xattr.gradient),
     "gradient_x_input": Row(xattr.gradient_x_input),
     "interior_gradients, α = ½": Row(halfway),
@@ -444,7 +466,19 @@ ROWS: dict[str, Row] = {
     ),
     "edge_detector": Row(edges),
 }
-"""Name -> a method of the library with its options."""
+"""Rows that take more than the method alone: with options, on a path, of a layer, …"""
+
+
+def rows() -> dict[str, Row]:
+    """Return the rows that are listed, and those of the other methods of the library."""
+    named = {name.split(",")[0] for name in LISTED}
+    others = {name: getattr(xattr, name) for name in xattr.__all__ if name not in named}
+    found = {name: derived(each) for name, each in others.items() if inspect.isfunction(each)}
+    return {**LISTED, **{name: row for name, row in found.items() if row is not None}}
+
+
+ROWS = rows()
+"""Name -> row: those of the table, in its order."""
 
 
 def gap(name: str, axiom: str, problem: Problem) -> Gap:

@@ -16,7 +16,7 @@ from paper_repro.experiments.saliency import shown
 from paper_repro.report.results import Claim, Result, Setting, Table
 from xattr import composites, paths, quadrature, rules
 from xattr.axioms import Gap
-from xattr.testing import AXIOMS, Problem, Verdict, falsify, problem, problems, search, toys
+from xattr.testing import AXIOMS, Problem, Verdict, falsify, functions, problem, problems, search
 from xattr.types import UncoveredPrimitiveError
 
 EXAMPLES, QUICK_EXAMPLES = 40, 2
@@ -36,8 +36,6 @@ QUICK = (
 """The rows of `--quick`: each way in which a row is tried is among them."""
 
 HOLDS, FAILS, SILENT = "+", "-", "."
-NO_PATH = "no path integral"
-NO_BASELINE = "takes no baseline"
 NO_RULE = "has a rule for none of the functions"
 
 
@@ -124,14 +122,14 @@ def _tried(row: Row, axiom: str, examples: int, seed: int) -> Entry:
     examples *= row.times
     if axiom in row.measured:
         verdict = _measured(axiom, row.measured[axiom], examples, seed)
-    elif axiom == "time_reparametrization":
-        return Entry(SILENT, empty, NO_PATH)
+    elif not AXIOMS[axiom].methods.have(row.method):
+        return Entry(SILENT, empty, AXIOMS[axiom].methods.otherwise)
     else:
         verdict = falsify(axiom, row.method, max_examples=examples, refined=row.refined, seed=seed)
     if axiom not in row.measured and verdict.holds:
         verdict = _witnessed(row, verdict)
     if verdict.holds is None:
-        return Entry(SILENT, verdict, NO_RULE if verdict.uncovered else NO_BASELINE)
+        return Entry(SILENT, verdict, NO_RULE)
     return Entry(HOLDS if verdict.holds else FAILS, verdict)
 
 
@@ -184,12 +182,12 @@ def _answers() -> dict[str, Any]:
     z_rule = functools.partial(xattr.lrp, composite=composites.every_layer(rules.zero()))
     maps: dict[str, Any] = {}
     for name, function, x in (
-        ("saturated", toys.saturated, [2.0]),
-        ("gated", toys.gated, [3.0, 1.0]),
-        ("figure 7, f", toys.figure_7f, [3.0, 1.0]),
-        ("figure 7, g", toys.figure_7g, [3.0, 1.0]),
-        ("figure 14, a", toys.figure_14a, [1.0, 1.0]),
-        ("figure 14, b", toys.figure_14b, [1.0, 1.0]),
+        ("saturated", functions.saturated, [2.0]),
+        ("gated", functions.gated, [3.0, 1.0]),
+        ("figure 7, f", functions.figure_7f, [3.0, 1.0]),
+        ("figure 7, g", functions.figure_7g, [3.0, 1.0]),
+        ("figure 14, a", functions.figure_14a, [1.0, 1.0]),
+        ("figure 14, b", functions.figure_14b, [1.0, 1.0]),
     ):
         at, zero = jnp.asarray(x), jnp.zeros(len(x))
         maps[name] = {
@@ -202,12 +200,12 @@ def _answers() -> dict[str, Any]:
         }
     zero, one, two = jnp.zeros(2), jnp.ones(2), jnp.array([1.0, 2.0])
     maps["clipped product"] = {
-        "straight": axiom_rows.IG(toys.clipped_product, one, zero),
-        "bent": axiom_rows.along(axiom_rows.bent, toys.clipped_product, one, zero),
+        "straight": axiom_rows.IG(functions.clipped_product, one, zero),
+        "bent": axiom_rows.along(axiom_rows.bent, functions.clipped_product, one, zero),
     }
     maps["product at (1, 2)"] = {
-        "straight": axiom_rows.IG(toys.product, two, zero),
-        "depends on its ends": axiom_rows.along(axiom_rows.own_pace, toys.product, two, zero),
+        "straight": axiom_rows.IG(functions.product, two, zero),
+        "depends on its ends": axiom_rows.along(axiom_rows.own_pace, functions.product, two, zero),
     }
     moved = [problem("shifted-relu", seed=seed, shift=[2.5, 1.0, 0.0, -1.5]) for seed in range(5)]
     measured = [
@@ -344,7 +342,7 @@ def _silences(grid: Grid) -> Table:
     rows = [
         [name, why, "all" if len(names) == len(AXIOMS) else ", ".join(names)]
         for (name, why), names in by_reason.items()
-        if why not in (NO_PATH, NO_BASELINE)
+        if why not in {AXIOMS[axiom].methods.otherwise for axiom in names}
     ]
     return Table(
         "Not applicable (beside zero_at_baseline without a baseline, and time_reparametrization "

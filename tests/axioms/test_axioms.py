@@ -11,8 +11,9 @@ from hypothesis import given
 from jax.nn import relu
 
 import xattr
-from tests import networks, table
+from tests import table
 from xattr import axioms, composites, paths, quadrature, rules, testing
+from xattr.testing import functions
 
 pytestmark = pytest.mark.usefixtures("x64")
 IG = xattr.integrated_gradients
@@ -61,7 +62,7 @@ def test_completeness():
 
 def test_sensitivity_a_of_the_saturated_function():
     x = jnp.array([2.0])
-    f = lambda x: networks.saturated(x[0])
+    f = functions.saturated
     for silent in (xattr.gradient, xattr.gradient_x_input, xattr.guided_backprop, LRP):
         measures(axioms.sensitivity_a(silent, f, x, feature=0), 1)
     for heard in (IG, xattr.deep_lift):
@@ -75,15 +76,15 @@ def test_sensitivity_a_of_the_gated_function(second):
     """ReLU(x₁ − 1 − ReLU(x₂)) at (3, x₂): f falls by x₂ and the signal never says so."""
     x, baseline = jnp.array([3.0, second]), jnp.array([5.0, 0.0])  # x₁ stays: one feature differs
     for silent in (xattr.guided_backprop, xattr.deconvnet):
-        measures(axioms.sensitivity_a(silent, networks.gated, x, baseline, feature=1), second)
-        measures(axioms.sensitivity_a(silent, networks.gated, x, baseline, feature=0), 0)
+        measures(axioms.sensitivity_a(silent, functions.gated, x, baseline, feature=1), second)
+        measures(axioms.sensitivity_a(silent, functions.gated, x, baseline, feature=0), 0)
     for heard in (xattr.gradient, IG, xattr.deep_lift):
-        measures(axioms.sensitivity_a(heard, networks.gated, x, baseline, feature=1), 0)
+        measures(axioms.sensitivity_a(heard, functions.gated, x, baseline, feature=1), 0)
 
 
 def test_sensitivity_b_where_nothing_is_written_as_a_difference():
     """Figure 7's networks cancel, but DeepLIFT and LRP give (1.5, −.5) − (2, −1) for them."""
-    f = lambda x: networks.figure_7f(x) - networks.figure_7g(x) + x[2]
+    f = lambda x: functions.figure_7f(x) - functions.figure_7g(x) + x[2]
     x = jnp.array([3.0, 1.0, 7.0])
     for feature in (0, 1):
         for broken in (xattr.deep_lift, LRP):
@@ -94,8 +95,8 @@ def test_sensitivity_b_where_nothing_is_written_as_a_difference():
 
 def test_implementation_invariance():
     """Figures 7 and 14: the published numbers of each method for both networks."""
-    seven = (networks.figure_7f, networks.figure_7g, jnp.array([3.0, 1.0]))
-    fourteen = (networks.figure_14a, networks.figure_14b, jnp.ones(2))
+    seven = (functions.figure_7f, functions.figure_7g, jnp.array([3.0, 1.0]))
+    fourteen = (functions.figure_14a, functions.figure_14b, jnp.ones(2))
     gap = axioms.implementation_invariance
     for method in (IG, xattr.gradient, xattr.gradient_x_input):
         measures(gap(method, *seven), 0)
@@ -342,6 +343,25 @@ def test_tolerance_sees_kinks_that_rules_of_equal_steps_miss_alike(rule):
     assert float(gaps.holds.mean()) > 0.985  # measured: .994
 
 
+def test_the_rounding_of_f_is_counted_once():
+    """1024 units in the last place of Σ|A|, f(x) = 6 and f(0, 2) = 0: not of f(x) twice."""
+    x, unit = jnp.array([3.0, 2.0]), 1024 * float(jnp.finfo(jnp.float64).eps)
+    for measure, method, size in (
+        (axioms.completeness, IG, 6),
+        (axioms.completeness, xattr.gradient, 5),
+        (functools.partial(axioms.sensitivity_a, feature=0), IG, 6),
+        (functools.partial(axioms.sensitivity_a, feature=0), xattr.gradient, 5),
+        (axioms.conservation, xattr.gradient, 5),
+        (axioms.zero_at_baseline, IG, 0),
+    ):
+        tolerance = measure(method, product, x, refined=()).tolerance
+        np.testing.assert_allclose(float(tolerance), unit * (size + 6), rtol=1e-12)
+    # What f is at the baseline counts too, also for a method that takes no baseline.
+    for method, size in ((IG, 2), (xattr.gradient, 5)):
+        gap = axioms.completeness(method, product, x, jnp.array([2.0, 2.0]), refined=())
+        np.testing.assert_allclose(float(gap.tolerance), unit * (size + 6 + 4), rtol=1e-12)
+
+
 def test_infinity_never_holds():
     infinite = lambda f, x, *, args: jnp.full_like(x, jnp.inf).at[0].set(5)
     assert not axioms.sensitivity_b(infinite, product, jnp.ones(2), feature=0).holds
@@ -397,7 +417,7 @@ PROBLEMS = {
 def test_every_axiom_is_here():
     assert list(PROBLEMS) == list(testing.AXIOMS)
     for name, (specimen, _) in PROBLEMS.items():
-        assert specimen in testing.AXIOMS[name]
+        assert specimen in testing.AXIOMS[name].functions
 
 
 @pytest.mark.parametrize("axiom", PROBLEMS)
@@ -527,13 +547,13 @@ def test_chain_rule_fails_for_discrete_gradients():
     """
     x, zero = jnp.array([3.0, 1.0]), jnp.zeros(2)
     inner = lambda x: jnp.stack([jax.nn.relu(x[0] - 1), jax.nn.relu(x[1])])
-    factor = (networks.figure_7g(x) - networks.figure_7g(zero)) / (x - zero)
+    factor = (functions.figure_7g(x) - functions.figure_7g(zero)) / (x - zero)
     steps = (inner(x) - inner(zero)) / (x - zero)
     through = jnp.array([1.0, -1.0]) * steps
     assert not np.allclose(factor, through)
     # The product of differences gives DeepLIFT's (2, −1), the gradients' chain rule (1.5, −.5).
     np.testing.assert_allclose(through * x, [2, -1])
-    for network in (networks.figure_7f, networks.figure_7g):
+    for network in (functions.figure_7f, functions.figure_7g):
         ig = xattr.integrated_gradients(network, x, quadrature=quadrature.midpoint(1200))
         np.testing.assert_allclose(ig, [1.5, -0.5], atol=1e-9)
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 
 import xattr
-from tests import networks
 from xattr import axioms, testing
-from xattr.testing.functions import SPECIMENS
+from xattr.testing import functions, options, registry
 
+SPECIMENS = registry.specimens()
 pytestmark = pytest.mark.usefixtures("x64")
 IG = xattr.integrated_gradients
 
@@ -62,7 +62,7 @@ def test_pairs_are_equal(p):
 
 
 def test_pairs_are_not_the_same_program():
-    for name in testing.AXIOMS["implementation_invariance"]:
+    for name in testing.AXIOMS["implementation_invariance"].functions:
         p = testing.problem(name)
         one, other = (str(jax.make_jaxpr(f)(p.x, *p.args)) for f in (p.f, p.g))
         assert one != other
@@ -93,7 +93,7 @@ def test_functions_of_the_sum_depend_on_nothing_else(p):
 
 
 def test_two_functions_of_linearity_differ():
-    for name in testing.AXIOMS["linearity"]:
+    for name in testing.AXIOMS["linearity"].functions:
         p = testing.problem(name, x=1.5 + np.arange(SPECIMENS[name].shape[0]))
         assert abs(value(p, p.x) - value(p, p.x, 1)) > 1e-3
 
@@ -113,7 +113,7 @@ ACTIVATIONS = ("relu", "gelu", "softplus", "tanh")
 @pytest.mark.parametrize("name", SPECIMENS)
 def test_every_specimen_is_of_its_parameters_and_differentiable(name):
     one, other = (testing.problem(name, seed=seed) for seed in (0, 1))
-    assert any(name in names for names in testing.AXIOMS.values())
+    assert any(name in axiom.functions for axiom in testing.AXIOMS.values())
     assert one.x.shape == SPECIMENS[name].shape
     if one.args:
         assert value(one, one.x) != value(other, other.x)
@@ -149,7 +149,7 @@ def test_inputs_have_ties_and_no_ties():
 @given(st.data())
 def test_paths_go_from_the_baseline_to_the_input(data):
     baseline, x = jnp.array([1.0, -2.0, 0.0]), jnp.array([0.5, 3.0, 0.0])
-    path = data.draw(testing.paths(baseline, x))
+    path = data.draw(testing.paths(baseline=baseline, x=x))
     np.testing.assert_allclose(path(0.0), baseline, atol=1e-12)
     np.testing.assert_allclose(path(1.0), x, atol=1e-12)
 
@@ -273,7 +273,7 @@ def test_counterexamples_keep_the_premise():
 
 
 def test_assertion_takes_what_the_axiom_takes():
-    f, x = networks.figure_7f, jnp.array([3.0, 1.0])
+    f, x = functions.figure_7f, jnp.array([3.0, 1.0])
     testing.assert_completeness(IG, f, x, refined=[IG, functools.partial(IG, quadrature=None)][:1])
     with pytest.raises(AssertionError, match=r"completeness is missed by 1, of which"):
         testing.assert_completeness(xattr.gradient_x_input, f, x)
@@ -373,12 +373,73 @@ def test_every_axiom_has_its_assertion():
         assert getattr(axioms, name).__name__ == name
 
 
+# --- a new axiom is a measure and an entry -------------------------------------------------------
+
+
+def homogeneity(method, f, x, *, c, args=(), refined=None):
+    """Measure how far the attributions of c f are from c times those of f."""
+    scaled = method(lambda x, *args: c * f(x, *args), x, args=args)
+    miss = jnp.abs(scaled - c * method(f, x, args=args)).sum()
+    return axioms.Gap(miss, 1e-12 * (1 + jnp.abs(scaled).sum()))
+
+
+@pytest.fixture
+def entry(monkeypatch):
+    entry = testing.Axiom(
+        homogeneity,
+        {"cube": functions.Specimen((lambda x: jnp.sum(x**3),), (2,), witness=(1.0, 2.0))},
+        presupposes="a sum of cubes",
+        options={"c": options.factor(3.0)},
+    )
+    monkeypatch.setitem(testing.AXIOMS, "homogeneity", entry)
+    return entry
+
+
+def test_a_new_axiom_is_drawn_falsified_and_asserted(entry):
+    drawn = hypothesis.find(testing.problems("homogeneity"), lambda p: p.options["c"] > 1)
+    assert drawn.name == "cube"
+    assert drawn.options["c"] == 1.5
+    kept = testing.falsify("homogeneity", xattr.gradient, max_examples=20)
+    assert kept.holds
+    assert kept.examples == 20
+    missed = testing.falsify("homogeneity", squared, max_examples=20)
+    # At the input of the paper, with its factor: (9 − 3) ((3 · 1)² + (3 · 4)²).
+    assert repr(missed.counterexample).endswith("'cube', x=[1.0, 2.0], baseline=[0.0, 0.0], c=3.0)")
+    assert float(missed.gap) == 6 * (9 + 144)
+    assert float(eval(repr(missed.counterexample)).gap("homogeneity", squared)) == 918
+
+    check = testing.assertion(entry)
+    check(xattr.gradient, missed.counterexample)
+    with pytest.raises(AssertionError, match=r"homogeneity is missed by 918.* on xattr\.testing"):
+        check(squared, missed.counterexample)
+    with pytest.raises(AssertionError, match=r"homogeneity is missed by 18, of which"):
+        check(squared, lambda x: jnp.sum(x**3), jnp.ones(1), c=2.0)
+    testing.assert_axioms(xattr.gradient, {"linearity", "homogeneity"}, max_examples=5)
+    with pytest.raises(AssertionError, match="does not keep homogeneity: gap 918"):
+        testing.assert_axioms(squared, {"homogeneity"}, max_examples=5)
+
+
+def test_a_new_axiom_refuses_what_it_does_not_presuppose(entry):
+    with pytest.raises(ValueError, match="what homogeneity presupposes, a sum of cubes: take one"):
+        testing.problem("product", c=2.0).gap("homogeneity", xattr.gradient)
+    with pytest.raises(ValueError, match=r"`claims` has homogeneity, .* method\(f, x, \.\.\.\)"):
+        testing.assert_axioms(xattr.path_integral, {"homogeneity"})
+
+
+@pytest.mark.parametrize("axiom", testing.AXIOMS)
+def test_the_example_of_an_axiom_keeps_it(axiom):
+    """On the simplest problem, as the docstring of its assertion says."""
+    p = hypothesis.find(testing.problems(axiom), lambda p: True)
+    assert p.gap(axiom, getattr(xattr, testing.AXIOMS[axiom].example)).holds
+    assert f"assert_{axiom}(xattr." in getattr(testing, f"assert_{axiom}").__doc__
+
+
 # --- traps for a first user ----------------------------------------------------------------------
 
 
 def test_a_gap_is_no_truth_value():
     with pytest.raises(TypeError, match=r"write gap\.holds"):
-        assert axioms.completeness(IG, networks.figure_7f, jnp.array([3.0, 1.0]))
+        assert axioms.completeness(IG, functions.figure_7f, jnp.array([3.0, 1.0]))
 
 
 def test_parameters_made_inside_a_trace_are_no_tracers():
@@ -418,7 +479,7 @@ def test_a_compiled_method_of_ones_own_is_not_compiled_again(axiom):
 def test_problem_checks_what_it_is_given():
     p = testing.problem
     for wrong in ({"featur": 0}, {"path": "foo"}, {"warp": "foo"}):
-        with pytest.raises(ValueError, match="the options are feature, i, j"):
+        with pytest.raises(ValueError, match="the options are a, b, feature, i, j, layers, path"):
             p("gated", **wrong)
     with pytest.raises(
         ValueError, match="does not keep what implementation_invariance presupposes"
@@ -438,7 +499,7 @@ def test_options_of_a_gap_come_before_those_of_the_problem():
 
 
 def test_a_traced_feature_that_is_not_there_is_no_feature():
-    measure = lambda i: axioms.sensitivity_b(shows_input, networks.gated, jnp.ones(2), feature=i)
+    measure = lambda i: axioms.sensitivity_b(shows_input, functions.gated, jnp.ones(2), feature=i)
     values = jax.vmap(measure)(jnp.arange(3)).value
     np.testing.assert_array_equal(values, [1, 1, np.nan])
 

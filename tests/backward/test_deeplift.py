@@ -9,15 +9,16 @@ import pytest
 from jax import lax
 
 import xattr
-from tests import graphs, networks, oracles
+from tests import graphs, oracles
 from tests.backward.test_rules import quickly, same
+from xattr.testing import functions
 
 KNOWN = {
-    "figure 14 a": (networks.figure_14a, [1, 1], [1 / 6, 1 / 3]),
-    "figure 14 b": (networks.figure_14b, [1, 1], [0.25, 0.25]),
-    "figure 7 f": (networks.figure_7f, [3, 1], [1.5, -0.5]),
-    "figure 7 g": (networks.figure_7g, [3, 1], [2, -1]),
-    "saturated": (lambda x: networks.saturated(x[0]), [2], [1]),
+    "figure 14 a": (functions.figure_14a, [1, 1], [1 / 6, 1 / 3]),
+    "figure 14 b": (functions.figure_14b, [1, 1], [0.25, 0.25]),
+    "figure 7 f": (functions.figure_7f, [3, 1], [1.5, -0.5]),
+    "figure 7 g": (functions.figure_7g, [3, 1], [2, -1]),
+    "saturated": (functions.saturated, [2], [1]),
 }
 
 

@@ -11,8 +11,9 @@ import pytest
 from jax.nn import relu
 
 import xattr
-from tests import graphs, networks, oracles
+from tests import graphs, oracles
 from xattr import composites, rules
+from xattr.testing import functions
 
 Z_RULE = composites.every_layer(rules.zero())
 RULES = {
@@ -72,14 +73,14 @@ def test_rules_against_oracles(structure, x64):
 
 
 KNOWN = {  # f, x, LRP-0, guided backpropagation, DeConvNet
-    "figure 14 a": (networks.figure_14a, [1, 1], [1 / 6, 1 / 3], [1.25, 0.75], [1.25, 0.75]),
-    "figure 14 b": (networks.figure_14b, [1, 1], [0.25, 0.25], [1, 1], [1, 1]),
-    "figure 7 f": (networks.figure_7f, [3, 1], [1.5, -0.5], [1, 0], [1, 0]),
-    "figure 7 g": (networks.figure_7g, [3, 1], [2, -1], [1, 0], [1, 0]),
-    "saturated": (lambda x: networks.saturated(x[0]), [2], [0], [0], [0]),
-    "gated": (networks.gated, [3, 1], [1.5, -0.5], [1, 0], [1, 0]),
+    "figure 14 a": (functions.figure_14a, [1, 1], [1 / 6, 1 / 3], [1.25, 0.75], [1.25, 0.75]),
+    "figure 14 b": (functions.figure_14b, [1, 1], [0.25, 0.25], [1, 1], [1, 1]),
+    "figure 7 f": (functions.figure_7f, [3, 1], [1.5, -0.5], [1, 0], [1, 0]),
+    "figure 7 g": (functions.figure_7g, [3, 1], [2, -1], [1, 0], [1, 0]),
+    "saturated": (functions.saturated, [2], [0], [0], [0]),
+    "gated": (functions.gated, [3, 1], [1.5, -0.5], [1, 0], [1, 0]),
     "product": (lambda x: x[0] * x[1] + x[2], [2, 3, 4], [3, 3, 4], [3, 2, 1], [3, 2, 1]),
-    "gated off": (networks.gated, [3, 2], [0, 0], [0, 0], [1, 0]),
+    "gated off": (functions.gated, [3, 2], [0, 0], [0, 0], [1, 0]),
     "linear": (lambda x: x @ jnp.array([1.0, -1.0]), [2, 0.5], [2, -0.5], [1, -1], [1, -1]),
     "shifted": (
         lambda x: x @ jnp.array([1.0, -1.0]) + 0.7,
@@ -104,12 +105,12 @@ def test_known_answers(name, x64):
 def test_lrp_tells_equivalent_networks_apart(x64):
     """LRP breaks implementation invariance, guided backpropagation sensitivity."""
     x = jnp.array([3.0, 1.0])
-    assert networks.figure_7f(x) == networks.figure_7g(x)
-    gap = xattr.lrp(networks.figure_7f, x, Z_RULE) - xattr.lrp(networks.figure_7g, x, Z_RULE)
+    assert functions.figure_7f(x) == functions.figure_7g(x)
+    gap = xattr.lrp(functions.figure_7f, x, Z_RULE) - xattr.lrp(functions.figure_7g, x, Z_RULE)
     assert np.abs(gap).max() == pytest.approx(0.5)
-    assert networks.gated(x) != networks.gated(x.at[1].set(0.0))
+    assert functions.gated(x) != functions.gated(x.at[1].set(0.0))
     for method in (xattr.guided_backprop, xattr.deconvnet):
-        assert method(networks.gated, x)[1] == 0  # though f depends on x₂
+        assert method(functions.gated, x)[1] == 0  # though f depends on x₂
 
 
 def test_z_rule_is_gradient_x_input_where_it_should_be(x64):

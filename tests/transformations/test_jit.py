@@ -48,3 +48,19 @@ def test_every_method_has_a_row(monkeypatch):
         attribute = lambda x, key, *args: row.attribute(model, x, key, args, prepared)
         jax.eval_shape(attribute, model.inputs(), key, *model.args())
     assert functions - called == set(table.OUTSIDE)
+
+
+def test_a_new_method_gets_its_row_from_its_signature(monkeypatch):
+    def doubled(f, x, key, *, layer, args=()):
+        return 2 * xattr.layer_gradient(f, x, layer=layer, args=args)
+
+    monkeypatch.setattr(xattr, "doubled", doubled, raising=False)
+    monkeypatch.setattr(xattr, "__all__", [*xattr.__all__, "doubled"])
+    rows = table.rows()
+    assert list(rows) == [*table.ROWS, "doubled"]
+    model, row = table.model("conv"), rows["doubled"]
+    assert (row.models, row.noisy, row.like_x) == (table.FEWER, True, False)
+    found = row.attribute(model, model.inputs(), jax.random.key(0), model.args(), None)
+    single = xattr.layer_gradient(model.f, model.inputs(), layer="hidden", args=model.args())
+    table.close(found, 2 * single)
+    assert table.size(found) > 1e-3

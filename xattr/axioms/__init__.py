@@ -4,17 +4,21 @@ An axiom is `axiom(method, f, ..., *, args=(), refined=None) -> Gap` for one exa
 is any function `method(f, x, baseline, *, args)` or `method(f, x, *, args)`: one of this library,
 one of yours, one bound by `functools.partial`. It is pure and works under `jax.jit` and `jax.vmap`.
 
-A gap has a `value`, 0 where the axiom holds, and a `tolerance`: as much of it as rounding and the
-quadrature can account for. The error of a quadrature is estimated by refining it, 8 times the
-largest change when it is repeated on two or three pieces. A method with an option `quadrature` is
-refined by itself; for another pass versions with more steps or samples as `refined`, or () for
-exact ones. Rounding is taken for 1024 units in the last place: check axioms in float64 where you
-can. Along a kink the estimate is large; `refined=()` holds a fixed quadrature to rounding alone,
-which it keeps in all but completeness as long as no node lies on a kink. Where two attributions are
-compared they may be of any shape.
+A gap has a `value`, 0 where the axiom holds, and a `tolerance`, the part of it that rounding and
+the quadrature can account for.
+
+- The error of a quadrature is estimated as 8 times the largest change when it is repeated on two or
+  three pieces. A method with an option `quadrature` is refined in this way. For any other method
+  pass versions with more steps or samples as `refined`, or () if it is exact.
+- The rounding is estimated as 1024 units in the last place of the attributions and of f. Check
+  axioms in float64 where you can.
+- The estimate is large if there is a kink between two nodes. `refined=()` then allows for rounding
+  alone: a fixed quadrature keeps that in all axioms but completeness, if no node lies on a kink.
+
+If an axiom compares two attributions, they may have any shape.
 
 What an axiom presupposes of f (that it does not depend on a feature, that two functions are equal)
-is the caller's promise; `xattr.testing` draws functions that keep it.
+is the caller's promise. `xattr.testing` draws functions that keep it.
 
 Which axioms single out which method is contested. That path methods are the only ones with
 completeness, linearity, dummy and implementation invariance rests on Friedman 2004, whose functions

@@ -29,19 +29,35 @@ def implementation_invariance(
 
     gap = Σᵢ |Aᵢ(f) − Aᵢ(g)|, for f(x, *args) = g(x, *args) everywhere.
 
-    Shapes: `x` and `baseline` (zeros if None) are pytrees of one form; value and tolerance are
-    scalars in units of the attributions. Raises `ValueError` for a baseline unlike x.
-    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §2.2.
+    Args:
+        method: a method, `method(f, x, *, args)` or `method(f, x, baseline, *, args)`.
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        g: the same function written in another way, `g(x, *args) -> scalar`.
+        x: the input, a pytree of floating arrays.
+        baseline: x', a pytree like x, or None for zeros.
+        args: further arguments of f, which are not attributed.
+        refined: more precise versions of the method, whose change estimates its error; () for an
+            exact one. If None, the `quadrature` of the method is repeated on pieces.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> from jax.nn import relu
-    >>> f = lambda x: relu(relu(x[0]) - 1 - relu(x[1]))  # figure 7 of the paper
-    >>> g = lambda x: relu(relu(x[0] - 1) - relu(x[1]))
-    >>> x = jnp.array([3.0, 1.0])
-    >>> float(implementation_invariance(xattr.deep_lift, f, g, x))  # (1.5, −.5) against (2, −1)
-    1.0
-    >>> float(implementation_invariance(xattr.gradient, f, g, x))
-    0.0
+    Returns:
+        A `Gap`, whose value and tolerance are scalars in units of the attributions.
+
+    Raises:
+        ValueError: if the baseline is not like x.
+
+    Source:
+        Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §2.2.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> from jax.nn import relu
+        >>> f = lambda x: relu(relu(x[0]) - 1 - relu(x[1]))  # figure 7 of the paper
+        >>> g = lambda x: relu(relu(x[0] - 1) - relu(x[1]))
+        >>> x = jnp.array([3.0, 1.0])
+        >>> float(implementation_invariance(xattr.deep_lift, f, g, x))  # (1.5, −.5) against (2, −1)
+        1.0
+        >>> float(implementation_invariance(xattr.gradient, f, g, x))
+        0.0
     """
     x, _, ends = gaps.ends_of(method, x, baseline)
     one, other = (gaps.attributed(method, refined, h, x, *ends, args=args) for h in (f, g))
@@ -64,19 +80,36 @@ def linearity(
 
     gap = Σᵢ |Aᵢ(a f + b g) − a Aᵢ(f) − b Aᵢ(g)|.
 
-    Shapes: `x` and `baseline` (zeros if None) are pytrees of one form, `a` and `b` scalars; f and g
-    are called as f(x, *args). Value and tolerance are scalars in units of the attributions. Raises
-    `ValueError` for a baseline unlike x.
-    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §3.
+    Args:
+        method: a method, `method(f, x, *, args)` or `method(f, x, baseline, *, args)`.
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        g: the function that is added, `g(x, *args) -> scalar`.
+        x: the input, a pytree of floating arrays.
+        baseline: x', a pytree like x, or None for zeros.
+        a: the factor of f, a scalar.
+        b: the factor of g, a scalar.
+        args: further arguments of f, which are not attributed.
+        refined: more precise versions of the method, whose change estimates its error; () for an
+            exact one. If None, the `quadrature` of the method is repeated on pieces.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f, g = lambda x: x[0] * x[1], lambda x: jnp.sum(x**2)
-    >>> x = jnp.array([1.0, 2.0])
-    >>> float(linearity(xattr.gradient, f, g, x, a=2.0, b=-1.0))
-    0.0
-    >>> squared = lambda f, x, *, args: xattr.gradient(f, x, args=args) ** 2
-    >>> float(linearity(squared, f, g, x))  # 2 · (2 · 2) + 2 · (1 · 4)
-    16.0
+    Returns:
+        A `Gap`, whose value and tolerance are scalars in units of the attributions.
+
+    Raises:
+        ValueError: if the baseline is not like x.
+
+    Source:
+        Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks", §3.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f, g = lambda x: x[0] * x[1], lambda x: jnp.sum(x**2)
+        >>> x = jnp.array([1.0, 2.0])
+        >>> float(linearity(xattr.gradient, f, g, x, a=2.0, b=-1.0))
+        0.0
+        >>> squared = lambda f, x, *, args: xattr.gradient(f, x, args=args) ** 2
+        >>> float(linearity(squared, f, g, x))  # 2 · (2 · 2) + 2 · (1 · 4)
+        16.0
     """
     x, _, ends = gaps.ends_of(method, x, baseline)
     mixed = _Mixture(f, g)
@@ -102,23 +135,40 @@ def input_invariance(
 ) -> Gap:
     """Measure how a constant shift of the input moves attributions, where the network undoes it.
 
-    gap = Σᵢ |Aᵢ(f, x) − Aᵢ(f₂, x + m)|, with f₂(x) = shifted(x, m, *args) and f₂(x + m) = f(x): the
-    first layer's bias takes up the shift, b₂ = b₁ − Wᵀ m.
+    gap = Σᵢ |Aᵢ(f, x) − Aᵢ(f₂, x + m)|, with f₂(x) = shifted(x, m, *args) and f₂(x + m) = f(x). The
+    bias of the first layer takes up the shift: b₂ = b₁ − Wᵀ m.
 
-    Shapes: `x`, `baseline` (zeros if None), `shift` m and `shifted_baseline` are pytrees of one
-    form. A method with a baseline gets `shifted_baseline` for f₂, the same one as for f if None:
-    then the baseline is fixed, with baseline + m it moves along. Value and tolerance are scalars in
-    units of the attributions. Raises `ValueError` for trees unlike x.
-    Source: Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §2.
+    Args:
+        method: a method, `method(f, x, *, args)` or `method(f, x, baseline, *, args)`.
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        shifted: the network that undoes the shift, `shifted(x, m, *args) -> scalar`.
+        x: the input, a pytree of floating arrays.
+        baseline: x', a pytree like x, or None for zeros.
+        shift: the shift m, a pytree like x.
+        shifted_baseline: the baseline for f₂, a pytree like x. If None it is that of f, so the
+            baseline is fixed; with baseline + m it moves along.
+        args: further arguments of f, which are not attributed.
+        refined: more precise versions of the method, whose change estimates its error; () for an
+            exact one. If None, the `quadrature` of the method is repeated on pieces.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x, w: w @ x
-    >>> shifted = lambda x, m, w: w @ x - w @ m
-    >>> x, m, args = jnp.array([1.0, 2.0]), jnp.array([-1.0, -1.0]), (jnp.array([3.0, 1.0]),)
-    >>> float(input_invariance(xattr.gradient, f, shifted, x, shift=m, args=args))
-    0.0
-    >>> float(input_invariance(xattr.gradient_x_input, f, shifted, x, shift=m, args=args))
-    4.0
+    Returns:
+        A `Gap`, whose value and tolerance are scalars in units of the attributions.
+
+    Raises:
+        ValueError: if the baseline, the shift or the shifted baseline is not like x.
+
+    Source:
+        Kindermans, Hooker et al. 2017, "The (Un)reliability of saliency methods", §2.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f = lambda x, w: w @ x
+        >>> shifted = lambda x, m, w: w @ x - w @ m
+        >>> x, m, args = jnp.array([1.0, 2.0]), jnp.array([-1.0, -1.0]), (jnp.array([3.0, 1.0]),)
+        >>> float(input_invariance(xattr.gradient, f, shifted, x, shift=m, args=args))
+        0.0
+        >>> float(input_invariance(xattr.gradient_x_input, f, shifted, x, shift=m, args=args))
+        4.0
     """
     x, baseline, ends = gaps.ends_of(method, x, baseline)
     shift = trees.like(shift, x, "shift")
@@ -146,20 +196,36 @@ def affine_scale_invariance(
 
     gap = Σᵢ |Aᵢ(f, x, x') − Aᵢ(f₂, s x + m, s x' + m)|, with f₂(z) = f((z − m) / s).
 
-    Shapes: `x`, `baseline` (zeros if None), `scale` s (nonzero) and `shift` m are pytrees of one
-    form. Value and tolerance are scalars in units of the attributions. Raises `ValueError` for
-    trees unlike x and a scale of 0.
-    Source: Friedman 2004, "Paths and consistency in additive cost sharing"; Lundstrom &
-    Razaviyayn 2025, "Four axiomatic characterizations of the integrated gradients attribution
-    method", where with others it characterizes integrated gradients.
+    Args:
+        method: a method, `method(f, x, *, args)` or `method(f, x, baseline, *, args)`.
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        baseline: x', a pytree like x, or None for zeros.
+        scale: the factors s, a pytree like x without zeros.
+        shift: the shifts m, a pytree like x.
+        args: further arguments of f, which are not attributed.
+        refined: more precise versions of the method, whose change estimates its error; () for an
+            exact one. If None, the `quadrature` of the method is repeated on pieces.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f, x = lambda x: x[0] * x[1], jnp.array([1.0, 2.0])
-    >>> units = {"scale": jnp.array([2.0, 4.0]), "shift": jnp.array([0.0, 1.0])}
-    >>> bool(affine_scale_invariance(xattr.integrated_gradients, f, x, **units).holds)
-    True
-    >>> float(affine_scale_invariance(xattr.gradient, f, x, **units))  # (2, 1) against (1, ¼)
-    1.75
+    Returns:
+        A `Gap`, whose value and tolerance are scalars in units of the attributions.
+
+    Raises:
+        ValueError: if the baseline, the scale or the shift is not like x, or the scale has a 0.
+
+    Source:
+        Friedman 2004, "Paths and consistency in additive cost sharing"; Lundstrom & Razaviyayn
+        2025, "Four axiomatic characterizations of the integrated gradients attribution method",
+        where with others it characterizes integrated gradients.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f, x = lambda x: x[0] * x[1], jnp.array([1.0, 2.0])
+        >>> units = {"scale": jnp.array([2.0, 4.0]), "shift": jnp.array([0.0, 1.0])}
+        >>> bool(affine_scale_invariance(xattr.integrated_gradients, f, x, **units).holds)
+        True
+        >>> float(affine_scale_invariance(xattr.gradient, f, x, **units))  # (2, 1) against (1, ¼)
+        1.75
     """
     x, _, ends = gaps.ends_of(method, x, baseline)
     scale, shift = trees.like(scale, x, "scale"), trees.like(shift, x, "shift")
@@ -186,16 +252,30 @@ def time_reparametrization(
 
     gap = Σᵢ |Aᵢ(γ) − Aᵢ(γ ∘ τ)|, with τ the warp: a path integral depends on the curve alone.
 
-    Shapes: `method(f, path, *, args)` is one as `xattr.path_integral`, `warp` takes [0, 1] onto
-    itself with τ(0) = 0 and τ(1) = 1. Value and tolerance are scalars in units of the attributions.
-    Raises `ValueError` as `xattr.paths.reparametrize` does.
-    Source: Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6 (a line integral);
-    Friedman 2004, "Paths and consistency in additive cost sharing".
+    Args:
+        method: a method along a path, `method(f, path, *, args)`, such as `xattr.path_integral`.
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        path: the path γ, a function `alpha -> pytree like x`.
+        warp: the function τ, which takes [0, 1] onto itself, with τ(0) = 0 and τ(1) = 1.
+        args: further arguments of f, which are not attributed.
+        refined: more precise versions of the method, whose change estimates its error; () for an
+            exact one. If None, the `quadrature` of the method is repeated on pieces.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f, path = lambda x: x[0] * x[1], lambda t: jnp.stack([t, t**2])
-    >>> bool(time_reparametrization(xattr.path_integral, f, path, warp=lambda t: t**3).holds)
-    True
+    Returns:
+        A `Gap`, whose value and tolerance are scalars in units of the attributions.
+
+    Raises:
+        ValueError: if the warp moves an end of [0, 1], as in `xattr.paths.reparametrize`.
+
+    Source:
+        Sundararajan et al. 2016, "Gradients of Counterfactuals", eq. 6 (a line integral); Friedman
+        2004, "Paths and consistency in additive cost sharing".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f, path = lambda x: x[0] * x[1], lambda t: jnp.stack([t, t**2])
+        >>> bool(time_reparametrization(xattr.path_integral, f, path, warp=lambda t: t**3).holds)
+        True
     """
     warped = paths.reparametrize(path, warp)
     one, other = (gaps.attributed(method, refined, f, curve, args=args) for curve in (path, warped))
@@ -214,42 +294,55 @@ def conservation(
     """Measure the relevance that is lost or gained on the way from the score to the input.
 
     gap = maxₗ |Σⱼ Rⱼ⁽ˡ⁾ − f(x)|, over the input and the layers l: R⁽ˡ⁾ are the attributions of the
-    rest of f to the values of layer l.
+    rest of f to the values of layer l. A baseline is zero.
 
-    Shapes: `layers` are names as for `xattr.at_layer`, of layers that all of x goes through;
-    x is a pytree. Value and tolerance are scalars in units of f. Raises as `xattr.at_layer` does.
-    Source: Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions by
-    layer-wise relevance propagation", eq. 2. LRP with a bias conserves only what the bias does not
-    take, and relevance of units whose denominator is 0 is absorbed.
+    Args:
+        method: a method, `method(f, x, *, args)` or `method(f, x, baseline, *, args)`.
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        x: the input, a pytree of floating arrays.
+        layers: names of layers, as for `xattr.at_layer`, that all of x goes through.
+        args: further arguments of f, which are not attributed.
+        refined: more precise versions of the method, whose change estimates its error; () for an
+            exact one. If None, the `quadrature` of the method is repeated on pieces.
 
-    >>> import jax, jax.numpy as jnp, xattr
-    >>> def f(x):
-    ...     with jax.named_scope("hidden"):
-    ...         h = jax.nn.relu(x)
-    ...     return h[0] - 2 * h[1]
-    >>> x = jnp.array([3.0, 1.0])
-    >>> float(conservation(xattr.lrp, f, x, layers=["hidden"]))
-    0.0
-    >>> float(conservation(xattr.gradient, f, x))  # −1 against 1
-    2.0
+    Returns:
+        A `Gap`, whose value and tolerance are scalars in units of f.
+
+    Raises:
+        ValueError: if f has no layer of such a name, or x reaches the score past it.
+
+    Source:
+        Bach et al. 2015, "On pixel-wise explanations for non-linear classifier decisions by
+        layer-wise relevance propagation", eq. 2. LRP with a bias conserves only what the bias does
+        not take, and relevance of units whose denominator is 0 is absorbed.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, xattr
+        >>> def f(x):
+        ...     with jax.named_scope("hidden"):
+        ...         h = jax.nn.relu(x)
+        ...     return h[0] - 2 * h[1]
+        >>> x = jnp.array([3.0, 1.0])
+        >>> float(conservation(xattr.lrp, f, x, layers=["hidden"]))
+        0.0
+        >>> float(conservation(xattr.gradient, f, x))  # −1 against 1
+        2.0
     """
     x = trees.floating(x, "x")
-    maps, error = gaps.attributed(
-        method, refined, f, x, *gaps.ends_of(method, x, None)[2], args=args
-    )
-    score = compilation.value_of(f, x, args)
-    sums, errors = [trees.total(maps)], [error]
+    found = gaps.attributed(method, refined, f, x, *gaps.ends_of(method, x, None)[2], args=args)
+    score = found.values[0]
+    sums, errors = [trees.total(found.maps)], [found.error]
     for layer in layers:
         to_layer, from_layer = hidden.at_layer(f, layer)
         h = compilation.compiled(hidden.value_kernel, to_layer)(x, args)
-        maps, error = gaps.attributed(
+        inside = gaps.attributed(
             method, refined, from_layer, h, *gaps.ends_of(method, h, None)[2], args=(x, *args)
         )
-        sums.append(trees.total(maps))
-        errors.append(error)
+        sums.append(trees.total(inside.maps))
+        errors.append(inside.error)
     wide = trees.widest([score, *sums])
     misses = jnp.stack([total.astype(wide) - score.astype(wide) for total in sums])
-    return gaps.gap(jnp.max(jnp.abs(misses)), *errors, gaps.rounding(score))
+    return gaps.gap(jnp.max(jnp.abs(misses)), *errors)
 
 
 def _mixed(a: Any, left: jax.Array, b: Any, right: jax.Array) -> jax.Array:

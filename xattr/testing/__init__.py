@@ -5,25 +5,13 @@ hypothesis, and shows the smallest counterexample as lines to paste. The strateg
 of your own. `hypothesis` comes with `pip install 'xattr-jax[test]'`.
 """
 
-from xattr.testing.assertions import (
-    assert_affine_scale_invariance,
-    assert_completeness,
-    assert_conservation,
-    assert_dummy,
-    assert_implementation_invariance,
-    assert_input_invariance,
-    assert_linearity,
-    assert_positivity,
-    assert_proportionality,
-    assert_sensitivity_a,
-    assert_sensitivity_b,
-    assert_symmetry,
-    assert_time_reparametrization,
-    assert_zero_at_baseline,
-)
+from typing import TYPE_CHECKING
+
+from xattr.testing.assertions import *  # noqa: F403 - assert_completeness, …: one an axiom
+from xattr.testing.assertions import ASSERTIONS, assertion
 from xattr.testing.compilations import KERNEL, KERNELS, count_compilations
-from xattr.testing.functions import AXIOMS
 from xattr.testing.instances import Problem, problem
+from xattr.testing.registry import AXIOMS, Axiom
 from xattr.testing.search import Verdict, assert_axioms, falsify
 from xattr.testing.strategies import (
     dummy_functions,
@@ -37,27 +25,18 @@ from xattr.testing.strategies import (
     symmetric_functions,
 )
 
+if TYPE_CHECKING:
+    from xattr.testing.assertions import __getattr__ as __getattr__
+
 __all__ = [
     "AXIOMS",
     "KERNEL",
     "KERNELS",
+    "Axiom",
     "Problem",
     "Verdict",
-    "assert_affine_scale_invariance",
     "assert_axioms",
-    "assert_completeness",
-    "assert_conservation",
-    "assert_dummy",
-    "assert_implementation_invariance",
-    "assert_input_invariance",
-    "assert_linearity",
-    "assert_positivity",
-    "assert_proportionality",
-    "assert_sensitivity_a",
-    "assert_sensitivity_b",
-    "assert_symmetry",
-    "assert_time_reparametrization",
-    "assert_zero_at_baseline",
+    "assertion",
     "count_compilations",
     "dummy_functions",
     "equivalent_pairs",
@@ -70,4 +49,5 @@ __all__ = [
     "quadratures",
     "shifted_pairs",
     "symmetric_functions",
+    *ASSERTIONS,
 ]

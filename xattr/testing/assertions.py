@@ -2,62 +2,91 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xattr import axioms
-from xattr.axioms.gaps import Gap
 from xattr.testing.instances import Problem
+from xattr.testing.registry import AXIOMS, Axiom
 from xattr.types import Method
 
 
-def _assertion(axiom: Callable[..., Gap], keeper: str) -> Callable[..., None]:
-    """Return the assertion of one axiom, with a method that keeps it for its example."""
+def assertion(axiom: Axiom) -> Callable[..., None]:
+    """Return the assertion of one axiom: its measure, with an error where it is missed.
 
-    @functools.wraps(axiom)
+    Every axiom of `xattr.testing.AXIOMS` at import has its own, as `assert_completeness`; this is
+    for axioms that are added later. It holds where gap.value ≤ gap.tolerance.
+
+    Args:
+        axiom: an entry of `xattr.testing.AXIOMS`.
+
+    Returns:
+        A function that takes what the axiom's measure takes, or a method and a problem; it returns
+        None.
+
+    Raises:
+        AssertionError: by the function that is returned, if the gap exceeds its tolerance.
+
+    Source:
+        The measure's; `xattr.testing.Axiom` describes an entry.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> check = assertion(xattr.testing.AXIOMS["completeness"])
+        >>> check(xattr.integrated_gradients, lambda x: x[0] * x[1], jnp.ones(2))
+    """
+
+    @functools.wraps(axiom.measure)
     def check(method: Method, *operands: Any, **options: Any) -> None:
         problem = operands[0] if len(operands) == 1 and isinstance(operands[0], Problem) else None
         if problem is None:
-            gap = axiom(method, *operands, **options)
+            gap = axiom.measure(method, *operands, **options)
         else:
-            gap = problem.gap(axiom, method, **options)
+            gap = problem.gap(axiom.measure, method, **options)
         if not bool(gap.holds):
             shown = f" on {problem!r}" if problem is not None else ""
             raise AssertionError(
-                f"{axiom.__name__} is missed by {float(gap):.3g}, of which "
+                f"{axiom.name} is missed by {float(gap):.3g}, of which "
                 f"{float(gap.tolerance):.1g} may be the arithmetic's{shown}"
             )
 
-    text = inspect.cleandoc(axiom.__doc__ or "").split("\n", 1)[1].split(">>>")[0]
-    check.__name__ = check.__qualname__ = f"assert_{axiom.__name__}"
+    check.__name__ = check.__qualname__ = f"assert_{axiom.name}"
     check.__module__ = __name__
-    check.__doc__ = (
-        f"Raise `AssertionError` where {axiom.__name__} is missed by more than its tolerance.\n\n"
-        f"Takes what `xattr.axioms.{axiom.__name__}` takes, or a method and a problem.\n{text}"
-        ">>> import hypothesis, xattr\n"
-        f">>> p = hypothesis.find(xattr.testing.problems('{axiom.__name__}'), lambda p: True)\n"
-        f">>> assert_{axiom.__name__}(xattr.{keeper}, p)"
-    )
-    check.__annotations__ = {**axiom.__annotations__, "return": None}
-    check.__signature__ = inspect.signature(axiom).replace(  # type: ignore[attr-defined]
+    check.__doc__ = _described(axiom)
+    check.__annotations__ = {**axiom.measure.__annotations__, "return": None}
+    check.__signature__ = inspect.signature(axiom.measure).replace(  # type: ignore[attr-defined]
         return_annotation=None
     )
     return check
 
 
-assert_completeness = _assertion(axioms.completeness, "integrated_gradients")
-assert_sensitivity_a = _assertion(axioms.sensitivity_a, "integrated_gradients")
-assert_sensitivity_b = _assertion(axioms.sensitivity_b, "integrated_gradients")
-assert_dummy = assert_sensitivity_b
-assert_implementation_invariance = _assertion(
-    axioms.implementation_invariance, "integrated_gradients"
-)
-assert_linearity = _assertion(axioms.linearity, "integrated_gradients")
-assert_symmetry = _assertion(axioms.symmetry, "integrated_gradients")
-assert_input_invariance = _assertion(axioms.input_invariance, "gradient")
-assert_affine_scale_invariance = _assertion(axioms.affine_scale_invariance, "integrated_gradients")
-assert_zero_at_baseline = _assertion(axioms.zero_at_baseline, "integrated_gradients")
-assert_conservation = _assertion(axioms.conservation, "integrated_gradients")
-assert_positivity = _assertion(axioms.positivity, "integrated_gradients")
-assert_proportionality = _assertion(axioms.proportionality, "integrated_gradients")
-assert_time_reparametrization = _assertion(axioms.time_reparametrization, "path_integral")
+def _described(axiom: Axiom) -> str:
+    """Return the docstring of an assertion, made of that of the measure."""
+    text = inspect.cleandoc(axiom.measure.__doc__ or "")
+    about, *parts = re.split(r"^(\w+):\n", text, flags=re.M)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    name = axiom.name
+    missed = f"    AssertionError: if {name} is missed by more than the tolerance of its gap.\n"
+    return (
+        f"Raise `AssertionError` where {name} is missed by more than its tolerance.\n"
+        f"{about.partition(chr(10))[2]}"
+        f"Takes what `xattr.axioms.{name}` takes, or a method and an `xattr.testing.Problem`.\n\n"
+        f"Args:\n{sections.get('Args', '')}"
+        "Returns:\n    None, where the gap is within its tolerance.\n\n"
+        f"Raises:\n{missed}{sections.get('Raises', chr(10))}"
+        f"Source:\n{sections.get('Source', '')}"
+        "Example:\n    >>> import hypothesis, xattr\n"
+        f"    >>> p = hypothesis.find(xattr.testing.problems('{name}'), lambda p: True)\n"
+        f"    >>> xattr.testing.assert_{name}(xattr.{axiom.example}, p)\n"
+    )
+
+
+ASSERTIONS = {f"assert_{name}": assertion(axiom) for name, axiom in AXIOMS.items()}
+ASSERTIONS["assert_dummy"] = ASSERTIONS["assert_sensitivity_b"]
+globals().update(ASSERTIONS)
+
+__all__ = [*ASSERTIONS, "assertion"]
+
+if TYPE_CHECKING:  # type checkers do not see the names above
+
+    def __getattr__(name: str) -> Callable[..., None]: ...

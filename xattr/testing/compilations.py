@@ -28,16 +28,20 @@ def count_compilations() -> Iterator[Counter[str]]:
 
     counts[name] = number of programs compiled by XLA under that name.
 
-    Shapes: a `Counter`, filled while the block runs.
-    Source: `jax.monitoring`, event "/jax/core/compile/backend_compile_duration".
+    Returns:
+        A context manager whose value is a `Counter`, filled while the block runs.
 
-    >>> import jax.numpy as jnp, xattr
-    >>> f = lambda x: jnp.sum(x**2)
-    >>> with count_compilations() as counts:
-    ...     for value in (1.0, 2.0):
-    ...         _ = xattr.integrated_gradients(f, jnp.full(3, value))
-    >>> counts[KERNEL]
-    1
+    Source:
+        `jax.monitoring`, event "/jax/core/compile/backend_compile_duration".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> f = lambda x: jnp.sum(x**2)
+        >>> with count_compilations() as counts:
+        ...     for value in (1.0, 2.0):
+        ...         _ = xattr.integrated_gradients(f, jnp.full(3, value))
+        >>> counts[KERNEL]
+        1
     """
     counts: Counter[str] = Counter()
 

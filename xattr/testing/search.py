@@ -1,6 +1,7 @@
 """Look for problems on which a method misses an axiom."""
 
 import dataclasses
+import itertools
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,18 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from xattr._core import compilation, trees
-from xattr.axioms import signatures
 from xattr.axioms.gaps import Gap
-from xattr.testing.functions import AXIOMS, SPECIMENS
-from xattr.testing.instances import Problem, axiom_of, floats, problem
+from xattr.testing.instances import Problem, problem
+from xattr.testing.options import floats, like_x
+from xattr.testing.registry import AXIOMS, Axiom, axiom_of
 from xattr.testing.strategies import problems
 from xattr.types import Method, Progress, UncoveredPrimitiveError
-
-ADDED: dict[str, dict[str, Any]] = {
-    "linearity": {"a": 2.0, "b": -1.0},
-    "affine_scale_invariance": {"shift": 1.0, "scale": 2.0},
-}
-"""What the papers' problems are tried with, besides what is theirs."""
 
 
 class Verdict(NamedTuple):
@@ -54,25 +49,37 @@ def falsify(
     holds = gap.value ≤ gap.tolerance on all problems drawn, and finite. Inside a test with `@given`
     hypothesis allows no second search: draw from `xattr.testing.problems` and assert one axiom.
 
-    Shapes: `method` is one as for `xattr.axioms`, `refined` as there; the same `seed` draws the
-    same problems. Raises `ValueError` for an axiom that is not there, `ImportError` without
-    hypothesis.
-    Source: MacIver et al. 2019, "Hypothesis: a new approach to property-based testing".
+    Args:
+        axiom: a name of `xattr.testing.AXIOMS`.
+        method: a method, `method(f, x, *, args)`, `method(f, x, baseline, *, args)` or, along a
+            path, `method(f, path, *, args)`.
+        max_examples: how many problems are tried at most.
+        refined: more precise versions of the method, whose change estimates its error; () for an
+            exact one. If None, the `quadrature` of the method is repeated on pieces.
+        seed: the seed of the problems; the same one draws the same problems.
 
-    >>> import xattr
-    >>> verdict = falsify("sensitivity_a", xattr.gradient)
-    >>> verdict.holds, verdict.counterexample.name
-    (False, 'saturated')
+    Returns:
+        A `Verdict`.
+
+    Raises:
+        ValueError: if there is no such axiom, or the method gives two results for one problem.
+        TypeError: if `refined` is a method and not a sequence of them.
+        ImportError: if hypothesis is not installed.
+
+    Source:
+        MacIver et al. 2019, "Hypothesis: a new approach to property-based testing".
+
+    Example:
+        >>> import xattr
+        >>> verdict = falsify("sensitivity_a", xattr.gradient)
+        >>> verdict.holds, verdict.counterexample.name
+        (False, 'saturated')
     """
-    function = axiom_of(axiom)
+    record = axiom_of(axiom)
     trees.check_count(max_examples, "max_examples")
     if callable(refined):
         raise TypeError("`refined` must be a sequence of methods: pass [refined]")
-    is_for_paths = axiom == "time_reparametrization"
-    needs_baseline = axiom == "zero_at_baseline"
-    if signatures.takes_path(method) != is_for_paths or (
-        needs_baseline and not signatures.takes_baseline(method)
-    ):
+    if not record.methods.have(method):
         return Verdict(axiom, None, 0, 0, None, None)
     measured: list[Gap] = []
     failed: list[int] = []
@@ -81,7 +88,7 @@ def falsify(
     def fails(candidate: Problem) -> bool:
         nonlocal uncovered
         try:
-            gap = candidate.gap(function, method, refined=refined)
+            gap = candidate.gap(axiom, method, refined=refined)
         except UncoveredPrimitiveError:
             uncovered += 1
             return False
@@ -94,41 +101,42 @@ def falsify(
             failed.append(len(measured) + 1)
         return not bool(gap.holds)
 
-    papers = list(_of_papers(axiom))[:max_examples]
+    papers = list(_of_papers(record))[:max_examples]
     found = next(filter(fails, papers), None)
     if found is None and max_examples > len(papers):
         found = find(problems(axiom), fails, max_examples - len(papers), seed)
     if found is not None:
-        for part in _simpler(found):
+        for part in _simpler(found, record):
             candidate = dataclasses.replace(found, **part)
-            if _keeps_premise(candidate) and fails(candidate):
+            falls = record.rises and bool((candidate.x < candidate.baseline).any())
+            if not falls and fails(candidate):
                 found = candidate
-        gap = found.gap(function, method, refined=refined)
+        gap = found.gap(axiom, method, refined=refined)
         return Verdict(axiom, False, failed[0], uncovered, gap, found)
     worst = max(measured, key=float, default=None)
     return Verdict(axiom, True if measured else None, len(measured), uncovered, worst, None)
 
 
-def _of_papers(axiom: str) -> Iterator[Problem]:
+def _of_papers(axiom: Axiom) -> Iterator[Problem]:
     """Yield the problems of papers, with the inputs that they are discussed for."""
-    for name in AXIOMS[axiom]:
-        sizes = range(len(SPECIMENS[name].witness))
-        features = [{"feature": i} for i in sizes] if axiom == "sensitivity_a" else [{}]
-        for options in features if sizes else []:
-            yield problem(name, **(options | ADDED.get(axiom, {})))
+    for name, specimen in axiom.functions.items():
+        size = len(specimen.witness)
+        tried = {option: [*each.papers(size)] for option, each in axiom.options.items()}
+        tried = {option: values for option, values in tried.items() if values}
+        for values in itertools.product(*tried.values()) if size else ():
+            yield problem(name, **dict(zip(tried, values, strict=True)))
 
 
-def _simpler(problem: Problem) -> Iterator[dict[str, Any]]:
+def _simpler(problem: Problem, axiom: Axiom) -> Iterator[dict[str, Any]]:
     """Yield what to put for parts of a problem that hypothesis drew by seed."""
-    zeros, specimen = jnp.zeros_like(problem.x), SPECIMENS[problem.name]
-    x = {"x": floats(specimen.witness)} if specimen.witness else {}
+    zeros, witness = jnp.zeros_like(problem.x), problem.specimen.witness
+    x = {"x": floats(witness)} if witness else {}
     yield from ({**x, "baseline": zeros}, {"baseline": zeros}, x)
-    if "shift" in problem.options:
-        yield {"options": {**problem.options, "shift": zeros}}
-
-
-def _keeps_premise(problem: Problem) -> bool:
-    return not SPECIMENS[problem.name].rises or bool((problem.x >= problem.baseline).all())
+    for name, option in axiom.options.items():
+        if option.simplest is not None and name in problem.options:
+            value = option.simplest
+            value = like_x(value, problem.x) if option.is_like_x else value
+            yield {"options": {**problem.options, name: value}}
 
 
 def find(strategy: Any, fails: Callable[[Problem], bool], examples: int, seed: int) -> Any:
@@ -165,35 +173,50 @@ def assert_axioms(
 ) -> dict[str, Verdict]:
     """Raise `AssertionError` unless a method keeps every axiom that it claims.
 
-    verdict.holds = gap.value ≤ gap.tolerance on all problems drawn, for every claim; the error
+    verdict.holds = gap.value ≤ gap.tolerance on all problems drawn, for every claim. The error
     shows, for each axiom that is missed, the smallest problem found, as lines to paste.
 
-    Shapes: `claims` are names of `xattr.testing.AXIOMS`; the result is a verdict for each. Options
-    as for `xattr.testing.falsify`; `progress`, such as `tqdm.tqdm`, wraps the loop over the claims.
-    Raises `ValueError` for an axiom that is not there or that has
-    nothing to say of the method.
-    Source: Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks".
+    Args:
+        method: a method, `method(f, x, *, args)`, `method(f, x, baseline, *, args)` or, along a
+            path, `method(f, path, *, args)`.
+        claims: names of `xattr.testing.AXIOMS`.
+        max_examples: how many problems of each axiom are tried at most.
+        refined: more precise versions of the method, as for `xattr.testing.falsify`.
+        seed: the seed of the problems; the same one draws the same problems.
+        progress: wraps the loop over the claims, as `tqdm.tqdm` does.
 
-    >>> import xattr
-    >>> verdicts = assert_axioms(xattr.gradient, {"linearity"}, max_examples=10)
-    >>> verdicts["linearity"].examples
-    10
+    Returns:
+        A dict of `Verdict` by the name of the axiom.
+
+    Raises:
+        AssertionError: if an axiom is missed.
+        ValueError: if there is no such axiom, or one cannot be tried on the method.
+        ImportError: if hypothesis is not installed.
+
+    Source:
+        Sundararajan, Taly & Yan 2017, "Axiomatic Attribution for Deep Networks".
+
+    Example:
+        >>> import xattr
+        >>> verdicts = assert_axioms(xattr.gradient, {"linearity"}, max_examples=10)
+        >>> verdicts["linearity"].examples
+        10
     """
     compilation.check_callable(method, "method")
     if isinstance(claims, str) or callable(claims) or not claims:
         raise ValueError(
             f"`claims` must be names of axioms, such as {{'linearity'}}, not {claims!r}"
         )
-    names = sorted(set(claims), key=lambda name: list(AXIOMS).index(axiom_of(name).__name__))
+    names = sorted(set(claims), key=lambda name: list(AXIOMS).index(axiom_of(name).name))
     options: dict[str, Any] = {"max_examples": max_examples, "refined": refined, "seed": seed}
     steps = range(len(names)) if progress is None else progress(range(len(names)))
     verdicts = {names[step]: falsify(names[step], method, **options) for step in steps}
     silent = [name for name, verdict in verdicts.items() if verdict.holds is None]
     if silent:
         raise ValueError(
-            f"`claims` has {', '.join(silent)}, which cannot be tried: zero_at_baseline is for "
-            "methods with a baseline, time_reparametrization for method(f, path, *, args), the "
-            "others for method(f, x, ...), with a rule for some of the functions"
+            f"`claims` has {', '.join(silent)}, which cannot be tried: "
+            + ", ".join(f"{name} is for {AXIOMS[name].methods.are}" for name in silent)
+            + ", with a rule for some of the functions"
         )
     missed = [verdict for verdict in verdicts.values() if not verdict.holds]
     if missed:
