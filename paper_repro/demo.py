@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 import xattr
 from paper_repro.data import packages, photographs
-from paper_repro.networks.efficientnet import EfficientNetLite0, load
+from paper_repro.networks.efficientnet import load, network
 from paper_repro.report.results import UsageError, check_folder, check_seed, writing_to
 from xattr.testing import KERNELS, count_compilations
 
@@ -50,12 +50,6 @@ class Row(NamedTuple):
     evaluations: int
     seconds: float
     compilations: int
-
-
-def network(image: jax.Array, params: Any) -> jax.Array:
-    """Return the 1000 logits of one image (224, 224, 3) in [0, 1]."""
-    logits: jax.Array = EfficientNetLite0().apply({"params": params}, image)
-    return logits
 
 
 def run(options: argparse.Namespace) -> None:

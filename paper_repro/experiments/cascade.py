@@ -9,8 +9,9 @@ import numpy as np
 
 import xattr
 from paper_repro.data import mnist
-from paper_repro.experiments.saliency import explain, methods_for, shown
+from paper_repro.experiments.saliency import explain, methods_for
 from paper_repro.networks import digits, training
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Setting, interval
 from paper_repro.report.similarity import METRICS, compare
 from xattr import metrics, sanity

@@ -9,6 +9,7 @@ import xattr
 from paper_repro.data import mnist
 from paper_repro.experiments.cascade import Study, label_of, note_curves, random_floor, study_of
 from paper_repro.networks import training
+from paper_repro.report.accuracy import claim_of_accuracy
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal
 from paper_repro.report.similarity import METRICS
 
@@ -84,8 +85,8 @@ def run(setting: Setting) -> Result:
 
 
 def _claims_of_accuracy(trained: dict[str, training.Trained]) -> Iterator[Claim]:
-    yield training.claim_of_accuracy("CNN", 0.992, trained["cnn"])
-    yield training.claim_of_accuracy("MLP", 0.987, trained["mlp"])
+    yield claim_of_accuracy("CNN", 0.992, trained["cnn"])
+    yield claim_of_accuracy("MLP", 0.987, trained["mlp"])
 
 
 def _claims_of_note(curves: dict[str, Any], floor: dict[str, Any]) -> list[Claim]:

@@ -7,8 +7,10 @@ import numpy as np
 
 import xattr
 from paper_repro.data import mnist
-from paper_repro.experiments.saliency import explain, methods_for, shown
+from paper_repro.experiments.saliency import explain, methods_for
 from paper_repro.networks import digits, training
+from paper_repro.report.accuracy import claim_of_accuracy
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
 from paper_repro.report.similarity import compare
 
@@ -151,7 +153,7 @@ def _accuracy_claims(network: str, study: Study) -> list[Claim]:
     printed, name = PRINTED_ACCURACY[network], network.upper()
     memory, chance = study.random.train_accuracy, study.random.test_accuracy
     return [
-        training.claim_of_accuracy(f"{name}, true labels", printed, study.true),
+        claim_of_accuracy(f"{name}, true labels", printed, study.true),
         Claim(
             f"{name}, random labels: training accuracy",
             "over 95 %",

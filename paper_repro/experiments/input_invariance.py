@@ -28,6 +28,7 @@ from paper_repro.experiments.shift_study import (
     summary,
 )
 from paper_repro.networks import digits, training
+from paper_repro.report.accuracy import close_to
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal
 from xattr import metrics, plot
 
@@ -109,7 +110,7 @@ def _network_claims(study: Study) -> list[Claim]:
             "98.3 % for both",
             f"{first:.2f} % and {second:.2f} % ({count:,} images; network 1 on all 10,000: "
             f"{100 * study.trained.test_accuracy:.2f} %)",
-            training.close_to(first / 100, 0.983, count) and abs(second - first) < 0.05,
+            close_to(first / 100, 0.983, count) and abs(second - first) < 0.05,
             "rate and batch are not given; three standard errors count as agreement",
         ),
         Claim(

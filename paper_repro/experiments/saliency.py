@@ -5,13 +5,12 @@ many images with one compiled program a network and method.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 import xattr
 from xattr.targets import logit
@@ -148,9 +147,3 @@ def explain(
         part = _maps(name, model, images[chosen], labels[chosen], params, keys[chosen])
         parts.append(np.asarray(part)[: len(images) - start])
     return np.concatenate(parts)
-
-
-def shown(work: Iterable[Any], text: str, progress: bool) -> Iterable[Any]:
-    """Show the progress of a loop on stderr."""
-    bar: Iterable[Any] = tqdm.tqdm(work, desc=text, leave=False, disable=not progress)
-    return bar

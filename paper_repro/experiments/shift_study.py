@@ -10,8 +10,8 @@ import numpy as np
 
 import xattr
 from paper_repro.data import mnist
-from paper_repro.experiments.saliency import shown
 from paper_repro.networks import digits, training
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Setting
 from xattr import attacks, composites, metrics, quadrature, rules, targets
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paper_repro.experiments.saliency import shown
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
 from xattr import metrics
 

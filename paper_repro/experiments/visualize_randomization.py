@@ -8,8 +8,8 @@ import numpy as np
 import xattr
 from paper_repro.data import mnist
 from paper_repro.experiments.cascade import integrated, label_of, order_of, sampled, stages_of
-from paper_repro.experiments.saliency import shown
 from paper_repro.networks import digits, training
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table
 
 ROWS = (8, 3, 5, 2, 4)

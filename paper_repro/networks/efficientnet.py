@@ -181,6 +181,11 @@ class EfficientNetLite0(nn.Module):
         return ((image.astype(_wide(dtype)) * 255 - 127) / 128).astype(dtype)
 
 
+def network(image: jax.Array, params: Any) -> jax.Array:
+    """Return the 1000 logits of one image (224, 224, 3) in [0, 1]."""
+    return EfficientNetLite0().apply({"params": params}, image)
+
+
 def _wide(dtype: Dtype) -> np.dtype:
     """Choose the dtype for arithmetic done once: float64 if `dtype` is, else float32."""
     return np.promote_types(dtype, np.float32)

@@ -20,7 +20,7 @@ import xattr
 from paper_repro.data.mnist import Mnist
 from paper_repro.data.packages import DataError, cache_dir, replacing
 from paper_repro.networks import digits
-from paper_repro.report.results import Claim, Setting
+from paper_repro.report.results import Setting
 
 FORMAT = 1
 """Part of every hash: raise it when this file changes what a recipe gives."""
@@ -138,23 +138,6 @@ def recipe_of(name: str, setting: Setting) -> Recipe:
 def network(name: str, setting: Setting, mnist: Mnist) -> Trained:
     """Return the network of this name, trained as the setting says."""
     return train(recipe_of(name, setting), mnist, progress=setting.progress)
-
-
-def close_to(accuracy: float, printed: float, images: int = 10_000) -> bool:
-    """Tell whether an accuracy is within three standard errors of the paper's."""
-    return bool(abs(accuracy - printed) <= 3 * (printed * (1 - printed) / images) ** 0.5)
-
-
-def claim_of_accuracy(what: str, printed: float, trained: Trained) -> Claim:
-    """Compare the test accuracy of Adebayo's CNN or MLP with the paper's."""
-    return Claim(
-        f"{what}: test accuracy",
-        f"{100 * printed:.1f} %",
-        f"{100 * trained.test_accuracy:.2f} %",
-        close_to(trained.test_accuracy, printed),
-        f"{trained.steps:,} steps; the paper: 20,000, rate not printed; its code: 55,000 at rate "
-        "1e-4. Three standard errors of 10,000 images count as agreement",
-    )
 
 
 def training_set(recipe: Recipe, mnist: Mnist) -> tuple[np.ndarray, np.ndarray]:

@@ -45,12 +45,12 @@ def one_process(network: str, way: str) -> dict[str, float]:
     import rewrites
 
     import xattr
-    from xattr._integrate import hoisting
+    from xattr._integrate import straight_line
 
     (work,) = rewrites.works([network])
     in_f, in_split, events = [0.0], [0.0], {"to_mlir": 0.0, "backend": 0.0}
     f = timed(work.make(), in_f)
-    hoisting.split_program = timed(hoisting.split_program, in_split)
+    straight_line.split_program = timed(straight_line.split_program, in_split)
 
     def listen(name: str, seconds: float, **_: Any) -> None:
         for part in events:

@@ -66,10 +66,9 @@ def _ours(network: str, nodes: int, count: int, chunk: int | None) -> Any:
         model, params = models.cnn, jax.tree.map(jnp.asarray, models.cnn_params())
         images = np.ones((count, 28, 28, 1), np.float32)
     else:
-        from paper_repro import demo
         from paper_repro.networks import efficientnet
 
-        model, params = demo.network, efficientnet.load(progress=False)
+        model, params = efficientnet.network, efficientnet.load(progress=False)
         images = np.ones((count, 224, 224, 3), np.float32)
     f, labels = xattr.targets.logit(model), jnp.arange(count) % 10
     run = kernel.jitted_run(f, jnp.asarray(images), labels, params, chunk, nodes)

@@ -44,11 +44,11 @@ FORMATS = (".jpeg", ".jpg", ".png")
 
 def _both(point: Any, label: Any, params: Any) -> Any:
     """Return the log-probability and the logit: from their gradients all three scores follow."""
-    logits = demo.network(point, params)
+    logits = efficientnet.network(point, params)
     return jax.nn.log_softmax(logits)[label], logits[label]
 
 
-_logits = jax.jit(demo.network)
+_logits = jax.jit(efficientnet.network)
 
 
 @jax.jit
@@ -92,7 +92,7 @@ def fixed_maps(rules: dict[str, Any], x: Any, label: Any, params: Any) -> np.nda
 
 def concentrated_map(score: str, n: int, x: Any, args: Any) -> np.ndarray:
     """Return one map by the library alone."""
-    f = demo.SCORES[score](demo.network)
+    f = demo.SCORES[score](efficientnet.network)
     path = xattr.paths.aumann_shapley(x)
     rule = quadrature.concentrated(f, path, n, probes=PROBES, args=args)
     return np.asarray(
@@ -102,7 +102,7 @@ def concentrated_map(score: str, n: int, x: Any, args: Any) -> np.ndarray:
 
 @functools.cache
 def _programs() -> tuple[Any, Any]:
-    value = demo.SCORES["probability"](demo.network)
+    value = demo.SCORES["probability"](efficientnet.network)
     axes = (0, None, None)
     forward = jax.jit(jax.vmap(value, axes))
     slope = lambda x, *args: xattr.gradient(value, x, args=args)

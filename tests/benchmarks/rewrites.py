@@ -19,7 +19,6 @@ import models
 import numpy as np
 
 import xattr
-from paper_repro import demo
 from paper_repro.networks import efficientnet
 from xattr._cpu import peephole
 
@@ -55,7 +54,7 @@ def works(only: list[str]) -> Iterator[Work]:
     for count in (1, 4):
         if f"efficientnet {count}" in only:
             params = efficientnet.load(progress=False)
-            make = lambda: xattr.targets.logit(lambda x, p: demo.network(x, p))
+            make = lambda: xattr.targets.logit(lambda x, p: efficientnet.network(x, p))
             labels = jnp.arange(count)
             yield Work(f"efficientnet {count}", make, pictures[:count], labels, params, 32)
 

@@ -20,7 +20,6 @@ import numpy as np
 from kernel import ratio_table
 
 import xattr
-from paper_repro import demo
 from paper_repro.networks import efficientnet
 
 COMPOSITES = {
@@ -54,7 +53,7 @@ def networks(batch: int) -> dict[str, tuple[Any, Any, Any]]:
     return {
         "CNN": (xattr.targets.logit(models.cnn), digits, (3, cnn)),
         "EfficientNet-Lite0": (
-            xattr.targets.logit(demo.network),
+            xattr.targets.logit(efficientnet.network),
             pictures,
             (3, efficientnet.load(progress=False)),
         ),

@@ -25,7 +25,6 @@ import models
 import numpy as np
 
 import xattr
-from paper_repro import demo
 from paper_repro.data import packages
 from paper_repro.networks import efficientnet
 
@@ -177,7 +176,7 @@ def compile_table() -> str:
     """Time tracing and compiling, from cold, and that of the plain gradient."""
     image = jnp.zeros((28, 28, 1))
     cases = {name: (f, params, image) for name, (f, params, _) in networks().items()}
-    big = xattr.targets.logit(demo.network), efficientnet.load(progress=False)
+    big = xattr.targets.logit(efficientnet.network), efficientnet.load(progress=False)
     cases["EfficientNet-Lite0"] = (*big, jnp.zeros((224, 224, 3)))
     head = ["network", "gradient, s", "16 nodes, s", "1,024 nodes, s", "1,024 nodes / gradient"]
     lines = ["Time to trace and compile, from cold", "", _line(head), "|---" * len(head) + "|"]

@@ -21,7 +21,6 @@ from kernel import channels_first
 from torch import nn
 from torch.nn import functional
 
-from paper_repro import demo
 from paper_repro.data import photographs
 from paper_repro.networks import efficientnet
 
@@ -110,7 +109,9 @@ def first_photographs(count: int) -> np.ndarray:
 def build(params: dict[str, Any], images: np.ndarray) -> EfficientNetLite0:
     """The network, once its logits of the images are seen to be JAX's to 1e-4."""
     network = EfficientNetLite0(params).eval()
-    expected = np.asarray(jax.jit(jax.vmap(demo.network, (0, None)))(jnp.asarray(images), params))
+    expected = np.asarray(
+        jax.jit(jax.vmap(efficientnet.network, (0, None)))(jnp.asarray(images), params)
+    )
     for name, memory_format in FORMATS.items():
         with torch.inference_mode():
             found = network.to(memory_format=memory_format)(
@@ -125,7 +126,7 @@ def build(params: dict[str, Any], images: np.ndarray) -> EfficientNetLite0:
 def main() -> None:
     """Check the logits, and time a gradient in each memory format."""
     torch.set_num_threads(os.cpu_count() or 1)
-    images = photographs(4)
+    images = first_photographs(4)
     network = build(efficientnet.load(progress=False), images)
     print("logits: as JAX's to 1e-4, in both memory formats")
     for name, memory_format in FORMATS.items():

@@ -41,7 +41,6 @@ import torch
 import torch_efficientnet
 
 import xattr
-from paper_repro import demo
 from paper_repro.data import packages
 from paper_repro.networks import efficientnet
 
@@ -106,10 +105,10 @@ def mnist(name: str) -> Problem:
 
 def imagenet(count: int) -> Problem:
     """Photographs."""
-    params, images = efficientnet.load(progress=False), torch_efficientnet.photographs(count)
+    params, images = efficientnet.load(progress=False), torch_efficientnet.first_photographs(count)
     return Problem(
         "EfficientNet-Lite0",
-        xattr.targets.logit(demo.network),
+        xattr.targets.logit(efficientnet.network),
         jnp.asarray(images),
         jnp.asarray(LABELS[:count]),
         params,
