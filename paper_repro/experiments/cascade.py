@@ -1,4 +1,7 @@
-"""Maps of every method while the layers of a network are randomized: what is measured."""
+"""Not an experiment: maps while the layers of a network are randomized, and how alike they are.
+
+`cascade_mnist` and `visualize_randomization` draw and judge what is measured here.
+"""
 
 import operator
 from collections.abc import Iterator

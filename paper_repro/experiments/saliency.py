@@ -1,7 +1,8 @@
-"""The methods of the sanity checks, with the settings of their authors' notebooks, for digits.
+"""Not an experiment: the methods of the sanity checks, for digits, set as in their notebooks.
 
-A method here is `method(model, image, label, params, key) -> map (28, 28)`; `explain` runs it on
-many images with one compiled program a network and method.
+A method is `method(model, image, (label, params), key) -> map`, like the image. `explain` runs one
+on many images and compiles one program for each network and method. `cascade` and
+`data_randomization` use them.
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""Maps of two networks that are one but for a shift of their inputs: what is measured."""
+"""Not an experiment: maps of a network, and of one whose first bias undoes a shift of its inputs.
+
+`input_invariance` draws and judges what is measured here.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
