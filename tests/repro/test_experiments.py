@@ -1,14 +1,19 @@
 """Every experiment runs with `--quick`, as a user runs it, and shows the papers' trends."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import paper_repro
 from paper_repro.__main__ import EXPERIMENTS
+
+COMMITTED = Path(paper_repro.__file__).with_name("results")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,21 @@ def test_report_and_figures(folder, name):
             assert min(image.size) >= 250
             assert len(image.convert("RGB").getcolors(1 << 20)) > 8
         assert (folder / picture).stat().st_size < 160_000
+
+
+def words_of(folder, name):
+    """The claims, titles and sentences of the notes on an experiment's page, without numbers."""
+    page = (folder / f"{name}.md").read_text()
+    notes = page.partition("```\n\n")[2].partition("\n\n![")[0].partition("\n\n")[2]
+    titles = re.findall("^## (.*)", page, re.M)
+    claims = [c["what"] for c in json.loads((folder / f"{name}.json").read_text())["claims"]]
+    sentences = [s for s in re.split(r"\n+|(?<=[.:]) ", notes) if "--quick" not in s]
+    return {re.sub(r"[−.]?\d[\d.,e−]*", "#", text) for text in [*titles, *claims, *sentences]}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_committed_page_has_the_words_that_the_code_writes(folder, name):
+    assert words_of(folder, name) - words_of(COMMITTED, name) == set()
 
 
 def test_zeros_follow_the_closed_form(folder):

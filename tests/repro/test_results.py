@@ -103,6 +103,7 @@ def test_committed_results_are_full_runs(name):
     assert not facts["quick"]
     assert facts["seconds"] < 30 * 60
     text = (COMMITTED / f"{name}.md").read_text()
+    assert results._claims(Claim(**claim) for claim in facts["claims"]) in text
     for picture in facts["figures"]:
         assert f"]({picture})" in text
         assert (COMMITTED / picture).stat().st_size < 160_000
