@@ -247,7 +247,7 @@ def _notes(study: Study) -> list[str]:
         "and biases of a layer are drawn from N(0, 0.01²), cut at two deviations. The note does "
         "not say which images and how many nodes it takes, nor how its network was trained.",
         f"*The notebooks* (the other tables) are followed with the first {len(study.images)} test "
-        "images. Explained is the logit of the class that each randomized network predicts. Layers "
+        "images. Each randomized network explains the logit of the class that it predicts. Layers "
         "are drawn by the initialiser they were trained from (CNN: deviation 0.1, biases 0.1; "
         "MLP: deviation 2/√inputs, biases 0). SmoothGrad takes 50 samples of deviation .15 "
         "(max − min), IG the mean of 50 gradients from black to the image, with both ends, and "

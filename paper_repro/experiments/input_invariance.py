@@ -347,9 +347,9 @@ def _notes(study: Study, setting: Setting) -> list[str]:
         "Network 1 is 784-1024-1024-1024-10 with ReLU. It is trained by SGD at rate "
         f"{recipe.learning_rate} with batches of {recipe.batch} for {study.trained.steps:,} steps; "
         f"its test accuracy is {100 * study.trained.test_accuracy:.2f} %. Network 2 has the same "
-        "weights, and b₂ = b₁ − Wᵀm in the first layer (`xattr.attacks.mean_shift`). Explained is "
-        f"the logit of the predicted class, which is the label for {right} of the {size.images} "
-        "test images (drawn by the seed).",
+        "weights, and b₂ = b₁ − Wᵀm in the first layer (`xattr.attacks.mean_shift`). The maps "
+        f"explain the logit of the predicted class, which is the label for {right} of the "
+        f"{size.images} test images (drawn by the seed).",
         "The claims are exact, so maps are computed in float64. Maps are identical if their "
         f"relative difference is below {_number(EXACT)} on every image, and different if it is "
         f"above {_number(APART)} on every image.",
