@@ -1,10 +1,10 @@
-"""Time backward rules against `jax.grad` of the same jitted network, side by side.
+"""Time backward methods against `jax.grad` of the same jitted network, side by side.
 
     pip install -e '.[bench]' && python tests/benchmarks/rules.py
 
-A batch of images through the MNIST CNN and EfficientNet-Lite0 (published weights), every method
-jitted and vmapped. Runs are interleaved and repeated; the table gives the median of the ratios of
-runs made beside each other, and the ratio of the times to trace and compile.
+A batch of images goes through the MNIST CNN and EfficientNet-Lite0 (published weights); every
+method is jitted and vmapped. Runs are interleaved and repeated. The table gives the median of the
+ratios of neighbouring runs, and the ratio of the times to trace and compile.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     pip install -e '.[bench]' && python tests/benchmarks/torch_efficientnet.py
 
-The other side of the benchmark against captum. Batch normalization is folded into the convolutions,
-in the same arithmetic as in `paper_repro.efficientnet`; ReLU6 works in place; parameters ask for no
-gradient; padding is TensorFlow's SAME, by the convolution itself wherever it is the same on both
-sides. Run as a script it checks the logits against JAX's and times one gradient in both memory
-formats.
+It is the network that captum explains in the benchmark. Batch normalization is folded into the
+convolutions, in the same arithmetic as in `paper_repro.networks.efficientnet`. ReLU6 works in
+place, and parameters do not ask for a gradient. Padding is TensorFlow's SAME; the convolution pads
+by itself where both sides get the same. As a script, the file checks the logits against JAX's and
+times one gradient in both memory formats.
 """
 
 import os
@@ -107,7 +107,7 @@ def first_photographs(count: int) -> np.ndarray:
 
 
 def build(params: dict[str, Any], images: np.ndarray) -> EfficientNetLite0:
-    """The network, once its logits of the images are seen to be JAX's to 1e-4."""
+    """Return the network, after a check that its logits of the images are JAX's to 1e-4."""
     network = EfficientNetLite0(params).eval()
     expected = np.asarray(
         jax.jit(jax.vmap(efficientnet.network, (0, None)))(jnp.asarray(images), params)

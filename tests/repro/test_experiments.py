@@ -1,4 +1,4 @@
-"""Every experiment runs with `--quick`, as a user runs it, and shows the papers' trends."""
+"""Every experiment runs with `--quick`, from the command line, and shows the papers' trends."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_zeros_follow_the_closed_form(folder):
     table = dict(zip(found["zeros"], found["mean"], strict=True))
     printed = {112: 0.3684, 224: 0.6269, 336: 0.7975, 392: 0.8571, 560: 0.9633, 783: 1.0}
     for zeros, expected in printed.items():
-        # 4 standard errors of 100 pairs, the deviation of one falling from .032 at no zeros
+        # Four standard errors of 100 pairs; the deviation of a pair falls from .032 without zeros.
         assert table[zeros] == pytest.approx(expected, abs=4 * 0.0032 * (1 - expected) ** 0.5)
 
 
@@ -110,7 +110,7 @@ def test_sums_vanish_as_the_network_is_randomized(folder):
 
 
 def test_maps_of_shifted_networks(folder):
-    """Exact statements: 0 where the paper claims invariance, and far from 0 where it denies it."""
+    """Differences are 0 where the paper claims invariance, and far from 0 where it denies it."""
     found = numbers_of(folder, "input-invariance")
     constant, checkers = (found["relative_difference"][s] for s in ("constant −1", "checkerboard"))
     for shift in (constant, checkers):
@@ -163,7 +163,7 @@ def test_attacks_keep_the_label_and_move_the_map(folder):
 
 
 def test_table_of_axioms(folder):
-    """Few examples: what fails has been seen to fail, what holds may still have an exception."""
+    """With few examples, a "+" may still have a counterexample; a "-" has one."""
     found = numbers_of(folder, "axioms")
     grid = {
         name: dict(zip(found["axioms"], symbols, strict=True))

@@ -1,4 +1,4 @@
-"""What an experiment writes, and the command line around it."""
+"""The files that an experiment writes, the committed ones, and the command line."""
 
 import ast
 import json
@@ -73,7 +73,7 @@ def test_interval_is_the_normal_one():
 
 
 @pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--out", "FILE/folder"]])
-def test_bad_options_are_told_before_the_work(arguments, capsys, tmp_path):
+def test_bad_options_are_errors_before_the_work(arguments, capsys, tmp_path):
     (tmp_path / "file").touch()
     arguments = [a.replace("FILE", str(tmp_path / "file")) for a in arguments]
     assert __main__.main(["spearman-zeros", "--no-progress", *arguments]) == 2
