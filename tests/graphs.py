@@ -1,8 +1,8 @@
-"""Small random networks as graphs: plain JAX code, and the dense matrix of every affine node.
+"""Small random networks as graphs: JAX code, and every affine node as a dense matrix.
 
 A node computes a value from the values of its parents. `Graph.f` runs the JAX functions of the
-nodes one after another, as a user would write them; `Node.matrices` and `Node.bias` say what the
-same node is as an affine map of its flattened parents, y = Σ_p W_p a_p + b, in NumPy float64.
+nodes in order, as a user would write them. `Node.matrices` and `Node.bias` give the same node as an
+affine map of its flattened parents, y = Σ_p W_p a_p + b, in NumPy and float64.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ BATCH_NORM_EPSILON = 1e-3
 
 @dataclasses.dataclass
 class Node:
-    """A value of the network; matrices are (outputs, inputs), one for each parent."""
+    """A value of the network; its matrices are (outputs, inputs), one for each parent."""
 
     index: int
     kind: str  # "input", "maxpool", or one of LINEAR or of ACTIVATIONS
@@ -41,12 +41,12 @@ class Node:
     parents: tuple[int, ...]
     shape: tuple[int, ...]
     layer: str | None = None  # "dense" or "conv" for kind "affine"
-    first: bool = False  # an affine node that sees the input only, moved at most
+    first: bool = False  # an affine node that sees only the input, perhaps reshaped or indexed
     slope: float = 0.0  # of leaky_relu where z ≤ 0
     windows: np.ndarray | None = None  # of maxpool: (outputs, window) flat indices of the parent
     matrices: tuple[np.ndarray, ...] = ()
     bias: np.ndarray | None = None
-    ones: Callable | None = None  # of affine: the function if every weight were 1, no bias
+    ones: Callable | None = None  # of affine: the function with all weights 1 and no bias
     connected: tuple[np.ndarray, ...] = ()  # of affine: the matrices of `ones`
 
     @property
@@ -55,9 +55,9 @@ class Node:
 
 
 class Graph:
-    """Nodes in topological order: the input first, the scalar output last.
+    """Nodes in topological order, from the input to the scalar output.
 
-    The methods that add a node return its index; `finish` is to be called after the last one.
+    A method that adds a node returns its index. Call `finish` after the last one.
     """
 
     def __init__(self, shape, dtype):
@@ -78,7 +78,7 @@ class Graph:
         return jnp.asarray(x, self.dtype)
 
     def consumers(self, index):
-        """The nodes that have this one among their parents."""
+        """The nodes that this one is a parent of."""
         return [node for node in self.nodes if index in node.parents]
 
     def layers(self):
@@ -86,7 +86,7 @@ class Graph:
         return [node for node in self.nodes if node.layer]
 
     def add(self, kind, fn, *parents, **extra):
-        """A node with this function of the values of its parents; its index."""
+        """Add a node with this function of its parents' values, and return its index."""
         like = [jax.ShapeDtypeStruct(self.nodes[p].shape, self.dtype) for p in parents]
         shape = jax.eval_shape(fn, *like).shape
         self.nodes.append(Node(len(self.nodes), kind, fn, parents, shape, **extra))
@@ -176,7 +176,7 @@ class Graph:
         return self.activation(h, "relu")
 
     def finish(self):
-        """Fill in matrices, biases and connections; the graph itself, for chaining."""
+        """Fill in matrices, biases and connections, and return the graph."""
         assert self.nodes[-1].shape == (), "the output is a scalar"
         moved = {0}
         for node in self.nodes[1:]:
@@ -259,7 +259,7 @@ class _Random:
         return self.graph.conv(h, w, b, self.norm(k) if norm else None, **options)
 
     def classify(self, h, bias=True):
-        """A value of any shape to three class scores, and the score of the second."""
+        """Three class scores from a value of any shape, then the score of the second."""
         if len(self.graph.nodes[h].shape) > 2:
             h = self.graph.reshape(h, (1, -1))
         at = (0,) * (len(self.graph.nodes[h].shape) - 1)
@@ -411,12 +411,12 @@ STRUCTURES = {
     "residual_conv": (IMAGE, _residual_conv),
 }
 
-# Positively homogeneous activations only (ReLU, leaky ReLU): y = z · dy/dz.
+# Structures whose activations (ReLU, leaky ReLU) are positively homogeneous, y = z · dy/dz.
 HOMOGENEOUS = [name for name in STRUCTURES if name not in ("relu6", "activations")]
 
 
 def network(structure, seed=0, dtype=np.float64):
-    """A random network of one of STRUCTURES; float64 needs the fixture `x64`."""
+    """A random network of a structure in STRUCTURES; float64 needs the fixture `x64`."""
     return _network(structure, seed, np.dtype(dtype))
 
 

@@ -2,8 +2,8 @@
 
 Everything is NumPy in float64 on flattened values. In the formulas i is an input of a node and k
 an output of it, c_ik = a_i w_ik, z_k = Σ_i c_ik, y_k = z_k + b_k, v⁺ = max(v, 0), v⁻ = min(v, 0).
-Conventions: relu'(0) = 0, sign(0) = +1, and a quotient with the denominator 0 is 0. Matrices are
-(outputs, inputs), so that c_ik stands in row k and column i.
+By convention relu'(0) = 0, sign(0) = +1, and a quotient with denominator 0 is 0. Matrices are
+(outputs, inputs), so c_ik is in row k and column i.
 """
 
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def forward(graph, x):
 
 
 def _backward(graph, start, step):
-    """The signal at every node: a node's is the sum of what its consumers send to it.
+    """The signal at every node, which is the sum of what its consumers send to it.
 
     `step(node, signal, signals)` returns what the node sends, one array for each parent.
     """
@@ -120,7 +120,7 @@ def _split(graph, node, v):
 
 
 def _to_winners(graph, node, a, g):
-    """Each window's signal to its largest input, to the first of equal ones."""
+    """Send the signal of each window to its largest input, or to the first of equal ones."""
     sent = np.zeros(graph.nodes[node.parents[0]].size)
     for window, signal in zip(node.windows, g, strict=True):
         sent[window[np.argmax(a[window])]] += signal
@@ -128,7 +128,7 @@ def _to_winners(graph, node, a, g):
 
 
 def _modified_gradient(graph, x, activation, start=1.0, linear=_transposed):
-    """A gradient with rules of its own: `activation(node, z, g)` and `linear(node, g)`."""
+    """A gradient with the rules `activation(node, z, g)` and `linear(node, g)`."""
     values = forward(graph, x)
 
     def step(node, g, signals):
@@ -173,14 +173,14 @@ def deconv(graph, x):
 
 
 class Layer(NamedTuple):
-    """What a rule sees of an affine node; all its parents are side by side in i."""
+    """What a rule sees of an affine node; i runs over the inputs from all parents."""
 
     a: np.ndarray  # (i,)
     w: np.ndarray  # (k, i)
     b: np.ndarray  # (k,)
     connected: np.ndarray  # (k, i), 1 where there is a weight
     include: bool  # whether the bias counts
-    moved: Callable  # from a value at the network's input to `a`, for a first layer
+    moved: Callable  # for a first layer: from a value at the network's input to `a`
 
     @property
     def c(self):
@@ -192,7 +192,7 @@ class Layer(NamedTuple):
         return self.b if self.include else np.zeros_like(self.b)
 
 
-# A rule returns (s_ki, s_kb): R_i = Σ_k s_ki R_k, and the bias absorbs s_kb R_k of output k.
+# A rule returns (s_ki, s_kb). R_i = Σ_k s_ki R_k, and the bias absorbs s_kb R_k of output k.
 
 
 def epsilon(eps):
@@ -321,7 +321,7 @@ def lrp_flows(graph, x, rule_of, bias):
 
 
 def _seen(graph, node, v):
-    """What a first layer sees if the network's input is v (one number or an array)."""
+    """What a first layer sees when the network's input is v (one number or an array)."""
     assert node.first, "the rule is for first layers"
     values = forward(graph, np.broadcast_to(np.asarray(v, np.float64), graph.nodes[0].shape))
     return np.concatenate([values[p] for p in node.parents])
@@ -365,7 +365,8 @@ def deep_lift(graph, x, x0, rule):
         if node.kind == "maxpool":
             return _max_pool_multipliers(node, z, z0, m)
         if rule == "reveal_cancel" and _reveals(graph, parent):
-            return [np.zeros(parent.size)]  # the parent reads this node's multiplier itself
+            # _reveal_cancel reads this node's multiplier when it comes to the parent.
+            return [np.zeros(parent.size)]
         dz, dy = z - z0, _activate(node, z) - _activate(node, z0)
         return [m * np.where(dz == 0, _slope(node, z), _ratio(dy, dz))]
 
@@ -374,9 +375,10 @@ def deep_lift(graph, x, x0, rule):
 
 
 def _max_pool_multipliers(node, a, a0, m):
-    """(y - y0) / (a_i - a0_i) at one input of each window, i = argmax a if y ≥ y0 else argmax a0.
+    """(y - y0) / (a_i - a0_i) at one input i of each window, and 0 at the others.
 
-    y and y0 are the maxima of the window in a and in the reference a0.
+    y and y0 are the maxima of the window in a and in the reference a0; i is argmax a if y ≥ y0,
+    else argmax a0.
     """
     sent = np.zeros(a.size)
     for window, multiplier in zip(node.windows, m, strict=True):
@@ -387,7 +389,7 @@ def _max_pool_multipliers(node, a, a0, m):
 
 
 def _reveal_cancel(graph, node, values, reference, signals):
-    """From the multipliers of the activations of a linear node to those of its parents.
+    """The multipliers of the parents of a linear node, from those of its activations.
 
     dz⁺ and dz⁻ are the sums of the positive and the negative w_ik d_i, d = a - a0, and
     dy⁺ = ½ (f(z0 + dz⁺) - f(z0)) + ½ (f(z0 + dz⁺ + dz⁻) - f(z0 + dz⁻)), dy⁻ likewise;

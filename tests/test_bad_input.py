@@ -1,4 +1,4 @@
-"""Bad input gets an error that names the argument in backticks and says what to do."""
+"""An error for bad input names the argument in backticks and says what to do."""
 
 import jax
 import jax.numpy as jnp

@@ -23,8 +23,8 @@ def exactly(actual, expected, tolerance=1e-9):
     np.testing.assert_allclose(np.asarray(actual), expected, rtol=0, atol=tolerance)
 
 
-def along(path, f, rule=GAUSS):
-    return xattr.path_integral(f, path, quadrature=rule)
+def along(path, f, nodes=GAUSS):
+    return xattr.path_integral(f, path, quadrature=nodes)
 
 
 # --- the papers' toy networks --------------------------------------------------------------------
@@ -35,7 +35,7 @@ def test_gradient_misses_a_saturated_input_and_ig_does_not():
     exactly(functions.saturated(x), 1)
     exactly(xattr.gradient(functions.saturated, x), 0)
     exactly(xattr.gradient_x_input(functions.saturated, x), 0)
-    # Nodes at odd multiples of 1/2400: the kink at α = ½ lies between two of them.
+    # The nodes are odd multiples of 1/2400, so the kink at α = ½ lies between two of them.
     exactly(xattr.integrated_gradients(functions.saturated, x, quadrature=MIDPOINTS), 1)
 
 
@@ -75,7 +75,7 @@ def test_relu_has_no_slope_at_zero():
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (1, 2), (1, 3), (3, 2), (0.5, 2)])
 def test_product_along_powers(p, q):
     exponents = jnp.array([p, q], float)
-    # For p = ½ the integrand α^(p+q−1) is no polynomial: α = t² makes it one.
+    # For p = ½ the integrand α^(p+q−1) is not a polynomial; α = t² makes it one.
     path = paths.reparametrize(
         paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=exponents), jnp.square
     )
@@ -93,25 +93,25 @@ def test_straight_product():
 
 @pytest.mark.parametrize(("order", "expected"), [([0, 1], [0, 2]), ([1, 0], [2, 0])])
 def test_product_along_corners(order, expected):
-    """The feature that moves first gets nothing: the other is still zero."""
-    rule = quadrature.composite(quadrature.gauss_legendre(4), 2)
+    """The feature that moves first gets nothing, because the other is still zero."""
+    nodes = quadrature.composite(quadrature.gauss_legendre(4), 2)
     x = jnp.array([1.0, 2.0])
     exactly(
-        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=order), product, rule),
+        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=order), product, nodes),
         expected,
     )
     corner = jnp.zeros(2).at[order[0]].set(x[order[0]])
     polyline = paths.polyline(jnp.stack([jnp.zeros(2), corner, x]))
-    exactly(along(polyline, product, rule), expected)
+    exactly(along(polyline, product, nodes), expected)
 
 
 def test_minimum():
     """min(x₁, x₂) at (1, 3): IG (1, 0), corner paths (0, 1) and (1, 0), Shapley (½, ½)."""
     f, x = lambda x: jnp.minimum(x[0], x[1]), jnp.array([1.0, 3.0])
     exactly(xattr.integrated_gradients(f, x, quadrature=GAUSS), [1, 0])
-    rule = quadrature.composite(quadrature.midpoint(30), 2)  # kinks between the nodes
+    nodes = quadrature.composite(quadrature.midpoint(30), 2)  # kinks between the nodes
     first, second = (
-        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=order), f, rule)
+        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=order), f, nodes)
         for order in ([0, 1], [1, 0])
     )
     exactly(first, [0, 1])
@@ -123,24 +123,24 @@ def test_square_of_the_second():
     """x₁ x₂² at (1, 1): IG (1/3, 2/3), the mean over both orders (½, ½)."""
     f, x = lambda x: x[0] * x[1] ** 2, jnp.ones(2)
     exactly(xattr.aumann_shapley(f, x, quadrature=GAUSS), [1 / 3, 2 / 3])
-    rule = quadrature.composite(quadrature.gauss_legendre(4), 2)
+    nodes = quadrature.composite(quadrature.gauss_legendre(4), 2)
     orders = [
-        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=o), f, rule)
+        along(paths.coordinatewise(baseline=jnp.zeros(2), x=x, order=o), f, nodes)
         for o in ([0, 1], [1, 0])
     ]
     exactly(sum(orders) / 2, [0.5, 0.5])
 
 
 def test_symmetric_function_off_the_straight_line():
-    """Theorem 1's witness: on a path on which one feature runs ahead, the other gets more."""
+    """The function of the proof of theorem 1 (ICML 2017): the feature that lags gets more."""
     a, b = 0.25, 0.75
     f = lambda x: (jnp.clip(x[0], a, b) - a) * (jnp.clip(x[1], a, b) - a)
     ahead = lambda s: jnp.stack([a + (b - a) * jnp.sqrt(s), a + (b - a) * s**2])
     corners = jnp.array([[0.0, 0.0], [a, a], [b, b], [1.0, 1.0]])
     start, end = (paths.polyline(corners[i : i + 2]) for i in (0, 2))
     bent = paths.concatenate([start, paths.reparametrize(ahead, jnp.square), end])
-    rule = quadrature.composite(quadrature.gauss_legendre(8), 3)
-    exactly(along(bent, f, rule), [0.05, 0.20])
+    nodes = quadrature.composite(quadrature.gauss_legendre(8), 3)
+    exactly(along(bent, f, nodes), [0.05, 0.20])
     whole = quadrature.composite(quadrature.gauss_legendre(8), 4)  # kinks at ¼ and ¾
     exactly(xattr.aumann_shapley(f, jnp.ones(2), quadrature=whole), [0.125, 0.125])
 
@@ -165,18 +165,18 @@ def test_pace_changes_nothing(warp):
 def test_reverse_changes_the_sign_and_there_and_back_is_nothing():
     path = paths.monotone(baseline=jnp.zeros(2), x=jnp.ones(2), exponents=jnp.array([1.0, 3.0]))
     exactly(along(paths.reverse(path), product), [-0.25, -0.75])
-    rule = quadrature.composite(GAUSS, 2)
-    exactly(along(paths.concatenate([path, paths.reverse(path)]), product, rule), [0, 0])
+    nodes = quadrature.composite(GAUSS, 2)
+    exactly(along(paths.concatenate([path, paths.reverse(path)]), product, nodes), [0, 0])
 
 
 # --- expected gradients, interior gradients, noise -----------------------------------------------
 
 
 def test_expected_gradients_is_the_mean_of_ig_over_baselines():
-    """x₁x₂ at (1, 2), baselines (0, 0) and (1, 0): (.5, 1.5), to the error of its stratification.
+    """x₁x₂ at (1, 2) with baselines (0, 0) and (1, 0) gives (.5, 1.5), up to a known error.
 
-    With k nodes for each baseline, one anywhere in each k-th of [0, 1], Σ ∫ |g'| / k bounds the
-    error: here g' is 2 for the first baseline's first feature.
+    Each baseline has k nodes, one anywhere in each k-th of [0, 1]. Σ ∫ |g'| / k then bounds the
+    error; here g' is 2 for the first feature and the first baseline.
     """
     baselines = jnp.array([[0.0, 0.0], [1.0, 0.0]])
     x = jnp.array([1.0, 2.0])
@@ -193,7 +193,7 @@ def test_expected_gradients_is_the_mean_of_ig_over_baselines():
 
 
 def test_expected_gradients_of_a_linear_function_is_exact():
-    """FACTS: w (x − E x')."""
+    """For f = w·x it is w (x − E x'), whatever the samples of α are."""
     w, x = jnp.array([2.0, -1.0, 3.0]), jnp.array([1.0, 0.5, -2.0])
     baselines = jax.random.normal(jax.random.key(0), (5, 3))
     result = xattr.expected_gradients(
@@ -244,7 +244,7 @@ def test_noise_scale_is_a_share_of_the_range_over_all_leaves():
 
 
 def test_smooth_integrated_gradients_is_the_mean_of_integrated_gradients():
-    """For f = Σ x²/2, IG from zero is x²/2: E (x + g)²/2 = (x² + σ²)/2."""
+    """For f = Σ x²/2, IG from zero is x²/2, and its mean E (x + g)²/2 is (x² + σ²)/2."""
     x, f = jnp.array([1.0, 2.0, -1.0]), lambda x: jnp.sum(x**2) / 2
     method = lambda f, x, *, args: xattr.integrated_gradients(
         f, x, quadrature=quadrature.gauss_legendre(2), args=args
@@ -258,7 +258,7 @@ def test_smooth_integrated_gradients_is_the_mean_of_integrated_gradients():
 
 @pytest.mark.parametrize("chunk_size", [1, 2, None])
 def test_moments_of_few_samples_are_those_of_their_maps(chunk_size):
-    """Map k is k times the mean of the first k less k − 1 times that of the first k − 1."""
+    """Map k is k times the mean of the first k, minus k − 1 times that of the first k − 1."""
     x, f, key = jnp.array([1.0, 3.0, -1.0]), lambda x: jnp.sum(x**2) / 2, jax.random.key(3)
     sums = [n * xattr.smooth_grad(f, x, key, num_samples=n) for n in range(1, 6)]
     maps = np.diff([np.zeros(3), *sums], axis=0)
@@ -276,13 +276,14 @@ def test_leaves_have_noise_of_their_own():
 
 
 def test_expected_gradients_draws_alpha_from_all_of_its_part():
-    """∂f = cos 2πnα: the middles of the n parts give −1, their ends 1, the mean over them 0."""
+    """∂f = cos 2πnα is −1 in the middle of each of n parts and 1 at its ends; its mean is 0."""
     n, x = 8, jnp.array([1.0])
     f = lambda x: jnp.sum(jnp.sin(2 * jnp.pi * n * x)) / (2 * jnp.pi * n)
     run = lambda key: xattr.expected_gradients(f, x, jnp.zeros((1, 1)), key, num_samples=n)
     means = jax.vmap(run)(jax.random.split(jax.random.key(0), 400))[:, 0]
     assert abs(means.mean()) < 4 * means.std() / 20
-    assert abs(means.std() * (2 * n) ** 0.5 - 1) < 0.2  # of n independent α: cos² has mean ½
+    # The deviation of the mean over n independent α, because cos² has mean ½.
+    assert abs(means.std() * (2 * n) ** 0.5 - 1) < 0.2
 
 
 # --- scores -------------------------------------------------------------------------------------

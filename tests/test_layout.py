@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def test_only_allowed_packages_are_imported(module):
             continue
         assert root in {"xattr", "jax", "numpy", "chex"} or root in sys.stdlib_module_names, name
         assert not name.startswith(("jax._src", "jax.extend")) or module == "_program.jaxpr"
+
+
+def test_paper_repro_uses_only_what_is_public():
+    files = sorted((PACKAGE.parent / "paper_repro").rglob("*.py"))
+    assert files
+    for path in files:
+        private = re.findall(r"xattr(?:\.\w+)*(?:\.| import )_[a-z]\w*", path.read_text())
+        assert not private, path.name
 
 
 def test_files_are_short():

@@ -1,1 +1,1 @@
-"""The one door to real data."""
+"""Real data (digits, photographs, weights); no other folder fetches or reads any."""

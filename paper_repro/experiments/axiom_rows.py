@@ -1,4 +1,4 @@
-"""The attribution methods of the library as rows of the table of axioms."""
+"""Not an experiment: the attribution methods of the library as rows of the table of axioms."""
 
 import dataclasses
 import functools

@@ -12,7 +12,7 @@ import numpy as np
 import xattr
 from paper_repro.experiments import axiom_rows
 from paper_repro.experiments.axiom_rows import ROWS, Measure, Row
-from paper_repro.experiments.saliency import shown
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table
 from xattr import composites, paths, quadrature, rules
 from xattr.axioms import Gap

@@ -1,4 +1,7 @@
-"""Maps of every method while the layers of a network are randomized: what is measured."""
+"""Not an experiment: maps while the layers of a network are randomized, and how alike they are.
+
+`cascade_mnist` and `visualize_randomization` draw and judge what is measured here.
+"""
 
 import operator
 from collections.abc import Iterator
@@ -9,8 +12,9 @@ import numpy as np
 
 import xattr
 from paper_repro.data import mnist
-from paper_repro.experiments.saliency import explain, methods_for, shown
+from paper_repro.experiments.saliency import explain, methods_for
 from paper_repro.networks import digits, training
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Setting, interval
 from paper_repro.report.similarity import METRICS, compare
 from xattr import metrics, sanity
@@ -37,10 +41,11 @@ def order_of(network: str) -> tuple[str, ...]:
 def stages_of(
     network: str, params: Any, key: Any, *, original: bool = False, independent: bool = False
 ) -> Iterator[Any]:
-    """Give the network, then the network after each layer more (or each layer) is randomized.
+    """Yield the trained network, then the network with one layer more randomized each time.
 
-    With values drawn as the note and the paper say, N(0, 0.01²) cut at two deviations; with
-    `original` as the authors' notebooks do, by the initialiser before training.
+    With `independent`, each stage randomizes one layer alone. Values are drawn from N(0, 0.01²)
+    cut at two deviations, as in the note and the paper; with `original` by the initialiser before
+    training, as in the authors' notebooks.
     """
     fresh = (lambda _, key: digits.initialise(network, key)) if original else None
     randomized = sanity.independent if independent else sanity.cascading
@@ -53,7 +58,7 @@ def stages_of(
 @jax.jit(static_argnums=0)
 def _integrated(model: Any, images: Any, labels: Any, params: Any) -> jax.Array:
     def one(image: Any, label: Any) -> jax.Array:
-        found: jax.Array = xattr.integrated_gradients(
+        found = xattr.integrated_gradients(
             xattr.targets.logit(model),
             image,
             quadrature=xattr.quadrature.midpoint(50),
@@ -61,12 +66,11 @@ def _integrated(model: Any, images: Any, labels: Any, params: Any) -> jax.Array:
         )
         return found[..., 0]
 
-    result: jax.Array = jax.vmap(one)(images, labels)
-    return result
+    return jax.vmap(one)(images, labels)
 
 
 def integrated(model: Any, images: np.ndarray, labels: np.ndarray, params: Any) -> np.ndarray:
-    """Return integrated gradients from black, 50 midpoints, of the labels' logits: (n, 28, 28)."""
+    """Return integrated gradients of the labels' logits, from black, 50 midpoints: (n, 28, 28)."""
     maps = [
         np.asarray(_integrated(model, images[i : i + 5], labels[i : i + 5], params))
         for i in range(0, len(images), 5)
@@ -75,7 +79,7 @@ def integrated(model: Any, images: np.ndarray, labels: np.ndarray, params: Any) 
 
 
 def sampled(digits_: mnist.Mnist, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return test images drawn without return, and their labels."""
+    """Return test images drawn without replacement, and their labels."""
     chosen = np.random.default_rng(seed).choice(len(digits_.test_images), count, replace=False)
     return digits_.test_images[chosen], digits_.test_labels[chosen]
 
@@ -92,7 +96,7 @@ class Study(NamedTuple):
     stages: tuple[str, ...]
     images: np.ndarray
     maps: dict[str, np.ndarray]
-    """Method -> (stages + 1, 28, 28), of the first image; the first is the trained network's."""
+    """Method -> (stages + 1, 28, 28): maps of the first image, the trained network's first."""
     values: dict[str, dict[str, np.ndarray]]
     """Method -> metric -> (stages, images)."""
 
@@ -127,9 +131,11 @@ def study_of(
     independent: bool = False,
     note: bool = False,
 ) -> Study:
-    """Follow the notebooks: first test images, argmax of each network, its own initialiser.
+    """Compare maps of the first test images between the trained network and each stage.
 
-    With `note` follow the note instead: true class, N(0, 0.01²); without IG-SmoothGrad.
+    As in the notebooks, each network explains the class that it predicts, and layers are drawn by
+    the initialiser before training. With `note` as in the note: the true class and N(0, 0.01²);
+    IG-SmoothGrad is then left out.
     """
     model = digits.logits(network)
     images = data.test_images[: 2 if setting.quick else 10]
@@ -151,13 +157,13 @@ def study_of(
 
 
 def _compared(maps: np.ndarray, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Compare (stages + 1, n, 28, 28) with the first: metric -> (stages, n)."""
+    """Compare maps (stages + 1, n, 28, 28) with the first of them: metric -> (stages, n)."""
     found = [compare(maps[0], later, images) for later in maps[1:]]
     return {metric: np.stack([each[metric] for each in found]) for metric in METRICS}
 
 
 def note_curves(setting: Setting, data: mnist.Mnist, params: Any) -> dict[str, Any]:
-    """Return the note's three curves: mean and 95 % interval over the images for each stage."""
+    """Return the note's three curves: for each stage the mean over images and its 95 % interval."""
     images, labels = sampled(data, 10 if setting.quick else 50, setting.seed)
     model = digits.logits("cnn")
     stages = stages_of("cnn", params, jax.random.key(setting.seed))
@@ -179,7 +185,7 @@ def note_curves(setting: Setting, data: mnist.Mnist, params: Any) -> dict[str, A
 
 
 def random_floor(setting: Setting, data: mnist.Mnist, params: Any) -> dict[str, Any]:
-    """Return the correlation of maps of two random networks, and of images times random vectors."""
+    """Return how alike maps of two random networks are, and images times two random vectors."""
     images, labels = sampled(data, 10 if setting.quick else 50, setting.seed)
     pairs = 1 if setting.quick else 10
     model, key = digits.logits("cnn"), jax.random.key(setting.seed + 2)

@@ -1,4 +1,4 @@
-"""How maps change while the layers of a network are randomized, on MNIST (note, fig. 2; slides)."""
+"""How maps change while the layers of a network are randomized, MNIST (note, fig. 2; slides)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ import xattr
 from paper_repro.data import mnist
 from paper_repro.experiments.cascade import Study, label_of, note_curves, random_floor, study_of
 from paper_repro.networks import training
-from paper_repro.report.results import Claim, Result, Setting, Table, decimal
+from paper_repro.report.accuracy import claim_of_accuracy
+from paper_repro.report.results import Claim, Result, Setting, Table, decimal, with_interval
 from paper_repro.report.similarity import METRICS
 
 PRINTED = {
@@ -32,17 +33,17 @@ PRINTED = {
         "IG-SmoothGrad": (0.407, 0.368, 0.335, 0.345),
     },
 }
-"""Mean Spearman correlation of |A| over the first ten test images: output of the authors'
-notebooks, cascade from the output down, layers initialised as before training."""
+"""Mean Spearman correlation of |A| over the first ten test images, as printed in the authors'
+notebooks: layers are randomized from the output down and initialised as before training."""
 
 CLOSE = 0.1
 """Largest difference from a printed correlation of ten images that still counts as agreement."""
 CLOSE_BY_ZEROS = 0.005
-"""The same where common zeros alone give .992: the deviation between images that is printed."""
+"""The same where common zeros alone give .992: the printed deviation between images."""
 
 
 def run(setting: Setting) -> Result:
-    """Randomize the CNN and the MLP, layer after layer, and compare maps with the trained ones."""
+    """Randomize the CNN and the MLP layer by layer, and compare maps with the trained ones."""
     data = mnist.load(setting.mnist_dir, progress=setting.progress)
     trained = {name: training.network(name, setting, data) for name in ("cnn", "mlp")}
     curves = note_curves(setting, data, trained["cnn"].params)
@@ -84,8 +85,8 @@ def run(setting: Setting) -> Result:
 
 
 def _claims_of_accuracy(trained: dict[str, training.Trained]) -> Iterator[Claim]:
-    yield training.claim_of_accuracy("CNN", 0.992, trained["cnn"])
-    yield training.claim_of_accuracy("MLP", 0.987, trained["mlp"])
+    yield claim_of_accuracy("CNN", 0.992, trained["cnn"])
+    yield claim_of_accuracy("MLP", 0.987, trained["mlp"])
 
 
 def _claims_of_note(curves: dict[str, Any], floor: dict[str, Any]) -> list[Claim]:
@@ -93,9 +94,7 @@ def _claims_of_note(curves: dict[str, Any], floor: dict[str, Any]) -> list[Claim
     plateau = nonzero[1:]
 
     def text(values: dict[str, Any]) -> str:
-        return (
-            f"{decimal(values['mean'])} [{decimal(values['low99'])}, {decimal(values['high99'])}]"
-        )
+        return with_interval(values["mean"], values["low99"], values["high99"])
 
     return [
         Claim(
@@ -118,27 +117,31 @@ def _claims_of_note(curves: dict[str, Any], floor: dict[str, Any]) -> list[Claim
             bool(nonzero[0] < 0.6),
         ),
         Claim(
-            "note, remark 1: and stays at about .4 after it",
+            "note, remark 1: it stays at about .4 when more layers are randomized",
             "about .4",
             " ".join(map(decimal, plateau)),
             bool(plateau.min() > 0.33 and plateau.max() < 0.47),
         ),
         Claim(
-            "note, remark 1: |image ⊙ random vector| for two vectors, pixels that are not black",
+            "note, remark 1: correlation of |image ⊙ random vector| for two random vectors, at "
+            "pixels that are not black",
             ".424 [.413, .437] (99 %)",
             f"uniform numbers {text(floor['uniform'])}",
             bool(floor["uniform"]["high99"] >= 0.413 and floor["uniform"]["low99"] <= 0.437),
-            f"{floor['pairs']} of vectors for each of {floor['images']} images, taken as "
-            "independent; the note does not say which vectors: its number is consistent with "
-            f"uniform ones, not with Gaussian ones, {text(floor['normal'])}",
+            f"{floor['pairs']} of vectors for each of {floor['images']} images, counted as "
+            "independent. The note does not say how its vectors are drawn; its number is "
+            "consistent with uniform vectors and not with Gaussian ones, which give "
+            f"{text(floor['normal'])}",
         ),
         Claim(
-            "note, remark 1: |IG| of two random networks, pixels that are not black",
+            "note, remark 1: correlation of |IG| of two random networks, at pixels that are not "
+            "black",
             "about .424",
             text(floor["networks"]),
             None,
-            f"{floor['pairs']} of networks N(0, .01); the interval is over images and pairs, as if "
-            "independent. Their gradients are nearer to Gaussian than to uniform vectors",
+            f"{floor['pairs']} of networks drawn from N(0, .01); the interval counts images and "
+            "pairs as independent. Gradients of random networks are more like Gaussian vectors "
+            "than like uniform ones",
         ),
     ]
 
@@ -169,7 +172,8 @@ def _compared(network: str, method: str, numbers: Sequence[float], means: np.nda
     """Set the printed correlations beside ours."""
     by_zeros = method in ("integrated gradients", "gradient ⊙ input")
     agrees = bool(np.abs(means - numbers).max() <= (CLOSE_BY_ZEROS if by_zeros else CLOSE))
-    remark = "decided by the zeros: unrelated maps with these zeros have .992" if by_zeros else ""
+    zeros = "the common zeros decide this: unrelated maps with the same zeros have .992"
+    remark = zeros if by_zeros else ""
     return Claim(
         f"notebooks, {network.upper()}, {method}: ρ of |A| by depth",
         " ".join(map(decimal, numbers)),
@@ -196,8 +200,8 @@ def _controls(study: Study) -> list[Claim]:
             f"{decimal(float(rivals['signed'][0]))}, at pixels that are not black "
             f"{decimal(float(rivals['nonzero'][0]))}",
             None,
-            "no number is printed; gradient ⊙ input for comparison: "
-            f"{decimal(float(products['abs'][0]))}, {decimal(float(products['signed'][0]))}, "
+            "the paper prints no number; those of gradient ⊙ input are "
+            f"{decimal(float(products['abs'][0]))}, {decimal(float(products['signed'][0]))} and "
             f"{decimal(float(products['nonzero'][0]))}",
         ),
     ]
@@ -205,8 +209,11 @@ def _controls(study: Study) -> list[Claim]:
 
 def _why(method: str) -> str:
     if method in ("Grad-CAM", "guided Grad-CAM"):
-        return "zeros of the ReLU tie; which activation the notebook takes is not said"
-    return "one network and one draw of the layers each, ten images: both vary between networks"
+        return "the ReLU's zeros are ties, and the notebook does not say which activation it takes"
+    return (
+        "either side has one network, one draw of the layers and ten images, and other networks "
+        "give other numbers"
+    )
 
 
 def _tables(studies: dict[str, Study]) -> Iterator[Table]:
@@ -218,7 +225,11 @@ def _tables(studies: dict[str, Study]) -> Iterator[Table]:
         ]
         head = ["method", "metric", *map(label_of, study.stages)]
         title = f"{name}: mean over {len(study.images)} images, by depth"
-        yield Table(f"{title}; in brackets how many, where a map is constant", head, rows)
+        yield Table(
+            f"{title}; in brackets the number of images, where constant maps leave some out",
+            head,
+            rows,
+        )
 
 
 def _cell(values: np.ndarray) -> str:
@@ -231,21 +242,24 @@ def _cell(values: np.ndarray) -> str:
 
 def _notes(study: Study) -> list[str]:
     return [
-        "Note (figure 2 and remarks): CNN, test images drawn at random, logit of the true class, "
-        "IG from black with 50 midpoints, layers N(0, 0.01²) cut at two deviations, weights and "
-        "biases. Which images, how many steps and how the network was trained are not said.",
-        f"Notebooks (the other tables): the first {len(study.images)} test images, the class that "
-        "each randomized network predicts, layers drawn by the initialiser they were trained from "
-        "(CNN: deviation 0.1, biases 0.1; MLP: 2/√inputs, 0), logits; SmoothGrad 50 samples, "
-        "deviation .15 (max − min); IG from black, the mean of 50 gradients with both ends; "
+        "*The note* (figure 2 and remarks) is followed with the CNN and test images drawn at "
+        "random. IG explains the logit of the true class from black, with 50 midpoints. Weights "
+        "and biases of a layer are drawn from N(0, 0.01²), cut at two deviations. The note does "
+        "not say which images and how many nodes it takes, nor how its network was trained.",
+        f"*The notebooks* (the other tables) are followed with the first {len(study.images)} test "
+        "images. Each randomized network explains the logit of the class that it predicts. Layers "
+        "are drawn by the initialiser they were trained from (CNN: deviation 0.1, biases 0.1; "
+        "MLP: deviation 2/√inputs, biases 0). SmoothGrad takes 50 samples of deviation .15 "
+        "(max − min), IG the mean of 50 gradients from black to the image, with both ends, and "
         "IG-SmoothGrad 25 samples. Tables named N(0, .01), true class, follow the note instead.",
-        "abs and signed: Spearman's ρ with average ties; nonzero: of |A| where the image is not "
-        "black; SSIM: |A| in [0, 1], window 5; HOG: Pearson's correlation, cells of 7 pixels (the "
-        "paper's 16 are for ImageNet). Bands: 95 % intervals over the images. A correlation with a "
-        "constant map, such as a Grad-CAM of zeros, is undefined and left out of the mean.",
-        f"Agreement with printed correlations means a difference of at most {decimal(CLOSE, 1)} "
-        f"at every depth, {decimal(CLOSE_BY_ZEROS)} where common zeros decide it; with an "
-        "accuracy, three standard errors of 10,000 images.",
+        "abs and signed are Spearman's ρ of |A| and of A, with average ranks for ties. nonzero is "
+        "that of |A| where the image is not black. SSIM takes |A| in [0, 1] and windows of 5 "
+        "pixels. HOG is Pearson's correlation, with cells of 7 pixels (the paper's 16 are for "
+        "ImageNet). Bands are 95 % intervals over the images. A correlation with a constant map, "
+        "such as a Grad-CAM of zeros, is undefined and left out of the mean.",
+        f"A printed correlation agrees if ours differs by at most {decimal(CLOSE, 1)} at every "
+        f"depth, or by {decimal(CLOSE_BY_ZEROS)} where common zeros decide it. An accuracy agrees "
+        "within three standard errors of 10,000 images.",
     ]
 
 
@@ -308,7 +322,10 @@ def _lines(ax: Any, study: Study, metric: str, names: Sequence[str]) -> None:
 
 
 def _draw_maps(study: Study) -> Any:
-    """Draw one image: a row a method, a column a stage; |A| at the left, signs at the right."""
+    """Draw the maps of one image: a row for each method, columns for the stages.
+
+    The left half has |A|, the right half A with its signs.
+    """
     from matplotlib.figure import Figure
 
     names, columns = list(study.maps), ["trained", *map(label_of, study.stages)]

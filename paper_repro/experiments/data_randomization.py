@@ -7,9 +7,11 @@ import numpy as np
 
 import xattr
 from paper_repro.data import mnist
-from paper_repro.experiments.saliency import explain, methods_for, shown
+from paper_repro.experiments.saliency import explain, methods_for
 from paper_repro.networks import digits, training
-from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
+from paper_repro.report.accuracy import claim_of_accuracy
+from paper_repro.report.progress import shown
+from paper_repro.report.results import Claim, Result, Setting, Table, interval, with_interval
 from paper_repro.report.similarity import compare
 
 NETWORKS = ("cnn", "mlp")
@@ -18,14 +20,14 @@ IMAGES, SMOOTH_IG_IMAGES, QUICK_IMAGES = 50, 10, 4
 SHOWN_IMAGE = 3
 """The first 0 of the test set: the digit of the paper's figure."""
 SIMILAR = 0.5
-"""A mean rank correlation from here on counts as similar, one below as changed."""
+"""Maps with at least this mean rank correlation count as similar, others as changed."""
 UNRELATED = 0.2
-"""A mean signed correlation of at most this size counts as none."""
+"""A mean signed correlation of at most this size counts as near 0."""
 GUIDED_REMARKS = {
-    "cnn": "that both networks start from the same initial weights may add to it",
+    "cnn": "both networks start from the same initial weights, which may make the maps more alike",
     "mlp": "guided backprop recovers the input where connections are local (Nie et al., on the "
-    "slides); a dense layer has none, and in the authors' notebook, too, ρ abs falls to .044 when "
-    "all layers of their MLP are random",
+    "slides), and those of a dense layer are not. In the authors' notebook, too, ρ abs falls to "
+    ".044 when all layers of their MLP are random",
 }
 
 Scores = dict[str, dict[str, np.ndarray]]
@@ -38,17 +40,17 @@ class Study(NamedTuple):
     true: training.Trained
     random: training.Trained
     maps: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Method -> maps of the true label's logit by the first and by the second network."""
+    """Method -> maps of the logit of the true label, by the first and by the second network."""
     same_class: Scores
     own_class: Scores
-    """As before, but each network explains the class it predicts itself."""
+    """The same, but each network explains the class that it predicts."""
     predicted: tuple[np.ndarray, np.ndarray]
     memorised: int
-    """Number of images that the second network was trained on."""
+    """The number of images that the second network was trained on."""
 
 
 def run(setting: Setting) -> Result:
-    """Explain the same images by both networks; compare the maps."""
+    """Explain the same images by both networks, and compare the maps."""
     data = mnist.load(setting.mnist_dir, progress=setting.progress)
     count = QUICK_IMAGES if setting.quick else IMAGES
     images, labels = data.test_images[:count], data.test_labels[:count]
@@ -81,7 +83,7 @@ def _study(
             classes: Sequence[np.ndarray], method: str = method, few: np.ndarray = few
         ) -> tuple[np.ndarray, np.ndarray]:
             first, second = (
-                # Each network has noise of its own, as in the authors' notebooks.
+                # As in the authors' notebooks, the noise of the two networks differs.
                 explain(method, model, few, wanted[: len(few)], trained.params, seed=seed)
                 for trained, wanted, seed in zip(both, classes, _seeds(setting), strict=True)
             )
@@ -105,7 +107,7 @@ def _seeds(setting: Setting) -> tuple[int, int]:
 
 
 def _summary(values: np.ndarray) -> tuple[float, float, float]:
-    """Return mean, low and high, NaN where fewer than two images have a correlation."""
+    """Return mean, low and high; low and high are NaN if fewer than two images have a value."""
     if np.isfinite(values).sum() < 2:
         return (float(np.mean(values)), np.nan, np.nan)
     mean, low, high = interval(values)
@@ -151,7 +153,7 @@ def _accuracy_claims(network: str, study: Study) -> list[Claim]:
     printed, name = PRINTED_ACCURACY[network], network.upper()
     memory, chance = study.random.train_accuracy, study.random.test_accuracy
     return [
-        training.claim_of_accuracy(f"{name}, true labels", printed, study.true),
+        claim_of_accuracy(f"{name}, true labels", printed, study.true),
         Claim(
             f"{name}, random labels: training accuracy",
             "over 95 %",
@@ -187,7 +189,8 @@ def _map_claims(network: str, scores: Scores) -> list[Claim]:
             "passes (Gupta & Arora, a later slide)",
             _said(scores["CGI"]),
             _summary(scores["CGI"]["signed"])[0] < SIMILAR,
-            "judged by ρ signed; ρ abs counts the zeros of a CGI map, at black pixels and others",
+            "judged by ρ signed, because ρ abs also counts the zeros of CGI maps, at black pixels "
+            "and elsewhere",
         ),
         Claim(
             f"{network.upper()}, edge detector: the map stays (negative control)",
@@ -229,8 +232,8 @@ def _size_stays(network: str, method: str, scores: Scores) -> Claim:
         "similar in absolute value",
         f"ρ abs {_mean(scores[method]['abs'])}",
         _summary(scores[method]["abs"])[0] >= SIMILAR,
-        "owing to the zeros that black pixels have in both maps (the note's objection): without "
-        f"them {_mean(scores[method]['nonzero'])}",
+        "black pixels are 0 in both maps, which raises ρ (the note's objection); without them it "
+        f"is {_mean(scores[method]['nonzero'])}",
     )
 
 
@@ -238,7 +241,7 @@ def _sign_changes(network: str, method: str, scores: Scores) -> Claim:
     mean = _summary(scores[method]["signed"])[0]
     return Claim(
         f"{network.upper()}, {method}: the signs change",
-        "differs in diverging colours: ρ near 0",
+        "differs when drawn with signs (ρ near 0)",
         f"ρ signed {_mean(scores[method]['signed'])}",
         abs(mean) <= UNRELATED,
     )
@@ -249,9 +252,8 @@ def _said(found: dict[str, np.ndarray]) -> str:
 
 
 def _mean(values: np.ndarray) -> str:
-    """Write a mean and its interval."""
-    mean, low, high = _summary(values)
-    return decimal(mean) if np.isnan(low) else f"{decimal(mean)} [{decimal(low)}, {decimal(high)}]"
+    """Write the mean over the images and its interval."""
+    return with_interval(*_summary(values))
 
 
 def _table(network: str, study: Study) -> Table:
@@ -282,24 +284,28 @@ def _table(network: str, study: Study) -> Table:
 def _notes(studies: dict[str, Study], count: int, setting: Setting) -> list[str]:
     memorised = studies["cnn"].memorised
     notes = [
-        f"The first {count} test images, explained by the network trained on true labels and by "
-        "the one trained on permuted labels; explained is the logit of the image's true label. "
-        "ρ is Spearman's rank correlation with average ties, of absolute or of signed maps; given "
-        "is the mean over images with its 95 % interval, which covers no other training.",
-        f"The paper trains on the whole permuted training set for 100 epochs; here {memorised:,} "
-        "images are memorised, as all of them would take hours; fewer need smaller changes of the "
-        "weights, which may leave the maps more alike. Both networks start from the same initial "
-        "weights.",
-        f"The slide prints bars and no numbers. Here a mean ρ from {SIMILAR} on is called similar, "
-        f"one below changed, and |ρ| ≤ {UNRELATED} near 0; these limits are ours, set before the "
-        "networks were compared.",
-        "Which class the paper explains is not said; the table's last columns are for the class "
-        "that each network predicts. SmoothGrad's noise differs between the networks. A map of "
-        "zeros has no correlation and is left out (see the number of images).",
+        f"Two networks explain the first {count} test images: one trained on true labels, one on "
+        "permuted labels. Both explain the logit of the image's true label. ρ is Spearman's rank "
+        "correlation, with average ranks for ties, of absolute or of signed maps. A number is the "
+        "mean over the images with its 95 % interval, which does not cover other trainings.",
+        "The paper trains on the whole permuted training set for 100 epochs. Here the network "
+        f"memorises {memorised:,} images, because all of them would take hours. Fewer images need "
+        "smaller changes of the weights, which may leave the maps more alike. Both networks start "
+        "from the same initial weights.",
+        f"The slide shows bars without numbers. Here a mean ρ of at least {SIMILAR} is called "
+        f"similar, a smaller one changed, and |ρ| ≤ {UNRELATED} near 0. These limits are ours; "
+        "they were set before the networks were compared.",
+        "The paper does not say which class it explains; the last columns of the table are for the "
+        "class that each network predicts. SmoothGrad's noise differs between the networks. A map "
+        "of zeros has no correlation and is left out (see the number of images).",
     ]
     if setting.quick:
-        return [*notes, "IG-SmoothGrad, 1,250 gradients an image, is left out with --quick."]
-    return [*notes, f"IG-SmoothGrad, 1,250 gradients an image, on {SMOOTH_IG_IMAGES} images."]
+        return [*notes, "IG-SmoothGrad takes 1,250 gradients an image and is left out by --quick."]
+    return [
+        *notes,
+        "IG-SmoothGrad takes 1,250 gradients an image and is measured on "
+        f"{SMOOTH_IG_IMAGES} images.",
+    ]
 
 
 def _draw_bars(studies: dict[str, Study]) -> Any:
@@ -372,5 +378,5 @@ def _draw_map(ax: Any, values: np.ndarray, absolute: bool) -> None:
 
 
 def _two_lines(name: str) -> str:
-    """Break a method's name once, at its first space or hyphen between words."""
+    """Break the name of a method at its first space, or after "IG-"."""
     return name.replace(" ", "\n", 1) if " " in name else name.replace("IG-", "IG-\n")

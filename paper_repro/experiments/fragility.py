@@ -1,4 +1,4 @@
-"""Perturbations that keep the label and change the map (slides, attacks; Ghorbani et al. 2019)."""
+"""Attacks that keep the label of an image and change its map (slides; Ghorbani et al. 2019)."""
 
 import functools
 from collections.abc import Callable
@@ -10,9 +10,17 @@ import numpy as np
 
 import xattr
 from paper_repro.data import mnist
-from paper_repro.experiments.saliency import shown
 from paper_repro.networks import digits, training
-from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
+from paper_repro.report.progress import shown
+from paper_repro.report.results import (
+    Claim,
+    Result,
+    Setting,
+    Table,
+    decimal,
+    interval,
+    with_interval,
+)
 from xattr import attacks, metrics
 
 NETWORK = "cnn"
@@ -23,7 +31,7 @@ LEADING = 78
 """A tenth of the 784 pixels."""
 EPSILON, STRONG = 8 / 255, 0.1
 EPSILONS = (4 / 255, EPSILON, 16 / 255, STRONG)
-"""The sizes for the methods that take one gradient; integrated gradients has the two named ones."""
+"""Sizes of the attacks; integrated gradients, the slowest method, takes the two named ones."""
 STEP = 1 / 255
 
 TOP_K, CENTRE, NOISE = "top-k attack", "mass-centre attack", "random signs"
@@ -42,11 +50,11 @@ class Outcome(NamedTuple):
     images: np.ndarray
     maps: np.ndarray
     values: dict[str, np.ndarray]
-    """Each of `MEASURES` against the map of the original, and label, confidence, sizes: (n,)."""
+    """Each of `MEASURES` of the map and the original's, then label, confidence and sizes: (n,)."""
 
 
 class Case(NamedTuple):
-    """The digits: images, their true labels, and what the network makes of them."""
+    """The digits that are attacked, with the network and the probability it gives their labels."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -55,11 +63,11 @@ class Case(NamedTuple):
 
 
 Outcomes = dict[str, dict[float, dict[str, Outcome]]]
-"""Method -> epsilon -> kind of perturbation -> outcome; epsilon 0 holds the originals."""
+"""Method -> ε -> kind of perturbation -> outcome; the originals are at ε = 0."""
 
 
 def run(setting: Setting) -> Result:
-    """Attack the maps of three methods; compare with noise of the same size."""
+    """Attack the maps of three methods, and compare with random signs of the same size."""
     data = mnist.load(setting.mnist_dir, progress=setting.progress)
     trained = training.network(NETWORK, setting, data)
     case = _case(data, trained.params, QUICK_IMAGES if setting.quick else IMAGES)
@@ -79,7 +87,7 @@ def run(setting: Setting) -> Result:
 
 
 def _case(data: mnist.Mnist, params: Any, count: int) -> Case:
-    """Take the first test images that the network classifies rightly, as the authors' code does."""
+    """Take the first test images that the network gets right, as the authors' code does."""
     images, labels = data.test_images[: 2 * count + 10], data.test_labels[: 2 * count + 10]
     right = training.predictions(digits.logits(NETWORK), params, images) == labels
     images, labels = images[right][:count], labels[right][:count]
@@ -97,15 +105,15 @@ def _predict(images: Any, labels: Any, params: Any) -> tuple[jax.Array, jax.Arra
 
 def _methods(setting: Setting) -> dict[str, Callable[..., Any]]:
     gradient = {"gradient": xattr.gradient}
-    if setting.quick:  # a program of second derivatives takes seconds to compile
+    if setting.quick:  # each method needs a program of second derivatives: seconds to compile
         return gradient
     others = {"gradient ⊙ input": xattr.gradient_x_input, "integrated gradients": _integrated}
     return {**gradient, **others}
 
 
 def _integrated(f: Any, x: Any, *, args: Any) -> Any:
-    rule = xattr.quadrature.midpoint(IG_STEPS)
-    return xattr.integrated_gradients(f, x, quadrature=rule, args=args, chunk_size=IG_STEPS)
+    nodes = xattr.quadrature.midpoint(IG_STEPS)
+    return xattr.integrated_gradients(f, x, quadrature=nodes, args=args, chunk_size=IG_STEPS)
 
 
 def _outcomes(case: Case, setting: Setting) -> Outcomes:
@@ -125,7 +133,7 @@ def _sizes(method: str, setting: Setting) -> tuple[float, ...]:
 
 
 def _kinds(size: float) -> tuple[str, ...]:
-    """Return the kinds of perturbation tried at a size; at 0 the original alone."""
+    """Return the kinds of perturbation of a size; 0 stands for the original."""
     if size == 0:
         return ("original",)
     return (TOP_K, CENTRE, NOISE) if size in (EPSILON, STRONG) else (TOP_K, NOISE)
@@ -143,7 +151,7 @@ def _outcome(
         )
     elif kind in OBJECTIVES:
         iterations = QUICK_ITERATIONS if setting.quick else ITERATIONS
-        # Few iterations must still be able to cross the ball.
+        # With few iterations a small step could not cross the ball from its random start.
         step = max(STEP, 2 * size / iterations)
         attack = _attack(OBJECTIVES[kind], method, iterations)
         images = attack(images, keys, size, step, case.params)
@@ -163,7 +171,7 @@ def _outcome(
 
 @functools.cache
 def _attack(objective: Any, method: Callable[..., Any], iterations: int) -> Callable[..., Any]:
-    """Return one compiled program for all sizes: (images, keys, ε, step, params) -> images."""
+    """Return the attack (images, keys, ε, step, params) -> images: one program for all sizes."""
 
     def one(image: Any, key: Any, size: Any, step: Any, params: Any) -> jax.Array:
         return attacks.attack_attributions(
@@ -186,14 +194,13 @@ def _attack(objective: Any, method: Callable[..., Any], iterations: int) -> Call
 @functools.partial(jax.jit, static_argnums=0)
 def _maps(method: Callable[..., Any], images: Any, labels: Any, params: Any) -> jax.Array:
     f = xattr.targets.logit(digits.logits(NETWORK))
-    found: jax.Array = jax.vmap(lambda x, label: method(f, x, args=(label, params)))(images, labels)
-    return found[..., 0]
+    return jax.vmap(lambda x, label: method(f, x, args=(label, params)))(images, labels)[..., 0]
 
 
 @jax.jit
 @jax.vmap
 def _changes(before: Any, after: Any, image: Any, moved: Any) -> dict[str, jax.Array]:
-    """Return how unlike the maps (28, 28) before and after are, and the images."""
+    """Return how far the maps (28, 28) differ, and the images."""
     way = metrics.center_of_mass(after) - metrics.center_of_mass(before)
     return {
         "top_k": metrics.top_k_intersection(before, after, LEADING),
@@ -268,13 +275,13 @@ def _label_claim(outcomes: Outcomes) -> Claim:
         "same label",
         f"{attacked.sum()} of {attacked.size}",
         bool(attacked.all()),
-        "by construction, and verified on the ReLU network; random signs of the same sizes keep "
-        f"it in {noisy.sum()} of {noisy.size}",
+        "the attack returns only such images, and the ReLU network confirms it; random signs of "
+        f"the same sizes keep the label in {noisy.sum()} of {noisy.size}",
     )
 
 
 def _compared(name: str, size: float, key: str, attacked: Outcome, noisy: Outcome) -> Claim:
-    """Compare the attack on a measure with random signs: the intervals must not overlap."""
+    """Compare attack and random signs on a measure; they differ if the intervals are apart."""
     sign = 1 if key == "shift" else -1
     changes = [sign * outcome.values[key] for outcome in (attacked, noisy)]
     (_, low, _), (*_, high) = map(interval, changes)
@@ -293,16 +300,15 @@ def _reason(name: str, key: str, agrees: bool) -> str:
         return ""
     if key == "top_k":
         return (
-            "; the factor x − x' decides which pixels lead: few but the digit's can, and the "
-            "attack barely changes these"
+            "; the factor x − x' decides which pixels lead: hardly any but the digit's can, and "
+            "the attack barely changes these"
         )
     return "; most pixels are black, and any noise there turns zeros of the map into small values"
 
 
 def _mean(outcome: Outcome, key: str) -> str:
-    """Write a mean and its interval."""
-    mean, low, high = (decimal(float(value), 2) for value in interval(outcome.values[key]))
-    return f"{mean} [{low}, {high}]"
+    """Write the mean over the images and its interval."""
+    return with_interval(*interval(outcome.values[key]), digits=2)
 
 
 def _table(size: float, outcomes: Outcomes) -> Table:
@@ -328,30 +334,33 @@ def _named(size: float) -> str:
 def _notes(trained: training.Trained, case: Case, setting: Setting) -> list[str]:
     iterations = QUICK_ITERATIONS if setting.quick else ITERATIONS
     integrated = (
-        "Gradient ⊙ input and integrated gradients are left out with --quick."
+        "Gradient ⊙ input and integrated gradients are left out by --quick."
         if setting.quick
-        else f"Integrated gradients from black, {IG_STEPS} midpoints."
+        else f"Integrated gradients start from black and take {IG_STEPS} midpoints."
     )
     return [
-        f"The CNN of the sanity checks (test accuracy {100 * trained.test_accuracy:.1f} %), the "
-        f"first {len(case.images)} test images that it classifies rightly, the logit of that "
-        f"class; pixels in [0, 1]. {integrated}",
-        f"Attack: {iterations} iterations of sign ascent, step {_step(setting)}, from a random "
-        "point of the ball |x' − x| ≤ ε; of the iterates with the original's label the one that "
-        "changes the map most, by the ReLU network. The ascent follows the maps of the network "
-        f"with softplus(βz)/β, β = {digits.SMOOTHNESS:.0f}, for ReLU, whose own second derivative "
-        "is zero; maps shown and measured are the ReLU network's.",
-        f"Top-k attacks the leading {LEADING} of 784 pixels, a tenth; the authors take 1,000 of "
-        "50,176 on ImageNet, 2 %, which here would be 16 pixels. The control is one draw of ±ε for "
-        "every pixel, clipped to [0, 1] as the attacks are. Of the pixels of these images "
-        f"{100 * float(np.mean(case.images == 0)):.0f} % are black.",
-        "Of the paper's results on ImageNet and CIFAR-10 the direction is compared, not the size; "
-        "it is said to hold where the 95 % intervals of attack and control do not overlap.",
+        "The network is the CNN of the sanity checks (test accuracy "
+        f"{100 * trained.test_accuracy:.1f} %). The images are the first {len(case.images)} test "
+        "images that it classifies correctly, with pixels in [0, 1]; the logit of the correct "
+        f"class is explained. {integrated}",
+        f"An attack takes {iterations} iterations of sign ascent with step {_step(setting)}, from "
+        "a random point of the ball |x' − x| ≤ ε. Of the iterates with the original's label it "
+        "returns the one that changes the map of the ReLU network most. The second derivative of "
+        "ReLU is zero, so the ascent follows the maps of the network with softplus(βz)/β, "
+        f"β = {digits.SMOOTHNESS:.0f}, in its place; the maps shown and measured are the ReLU "
+        "network's.",
+        f"Top-k attacks the leading {LEADING} of 784 pixels, a tenth. The authors take 1,000 of "
+        "50,176 on ImageNet, 2 %, which would be 16 pixels here. The control adds one draw of ±ε "
+        "to every pixel and clips to [0, 1], as the attacks do. "
+        f"{100 * float(np.mean(case.images == 0)):.0f} % of the pixels of these images are black.",
+        "The paper's results are on ImageNet and CIFAR-10, so their direction is compared and not "
+        "their size. A direction agrees where the 95 % intervals of attack and control do not "
+        "overlap.",
     ]
 
 
 def _step(setting: Setting) -> str:
-    return f"2 ε / {QUICK_ITERATIONS}" if setting.quick else "1/255"
+    return f"2 ε / {QUICK_ITERATIONS} (--quick)" if setting.quick else "1/255"
 
 
 def _draw_maps(case: Case, outcomes: Outcomes, size: float) -> Any:
@@ -418,7 +427,7 @@ def _draw_curves(outcomes: Outcomes) -> Any:
 def _draw_curve(ax: Any, sizes: Any, kind: str, key: str, colour: str) -> None:
     there = [size for size in sizes if kind in sizes[size]]
     points = np.array([interval(sizes[size][kind].values[key]) for size in there])
-    if len(there) == len(sizes) - 1:  # from no change, the same map; not across sizes left out
+    if len(there) == len(sizes) - 1:  # begin at ε = 0, unless sizes between have no attack
         there, points = [0.0, *there], np.concatenate([np.ones((1, 3)), points])
     mean, low, high = points.T
     places = 255 * np.array(there)

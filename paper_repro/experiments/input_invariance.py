@@ -1,4 +1,4 @@
-"""Maps of two networks that are one but for a shift of their inputs (unreliability, figs. 2–5)."""
+"""Maps of a network, and of one that undoes a shift of its inputs (unreliability, figs. 2–5)."""
 
 from typing import Any
 
@@ -28,15 +28,16 @@ from paper_repro.experiments.shift_study import (
     summary,
 )
 from paper_repro.networks import digits, training
+from paper_repro.report.accuracy import close_to
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal
 from xattr import metrics, plot
 
 EXACT = 1e-10
-"""Maps in float64 that differ by less, relative to their largest value, count as identical."""
+"""Maps in float64 are identical if they differ by less, relative to their largest value."""
 APART = 1e-2
-"""Maps that differ by more on every image count as different."""
+"""Maps are different if they differ by more on every image."""
 VISIBLE = 0.1
-"""What is hidden in the shift counts as visible if the map's correlation with it rises by more."""
+"""An image hidden in the shift is visible if the map's correlation with it rises by more."""
 
 
 def run(setting: Setting) -> Result:
@@ -64,14 +65,14 @@ def _stated(name: str, shift: str) -> bool | None:
 
 
 def _agrees(stated: bool | None, apart: np.ndarray) -> bool | None:
-    """Tell whether maps are identical where that is stated, or differ on every image."""
+    """Tell whether maps are identical, if that is stated, or else differ on every image."""
     if stated is None:
         return None
     return bool(apart.max() < EXACT if stated else apart.min() > APART)
 
 
 def _number(value: float) -> str:
-    """Write a relative difference: to three digits, or as a power of ten if it is tiny."""
+    """Write a relative difference with three digits, or with one if it is tiny: 6e−7."""
     if value == 0:
         return "0"
     if value < 1e-3:
@@ -109,8 +110,9 @@ def _network_claims(study: Study) -> list[Claim]:
             "98.3 % for both",
             f"{first:.2f} % and {second:.2f} % ({count:,} images; network 1 on all 10,000: "
             f"{100 * study.trained.test_accuracy:.2f} %)",
-            training.close_to(first / 100, 0.983, count) and abs(second - first) < 0.05,
-            "rate and batch are not given; three standard errors count as agreement",
+            close_to(first / 100, 0.983, count) and abs(second - first) < 0.05,
+            "the paper does not give rate and batch size; a difference of at most three standard "
+            "errors counts as agreement",
         ),
         Claim(
             "f₂(x + m) = f₁(x), three shifts (§2)",
@@ -118,7 +120,8 @@ def _network_claims(study: Study) -> list[Claim]:
             f"largest relative difference {_number(worst)} in float32, {_number(exact)} in "
             f"float64; the same class for {100 * same:.2f} % of the images",
             worst <= 1e-5 and exact <= EXACT,
-            "largest difference of a logit over largest logit; 1e−5 counts in float32",
+            "the largest difference of a logit, divided by the largest logit; at most 1e−5 counts "
+            "as equal in float32",
         ),
     ]
 
@@ -130,7 +133,7 @@ DRAWN = [
     ("fig. 5, cat", CAT, FIGURE_4),
     ("arXiv version 1, constant shift", CONSTANT, SMOOTHED),
 ]
-"""The paper's figures: what is shifted how, and which methods are drawn."""
+"""The paper's figures: (name, shift, methods that it shows)."""
 
 
 def _map_claims(study: Study) -> list[Claim]:
@@ -157,14 +160,14 @@ def _remark(name: str, shift: str, study: Study) -> str:
         other = _measured(study.apart(name, OTHER_CHECKERS))
         followed = _measured(study.apart("IG, shifted baseline", shift))
         return (
-            f"black is 0 on this board, so this is IG from zero; on a board of −1 and 0: {other}; "
-            f"with the baseline shifted by the board, too: {followed}"
+            "black is 0 on this board, so this is IG from zero. On a board of −1 and 0 the "
+            f"difference is {other}; with the baseline shifted by the board, too, it is {followed}"
         )
     if name == "DTD, LRP root" and shift == CONSTANT:
         included = _measured(study.apart("DTD, LRP root, bias in", shift))
         return (
-            "bias left out of the denominator; with it the rule is gradient ⊙ input, as in the "
-            f"authors' code: {included}"
+            "the bias is left out of the denominator. With it, as in the authors' code, the rule "
+            f"is gradient ⊙ input, and the difference is {included}"
         )
     return ""
 
@@ -193,7 +196,7 @@ def _hidden_claims(study: Study) -> list[Claim]:
         Claim(
             "without clipping, gradient ⊙ input would show only the cat (§4)",
             "the cat alone",
-            f"the drawing ŝ, to a relative {_number(float(gap.max()))}",
+            f"the drawing ŝ, with a relative difference of {_number(float(gap.max()))}",
             bool(gap.max() < 1e-6),
         )
     )
@@ -202,13 +205,13 @@ def _hidden_claims(study: Study) -> list[Claim]:
 
 def _hidden_remark(study: Study, shift: str, likeness: Any) -> str:
     included = float(likeness("DTD, LRP root, bias in", shift).mean())
-    remark = f"with the bias, as in the authors' code: {decimal(included, 2)} after"
+    remark = f"with the bias, as in the authors' code, it is {decimal(included, 2)} after"
     if shift != CAT:
         return remark
     before, after = (float(study.outline("DTD, LRP root", at).mean()) for at in ("", shift))
     return (
-        f"its outline does (rank correlation of absolute values {decimal(before, 2)} before, "
-        f"{decimal(after, 2)} after), but denominators near 0 give both signs; {remark}"
+        f"the outline of the cat shows (rank correlation of absolute values {decimal(before, 2)} "
+        f"before, {decimal(after, 2)} after), but denominators near 0 give both signs; {remark}"
     )
 
 
@@ -216,19 +219,19 @@ def _pattern_claims(study: Study) -> list[Claim]:
     claims = []
     reasons = {
         "linear": "",
-        "relu": "E₊[x y] − E₊[x] E[y] moves by m (E₊[y] − E[y]): the covariance of a part of the "
-        "data does not undo the shift; patterns kept from network 1 do",
+        "relu": "a shift by m changes E₊[x y] − E₊[x] E[y] by m (E₊[y] − E[y]), because E₊ is over "
+        "a part of the data. With patterns kept from network 1, PA is invariant",
     }
     for kind, text in (("linear", "eq. 2, linear"), ("relu", "the estimator for ReLUs")):
         row = study.estimated[kind][CONSTANT]
         first, worst = row["patterns"]["h1"], row["PA"]["max"]
         claims.append(
             Claim(
-                f"PA is invariant by construction, patterns estimated anew on the shifted data "
-                f"({text}) (§3.3.2)",
+                "PA is invariant by construction (§3.3.2), with patterns estimated anew on the "
+                f"shifted data: {text}",
                 "identical maps",
-                f"the first layer's patterns change by a relative {_number(first['median'])} "
-                f"(median unit), PA by {_number(row['PA']['mean'])} (max {_number(worst)}), PN by "
+                f"relative change of the first layer's patterns {_number(first['median'])} (median "
+                f"unit), of PA {_number(row['PA']['mean'])} (max {_number(worst)}), of PN "
                 f"{_number(row['PN']['mean'])}",
                 worst < EXACT,
                 reasons[kind],
@@ -341,35 +344,37 @@ def _notes(study: Study, setting: Setting) -> list[str]:
     share = float((np.abs(study.cases[CAT].shift) >= CLIP).mean())
     recipe = training.recipe_of(NETWORK, setting)
     return [
-        f"Network 1: 784-1024-1024-1024-10, ReLU, SGD at rate {recipe.learning_rate} with batches "
-        f"of {recipe.batch}, {study.trained.steps:,} steps, test accuracy "
-        f"{100 * study.trained.test_accuracy:.2f} %. Network 2: the same weights, "
-        "b₂ = b₁ − Wᵀm in the first layer (`xattr.attacks.mean_shift`). Explained: the logit of "
-        f"the predicted class, which is the label for {right} of the {size.images} test images "
-        "(drawn by the seed).",
-        "The claims are exact, so maps are computed in float64: identical means a relative "
-        f"difference below {_number(EXACT)} on every image, different means above {_number(APART)} "
-        "on every image.",
-        f"Shifts: −1; a checkerboard of 0 and 1 in squares of {CELL}×{CELL} pixels (the paper "
-        "gives neither values nor size), and one of −1 and 0, where black is not zero; the cat "
-        f"m = clip(ŝ / ∇f₁(x) − x, ±{CLIP}), one for each image, ŝ a drawing whose largest value "
-        f"is that of |gradient ⊙ input| ({100 * share:.0f} % of the pixels are clipped). The black "
-        "baseline is the smallest pixel of the shifted data set; the shifted one is zero + m.",
-        f"IG: Gauss–Legendre, {size.nodes} nodes. DTD with the LRP root: the z-rule, bias left out "
-        "of the denominator; the authors' code is gradient ⊙ input, the z-rule with the bias. "
-        f"Patterns: ReLU estimator, {size.pattern_images:,} training images of network 1, kept for "
-        f"network 2. SmoothGrad: {size.samples} samples, the same noise for both networks, of "
-        f"deviation {NOISE} (max − min) of the image before the shift: the range of x + m is "
-        "another under the checkerboard and the cat. SmoothGrad is in version 1 "
-        "of the paper on arXiv (its figure 4).",
-        f"A hidden image counts as visible if the correlation with it rises by more than "
-        f"{VISIBLE}: of the map with the cat, of its absolute values with the checkerboard.",
-        "Colours: red positive, blue negative, each panel scaled to its own 99.5th percentile.",
+        "Network 1 is 784-1024-1024-1024-10 with ReLU. It is trained by SGD at rate "
+        f"{recipe.learning_rate} with batches of {recipe.batch} for {study.trained.steps:,} steps; "
+        f"its test accuracy is {100 * study.trained.test_accuracy:.2f} %. Network 2 has the same "
+        "weights, and b₂ = b₁ − Wᵀm in the first layer (`xattr.attacks.mean_shift`). The maps "
+        f"explain the logit of the predicted class, which is the label for {right} of the "
+        f"{size.images} test images (drawn by the seed).",
+        "The claims are exact, so maps are computed in float64. Maps are identical if their "
+        f"relative difference is below {_number(EXACT)} on every image, and different if it is "
+        f"above {_number(APART)} on every image.",
+        "The shifts are −1, checkerboards and a cat. One checkerboard has squares of "
+        f"{CELL}×{CELL} pixels with 0 and 1 (the paper gives neither values nor size); another has "
+        "−1 and 0, so that black is not zero. The cat is a shift for each image, "
+        f"m = clip(ŝ / ∇f₁(x) − x, ±{CLIP}): ŝ is a drawing whose largest value is that of "
+        f"|gradient ⊙ input|, and {100 * share:.0f} % of the pixels are clipped. The black "
+        "baseline is the smallest pixel of the shifted data set; the shifted baseline is zero + m.",
+        f"IG takes {size.nodes} Gauss–Legendre nodes. DTD with the LRP root is the z-rule with the "
+        "bias left out of the denominator; the authors' code is gradient ⊙ input, which is the "
+        "z-rule with the bias. Patterns are fitted to "
+        f"{size.pattern_images:,} training images of network 1 by the ReLU estimator, and kept for "
+        f"network 2. SmoothGrad takes {size.samples} samples, with the same noise for both "
+        f"networks. Its deviation is {NOISE} (max − min) of the image before the shift, because "
+        "checkerboard and cat change the range of x + m. SmoothGrad is in version 1 of the paper "
+        "on arXiv (its figure 4).",
+        f"A hidden image is visible if the correlation with it rises by more than {VISIBLE}: that "
+        "of the map with the cat, that of its absolute values with the checkerboard.",
+        "Red is positive and blue negative; each panel is scaled to its own 99.5th percentile.",
     ]
 
 
 def _constant_figure(study: Study) -> Any:
-    """Draw figures 2 and 3, and SmoothGrad: a band of two rows for each group of methods."""
+    """Draw figures 2 and 3, and SmoothGrad: two rows for each group of methods."""
     from matplotlib.figure import Figure
 
     titles = {

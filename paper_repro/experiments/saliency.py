@@ -1,17 +1,17 @@
-"""The methods of the sanity checks, with the settings of their authors' notebooks, for digits.
+"""Not an experiment: the methods of the sanity checks, for digits, set as in their notebooks.
 
-A method here is `method(model, image, label, params, key) -> map (28, 28)`; `explain` runs it on
-many images with one compiled program a network and method.
+A method is `method(model, image, (label, params), key) -> map`, like the image. `explain` runs one
+on many images and compiles one program for each network and method. `cascade` and
+`data_randomization` use them.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 import xattr
 from xattr.targets import logit
@@ -19,11 +19,11 @@ from xattr.types import Quadrature
 
 STEPS, SAMPLES, SMOOTH_IG_SAMPLES = 50, 50, 25
 SMOOTH_IG_CHUNK = 5
-"""Noisy copies taken together: 5 × 50 gradients."""
+"""Noisy copies taken together, which makes 5 × 50 gradients."""
 
 
 def endpoints(n: int = STEPS) -> Quadrature:
-    """Return the notebooks' rule: n nodes from 0 to 1, both among them, of equal weight 1/n."""
+    """Return the notebooks' quadrature: n equidistant nodes from 0 to 1, each of weight 1/n."""
     nodes = np.linspace(0, 1, n, dtype=np.float32)
     return Quadrature(nodes, np.full(n, 1 / n, np.float32))
 
@@ -88,7 +88,7 @@ def _edges(model: Any, x: Any, args: Any, key: Any) -> Any:
 
 
 class Kind(NamedTuple):
-    """A method, how many images are taken together, and whether it needs convolutions."""
+    """A method, the number of images taken together, and whether it needs convolutions."""
 
     method: Method
     batch: int = 50
@@ -107,19 +107,18 @@ METHODS: dict[str, Kind] = {
     "CGI": Kind(_competitive),
     "edge detector": Kind(_edges),
 }
-"""By their names; the last two are no part of the paper's table: a fix, and a negative control."""
+"""Name -> method. The last two are not in the paper's table: a later fix, and a control."""
 
 
 def methods_for(network: str) -> list[str]:
-    """Return the names of the methods that the network has the layers for."""
+    """Return the names of the methods that this network has the layers for."""
     return [name for name, kind in METHODS.items() if network == "cnn" or not kind.convolutional]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _maps(name: str, model: Any, images: Any, labels: Any, params: Any, keys: Any) -> jax.Array:
     one = functools.partial(_attribute, name, model)
-    result: jax.Array = jax.vmap(one, (0, 0, None, 0))(images, labels, params, keys)
-    return result
+    return jax.vmap(one, (0, 0, None, 0))(images, labels, params, keys)
 
 
 def _attribute(name: str, model: Any, image: Any, label: Any, params: Any, key: Any) -> jax.Array:
@@ -144,13 +143,8 @@ def explain(
     batch = min(METHODS[name].batch, len(images))
     parts = []
     for start in range(0, len(images), batch):
-        chosen = np.minimum(np.arange(start, start + batch), len(images) - 1)  # one shape for all
+        # The last batch repeats an image: a batch of another shape would recompile.
+        chosen = np.minimum(np.arange(start, start + batch), len(images) - 1)
         part = _maps(name, model, images[chosen], labels[chosen], params, keys[chosen])
         parts.append(np.asarray(part)[: len(images) - start])
     return np.concatenate(parts)
-
-
-def shown(work: Iterable[Any], text: str, progress: bool) -> Iterable[Any]:
-    """Show the progress of a loop on stderr."""
-    bar: Iterable[Any] = tqdm.tqdm(work, desc=text, leave=False, disable=not progress)
-    return bar

@@ -1,4 +1,7 @@
-"""Maps of two networks that are one but for a shift of their inputs: what is measured."""
+"""Not an experiment: maps of a network, and of one whose first bias undoes a shift of its inputs.
+
+`input_invariance` draws and judges what is measured here.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -10,8 +13,8 @@ import numpy as np
 
 import xattr
 from paper_repro.data import mnist
-from paper_repro.experiments.saliency import shown
 from paper_repro.networks import digits, training
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Setting
 from xattr import attacks, composites, metrics, quadrature, rules, targets
 
@@ -22,7 +25,9 @@ SHAPE = (28, 28, 1)
 CELL = 4
 """Pixels along a side of the checkerboard's squares."""
 CLIP = 0.3
+"""The largest change of a pixel by the shift that hides the cat."""
 NOISE = 0.15
+"""SmoothGrad's deviation as a share of the range of the unshifted image."""
 Z_RULE = composites.every_layer(rules.zero())
 
 BATCH = 5
@@ -44,13 +49,13 @@ QUICK = Size(images=5, test_images=500, pattern_images=200, nodes=16, samples=4)
 
 
 class Case(NamedTuple):
-    """An image, the first bias of its network, and what methods take; of many, with an axis."""
+    """An image, the first bias of its network, and what methods need; or many, along an axis."""
 
     image: Any
     label: Any
     bias: Any
     shift: Any
-    """What was added to the image."""
+    """m, which was added to the image."""
     black: Any
     """The smallest pixel of the data set."""
     noise: Any
@@ -92,9 +97,10 @@ BASES: dict[str, Base] = {
 
 
 class Method(NamedTuple):
-    """A method of the figures, and what the paper says: identical maps, or different ones.
+    """A method of the figures, and whether the paper says that its maps are identical.
 
-    `constant` for a shift by one number, `vector` for one by an image; None: it does not say.
+    `constant` is for a shift by one number, `vector` for one by an image; None where the paper does
+    not say.
     """
 
     short: str
@@ -145,20 +151,20 @@ SHIFTS = {
     OTHER_CHECKERS: PLAIN,
     WHOLE_CAT: PLAIN,
 }
-"""Shifts, and the methods tried on them; "" is network 1, the last two are not the paper's."""
+"""Shift -> methods tried on it. "" is network 1; the last two shifts are not in the paper."""
 
 
 class Study(NamedTuple):
-    """Everything measured that figures, tables and claims are made of."""
+    """All measurements that figures, tables and claims are made of."""
 
     size: Size
     trained: training.Trained
     cases: dict[str, Case]
-    """Of network 1 under "", of each network 2 under its shift."""
+    """Shift -> the images as that network sees them; network 1 is under ""."""
     target: np.ndarray
-    """The drawing that the cat's shift puts in the map, for each image."""
+    """The map, for each image, that the shift of the cat aims at."""
     maps: dict[tuple[str, str], np.ndarray]
-    """Of a method on a shift, (n, 28, 28)."""
+    """(Method, shift) -> maps (n, 28, 28)."""
     predictions: dict[str, dict[str, dict[str, float]]]
     estimated: dict[str, dict[str, dict[str, Any]]]
     labels: np.ndarray
@@ -166,15 +172,15 @@ class Study(NamedTuple):
 
     @property
     def example(self) -> int:
-        """The first image whose class is predicted: the one drawn."""
+        """The image that is drawn: the first whose label is predicted."""
         return int(np.argmax(self.labels == self.cases[""].label))
 
     def apart(self, name: str, shift: str) -> np.ndarray:
-        """Return the difference of the maps of networks 1 and 2, relative, for each image."""
+        """Return the relative difference of the maps of networks 1 and 2 for each image."""
         return relative(self.maps[name, ""], self.maps[name, shift])
 
     def likeness(self, name: str, shift: str, metric: Any = metrics.pearson) -> np.ndarray:
-        """Return the correlation of each map with the cat it should show."""
+        """Return the correlation of each map with the cat hidden in the shift."""
         return _correlations(metric, self.maps[name, shift], self.target)
 
     def outline(self, name: str, shift: str) -> np.ndarray:
@@ -195,12 +201,11 @@ def _correlations(metric: Any, maps: np.ndarray, hidden: np.ndarray) -> np.ndarr
 def relative(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return max |A₁ − A₂| / max |A₁| of each pair of maps."""
     axes = tuple(range(1, first.ndim))
-    found: np.ndarray = np.abs(first - second).max(axes) / np.abs(first).max(axes)
-    return found
+    return np.abs(first - second).max(axes) / np.abs(first).max(axes)
 
 
 def study_of(setting: Setting) -> Study:
-    """Train network 1, make networks 2, and take all maps."""
+    """Train network 1, make a network 2 for each shift, and take all maps."""
     size = QUICK if setting.quick else FULL
     data = mnist.load(setting.mnist_dir, progress=setting.progress)
     trained = training.network(NETWORK, setting, data)
@@ -229,7 +234,7 @@ def study_of(setting: Setting) -> Study:
 
 
 def shifted(params: Any, shift: Any) -> Any:
-    """Return network 2: its first bias undoes the shift."""
+    """Return the parameters of network 2, whose first bias undoes the shift."""
     return attacks.mean_shift(params, shift, layer="h1")
 
 
@@ -240,7 +245,7 @@ def checkerboard(low: float = 0.0) -> np.ndarray:
 
 
 def cat() -> np.ndarray:
-    """Draw the face of a cat: 1 on 0, its edges in between."""
+    """Draw the face of a cat in 1 on 0; pixels at its edges lie in between."""
     from PIL import Image, ImageDraw
 
     fine = 8
@@ -267,7 +272,7 @@ def cat() -> np.ndarray:
 def _cases(
     params: Any, images: np.ndarray, everything: np.ndarray, seed: int
 ) -> tuple[dict[str, Case], np.ndarray]:
-    """Return the images as networks 1 and 2 see them, and the cat that each map shall show."""
+    """Return the images as networks 1 and 2 see them, and the cat hidden for each map."""
     images = images.astype(np.float64)
     labels = np.asarray(training.predictions(MODEL, params, images), np.int32)
     lowest = everything.min(0).astype(np.float64)
@@ -303,7 +308,7 @@ def _bias(params: Any, shift: Any) -> Any:
 
 @jax.jit
 def _hiding(images: Any, labels: Any, params: Any, drawing: Any) -> Any:
-    """Return the map wanted of each image, and the shifts that give it, clipped and not."""
+    """Return the map that each image is to get, and the shifts for it, clipped and whole."""
 
     def one(image: Any, label: Any) -> Any:
         args = (label, params)
@@ -333,7 +338,7 @@ def _all_maps(
 def _maps(
     names: tuple[str, ...], size: Size, cases: Case, params: Any, patterns: Any
 ) -> dict[str, jax.Array]:
-    """Return the maps of several methods, all of them SmoothGrad's or none, each (n, 28, 28)."""
+    """Return name -> maps (n, 28, 28) of several methods, which are all SmoothGrad's or none."""
 
     def one(case: Case) -> Any:
         own = {**params, "h1": {**params["h1"], "bias": case.bias}}
@@ -345,7 +350,7 @@ def _maps(
         args = (case.label, own)
         if names != SMOOTHED:
             return together(F, case.image, args=args)
-        # One noise for all of them: its program is what takes long to compile.
+        # All methods share the noise, because its program is what takes long to compile.
         return xattr.smooth_grad(
             F,
             case.image,
@@ -391,7 +396,7 @@ def _estimated(
     params: Any,
     patterns: dict[tuple[str, str], Any],
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Compare patterns fitted for network 1 and anew for network 2, and the maps they give."""
+    """Compare patterns fitted to network 1 with those fitted to network 2, and their maps."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     names = {"PN": "PatternNet", "PA": "DTD, PA root"}
     explain = functools.partial(_maps, tuple(names.values()), QUICK)
@@ -415,10 +420,9 @@ def _estimated(
 
 
 def _changes(before: Any, after: Any) -> np.ndarray:
-    """Return |a' − a| / |a| of each unit that has a pattern."""
+    """Return |a' − a| / |a| for each unit whose pattern is not 0."""
     sizes = np.linalg.norm(before, axis=0)
-    changes: np.ndarray = np.linalg.norm(after - before, axis=0)[sizes > 0] / sizes[sizes > 0]
-    return changes
+    return np.linalg.norm(after - before, axis=0)[sizes > 0] / sizes[sizes > 0]
 
 
 # Predictions ----------------------------------------------------------------------------------
@@ -452,19 +456,17 @@ def _scores(params: Any, images: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _batch_scores(params: Any, images: Any) -> jax.Array:
-    found: jax.Array = jax.vmap(MODEL, (0, None))(images, params)
-    return found
+    return jax.vmap(MODEL, (0, None))(images, params)
 
 
 @jax.jit
 def _own_scores(params: Any, images: Any, shifts: Any) -> jax.Array:
-    """Return the scores of images that have a network 2 each."""
+    """Return the scores of images that each have a network 2 of their own."""
 
     def one(image: Any, shift: Any) -> jax.Array:
         return MODEL(image + shift, shifted(params, shift))
 
-    found: jax.Array = jax.vmap(one)(images, shifts)
-    return found
+    return jax.vmap(one)(images, shifts)
 
 
 def _agreement(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Common zeros push the rank correlation of unrelated positive vectors to one (note, fig. 1)."""
+"""Common zeros bring the rank correlation of unrelated positive vectors to one (note, fig. 1)."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paper_repro.experiments.saliency import shown
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
 from xattr import metrics
 
@@ -15,20 +15,20 @@ SHOWN = [56 * i for i in range(14)] + [783]
 
 
 def closed_form(zeros: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """Return the expected correlation of average ranks, for `zeros` common zeros among `size`.
+    """Return the expected rank correlation of two vectors of `size` with k = `zeros` common zeros.
 
-    E ρ = A / (A + q (m² − 1) / 12), A = p q n² / 4, p = k / n, q = 1 − p, m = n − k: the shared
-    step between zeros and others, against the variance of the ranks within the others.
+    E ρ = A / (A + q (m² − 1) / 12) with A = p q n² / 4, p = k / n, q = 1 − p and m = n − k. A is
+    what the step from zeros to other values, which the vectors share, adds to the variance of the
+    ranks; q (m² − 1) / 12 is the variance of the ranks among the others, which they do not share.
     """
     p = np.asarray(zeros) / size
     q, m = 1 - p, size - np.asarray(zeros)
     between = p * q * size**2 / 4
-    expected: np.ndarray = between / (between + q * (m**2 - 1) / 12)
-    return expected
+    return between / (between + q * (m**2 - 1) / 12)
 
 
 def run(setting: Setting) -> Result:
-    """Draw pairs of vectors for every number of zeros; compare with the closed form."""
+    """Draw pairs of vectors for each number of zeros, and compare with the closed form."""
     zeros = np.arange(0, SIZE, 56 if setting.quick else 7)
     zeros = np.unique([*zeros, *SHOWN])
     pairs = 100 if setting.quick else 2_000
@@ -73,7 +73,7 @@ def run(setting: Setting) -> Result:
                 bool(mean[-1] > 0.999),
             ),
             Claim(
-                "largest difference of mean and closed form",
+                "largest difference between mean and closed form",
                 "≤ .003 (our closed form; not in the note)",
                 f"{apart:.4f} over {len(zeros)} numbers of zeros, {pairs} pairs each",
                 apart <= 3e-3,
@@ -91,8 +91,9 @@ def run(setting: Setting) -> Result:
             )
         ],
         notes=[
-            f"Two vectors of {SIZE} uniform numbers, of which the first k are zero in both; the "
-            "rank correlation with average ties. With all 784 zero it is undefined."
+            f"A pair is two vectors of {SIZE} uniform numbers, of which the first k are zero in "
+            "both. Its rank correlation takes average ranks for ties; it is undefined when all 784 "
+            "are zero."
         ],
     )
 
@@ -104,8 +105,7 @@ def _correlations(key: Any, zeros: Any, pairs: int) -> jax.Array:
         kept = jnp.arange(SIZE) >= zeros
         return metrics.spearman(jnp.where(kept, a, 0), jnp.where(kept, b, 0))
 
-    result: jax.Array = jax.vmap(one)(jax.random.split(key, pairs))
-    return result
+    return jax.vmap(one)(jax.random.split(key, pairs))
 
 
 def _draw(

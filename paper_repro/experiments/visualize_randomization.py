@@ -8,16 +8,16 @@ import numpy as np
 import xattr
 from paper_repro.data import mnist
 from paper_repro.experiments.cascade import integrated, label_of, order_of, sampled, stages_of
-from paper_repro.experiments.saliency import shown
 from paper_repro.networks import digits, training
+from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table
 
 ROWS = (8, 3, 5, 2, 4)
-"""A digit of each of these classes, if there is one; the note speaks of its "8"."""
+"""The figure shows one digit of each class that was drawn; the note speaks of an "8"."""
 
 
 def run(setting: Setting) -> Result:
-    """Draw the maps of a few digits at every stage; sum those of many."""
+    """Draw the maps of a few digits at every stage, and sum the maps of many."""
     data = mnist.load(setting.mnist_dir, progress=setting.progress)
     trained = training.network("cnn", setting, data)
     images, labels = sampled(data, 50, setting.seed)
@@ -51,8 +51,8 @@ def run(setting: Setting) -> Result:
                 "approaches 0",
                 f"mean |Σ| {size[0]:.2f} trained, then {', '.join(f'{v:.2g}' for v in size[1:])}",
                 bool(size[-1] < 0.01 * size[0]),
-                "because the note draws from N(0, 0.01²): with the initialiser before training "
-                f"(deviation 0.1, biases 0.1) the last is {own_size[-1]:.2f}",
+                "this follows from the note's N(0, 0.01²); layers drawn as before training "
+                f"(deviation 0.1, biases 0.1) end at {own_size[-1]:.2f}",
             ),
             Claim(
                 "the sum is about logit(image) − logit(black)",
@@ -78,10 +78,11 @@ def run(setting: Setting) -> Result:
             )
         ],
         notes=[
-            "CNN of the sanity checks, integrated gradients of the true class's logit from black, "
-            "50 midpoints; layers drawn from N(0, 0.01²), cut at two deviations, from the output "
-            "down. Green pixels speak for the class, red ones against; each map has its own scale; "
-            "Σ is the sum of the raw values. The note does not say which digits it shows.",
+            "The network is the CNN of the sanity checks. Integrated gradients explain the logit "
+            "of the true class from black, with 50 midpoints. Layers are drawn from N(0, 0.01²), "
+            "cut at two deviations, from the output down. Green pixels speak for the class and red "
+            "ones against it. Each map has its own scale; Σ is the sum of the raw values. The note "
+            "does not say which digits it shows.",
         ],
     )
 
@@ -102,7 +103,7 @@ def _stages(
 
 
 def _signs(maps: np.ndarray) -> np.ndarray:
-    """Return for each random stage the share of pixels, not 0, that keep the trained sign."""
+    """Return, for each randomized stage, the share of nonzero pixels that keep their sign."""
     kept = [((maps[0] * later) > 0).sum() / (maps[0] * later != 0).sum() for later in maps[1:]]
     return np.array(kept)
 

@@ -1,6 +1,6 @@
 """The networks that the papers trained on MNIST, in flax; each takes one image (28, 28, 1).
 
-Layers bear the names that the randomization experiments use, from the input to the output.
+The experiments on randomization address layers by the names given here.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Initializer = Callable[..., jax.Array]
 Activation = Callable[[jax.Array], jax.Array]
 
 SMOOTHNESS = 20.0
-"""β of the softplus twins: softplus(βz)/β is at most log(2)/β = 0.035 above ReLU."""
+"""β of the smooth networks: softplus(βz)/β is at most log(2)/β = 0.035 above ReLU."""
 
 
 class Cnn(nn.Module):
@@ -39,14 +39,14 @@ class Cnn(nn.Module):
             hidden = self.activation(nn.Conv(channels, (5, 5), name=name, **init)(hidden))
             hidden = max_pool(checkpoint_name(hidden, f"{name}_features"))
         hidden = self.activation(nn.Dense(1024, name="fc1", **init)(hidden.ravel()))
-        logits: jax.Array = nn.Dense(10, name="output", **init)(hidden)
-        return logits
+        return nn.Dense(10, name="output", **init)(hidden)
 
 
 def max_pool(features: jax.Array) -> jax.Array:
-    """Take the largest of each 2×2 square; in XLA's CPU gradient cheaper than a reduce_window.
+    """Take the largest of each 2×2 square.
 
-    Ties share the gradient; after a ReLU they are ties of zeros, which have none.
+    XLA's gradient of this is faster on CPU than that of a reduce_window. Ties share the gradient;
+    after a ReLU ties are zeros, to which the ReLU passes none.
     """
     height, width, channels = features.shape
     squares = features.reshape(height // 2, 2, width // 2, 2, channels)
@@ -57,10 +57,7 @@ def scaled_normal(factor: float) -> Initializer:
     """Draw truncated normal weights of deviation factor / √inputs."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-        weights: jax.Array = nn.initializers.truncated_normal(factor / shape[0] ** 0.5)(
-            key, shape, dtype
-        )
-        return weights
+        return nn.initializers.truncated_normal(factor / shape[0] ** 0.5)(key, shape, dtype)
 
     return init
 
@@ -87,8 +84,7 @@ class Mlp(nn.Module):
         for name, width in zip(self.layers, self.widths, strict=False):
             dense = nn.Dense(width, name=name, kernel_init=self._init())
             hidden = self.activation(dense(hidden))
-        logits: jax.Array = nn.Dense(10, name="output", kernel_init=self._init())(hidden)
-        return logits
+        return nn.Dense(10, name="output", kernel_init=self._init())(hidden)
 
     def _init(self) -> Initializer:
         return scaled_normal(self.factor)
@@ -99,7 +95,7 @@ NETWORKS: dict[str, Any] = {
     "mlp": Mlp(),
     "mlp1024": Mlp(widths=(1024, 1024, 1024), factor=2**0.5),
 }
-"""The networks by their names in a recipe: Adebayo's CNN and MLP, Kindermans' MLP."""
+"""Name in a recipe -> network: the CNN and MLP of Adebayo et al., the MLP of Kindermans et al."""
 
 
 def initialise(network: str, key: jax.Array) -> Any:
@@ -108,30 +104,32 @@ def initialise(network: str, key: jax.Array) -> Any:
 
 
 def logits(network: str) -> Callable[..., jax.Array]:
-    """Return `model(image, params) -> (10,)`, one and the same function for a name."""
+    """Return `model(image, params) -> (10,)`.
+
+    The same name gives the same function, so that nothing is compiled twice.
+    """
     return MODELS[network]
 
 
 def smooth_logits(network: str) -> Callable[..., jax.Array]:
-    """Return `model(image, params) -> (10,)` with softplus for ReLU, for the same parameters.
+    """Return `model(image, params) -> (10,)` with softplus in place of ReLU.
 
-    It has second derivatives, which an attack on maps of gradients needs.
+    It takes the same parameters. It has second derivatives, which an attack on maps of gradients
+    needs.
     """
     return SMOOTH_MODELS[network]
 
 
 def softplus(values: jax.Array) -> jax.Array:
     """Return the smooth ReLU log(1 + exp(βz)) / β."""
-    result: jax.Array = nn.softplus(SMOOTHNESS * values) / SMOOTHNESS
-    return result
+    return nn.softplus(SMOOTHNESS * values) / SMOOTHNESS
 
 
 def model_of(network: Any) -> Callable[..., jax.Array]:
     """Return a module as the function `model(image, params)`."""
 
     def model(image: jax.Array, params: Any) -> jax.Array:
-        scores: jax.Array = network.apply({"params": params}, image)
-        return scores
+        return network.apply({"params": params}, image)
 
     return model
 

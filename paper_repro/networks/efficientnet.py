@@ -50,19 +50,19 @@ STAGES = (
 
 
 def _same(length: int, size: int, stride: int) -> tuple[int, int, int]:
-    """TensorFlow's SAME padding: output length, zeros before and after (the odd one after)."""
+    """Return TensorFlow's SAME padding: output length, zeros before, zeros after (the odd one)."""
     out = -(-length // stride)
     zeros = max((out - 1) * stride + size - length, 0)
     return out, zeros // 2, zeros - zeros // 2
 
 
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve by 1×1, as one matrix product: (H, W, C) and (1, 1, C, D) to (H, W, D)."""
+    """Convolve by 1×1 as one matrix product: (H, W, C) and (1, 1, C, D) to (H, W, D)."""
     return lax.dot_general(x, kernel[0, 0], (((2,), (0,)), ((), ())))
 
 
 def convolution(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
-    """Convolve, SAME, by XLA: (H, W, C) and (k, k, C/groups, D) to (H/s, W/s, D)."""
+    """Convolve by XLA with SAME padding: (H, W, C), (k, k, C/groups, D) to (H/s, W/s, D)."""
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
         x[None], kernel, (stride, stride), "SAME", None, None, layout, groups
@@ -72,7 +72,7 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -
 def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolve each channel by k·k shifted products: Σᵢⱼ x[s·h + i, s·w + j] kernel[i, j].
 
-    XLA's grouped convolution is slow on CPU, above all its gradient.
+    XLA's grouped convolution is slow on CPU, and its gradient is slower still.
     """
     size, channels = kernel.shape[0], x.shape[2]
     rows, top, bottom = _same(x.shape[0], size, stride)
@@ -89,7 +89,7 @@ def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 class ConvNorm(nn.Module):
     """A convolution and its batch normalization: (γ / √(σ² + ε)) ⊙ (x * K − μ) + β.
 
-    The factor goes into the kernel and the rest into one bias, in float32 at least, so that the
+    The factor is folded into the kernel and the rest into one bias, in float32 at least. So the
     traced program is a convolution and a bias in the dtype of `x`.
     """
 
@@ -144,8 +144,7 @@ class Block(nn.Module):
             y = jax.nn.relu6(ConvNorm(wide, name="expand")(y))
         y = ConvNorm(wide, self.size, self.stride, self.depthwise, name="depthwise")(y)
         y = ConvNorm(self.features, name="project")(jax.nn.relu6(y))
-        out: jax.Array = x + y if x.shape == y.shape else y
-        return out
+        return x + y if x.shape == y.shape else y
 
 
 class EfficientNetLite0(nn.Module):
@@ -167,11 +166,10 @@ class EfficientNetLite0(nn.Module):
         for index, (features, size, stride, expand) in enumerate(_blocks()):
             x = Block(features, size, stride, expand, self.depthwise, name=f"block_{index}")(x)
         x = jax.nn.relu6(ConvNorm(1280, name="head")(x))
-        logits: jax.Array = nn.Dense(1000, dtype=x.dtype, name="classifier")(x.mean((0, 1)))
-        return logits
+        return nn.Dense(1000, dtype=x.dtype, name="classifier")(x.mean((0, 1)))
 
     def _scaled(self, image: jax.Array) -> jax.Array:
-        """Bring the image into the network's own range, (255 x − 127) / 128."""
+        """Scale the image to the range the network was trained on: (255 x − 127) / 128."""
         if image.ndim != 3 or not jnp.issubdtype(image.dtype, jnp.floating):
             raise ValueError(
                 "`image` must be one image of floats in [0, 1], (H, W, 3), "
@@ -181,13 +179,18 @@ class EfficientNetLite0(nn.Module):
         return ((image.astype(_wide(dtype)) * 255 - 127) / 128).astype(dtype)
 
 
+def network(image: jax.Array, params: Any) -> jax.Array:
+    """Return the 1000 logits of one image (224, 224, 3) in [0, 1]."""
+    return EfficientNetLite0().apply({"params": params}, image)
+
+
 def _wide(dtype: Dtype) -> np.dtype:
-    """Choose the dtype for arithmetic done once: float64 if `dtype` is, else float32."""
+    """Return the dtype for arithmetic done once: float64 if `dtype` is float64, else float32."""
     return np.promote_types(dtype, np.float32)
 
 
 def _blocks() -> list[tuple[int, int, int, int]]:
-    """List the features, size, stride and expansion of every block."""
+    """List (features, kernel size, stride, expansion) of every block."""
     return [
         (stage.features, stage.size, stage.stride if index == 0 else 1, stage.expand)
         for stage in STAGES
@@ -202,13 +205,13 @@ def load(path: str | Path | None = None, *, progress: bool = True) -> dict[str, 
 
     Args:
         path: the file of weights; by default that of the package named by `WEIGHTS`.
-        progress: show pip's progress, should the package have to be fetched.
+        progress: show pip's progress if the package has to be fetched.
 
     Returns:
         float32, the parameters of the stem, the blocks, the head and the classifier.
 
     Raises:
-        DataError: if the weights cannot be had, or hold a tensor too many or too few.
+        DataError: if the weights cannot be found or fetched, or have a tensor too many or too few.
     """
     path = package_file(WEIGHTS, progress=progress) if path is None else path
     tensors = read_torch(path)
@@ -218,12 +221,11 @@ def load(path: str | Path | None = None, *, progress: bool = True) -> dict[str, 
         raise DataError(f"{path}: expected the tensor {error} of EfficientNet-Lite0") from error
     if unused := [name for name in tensors if not name.endswith("num_batches_tracked")]:
         raise DataError(f"{path}: expected EfficientNet-Lite0 alone, found also {unused}")
-    arrays: dict[str, Any] = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
-    return arrays
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
 
 
 def _params(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Take every tensor that the network uses out of `tensors`."""
+    """Move every tensor that the network uses out of `tensors`."""
     blocks = {
         f"block_{i}": _block(tensors, f"_blocks.{i}.", expand)
         for i, (_, _, _, expand) in enumerate(_blocks())

@@ -1,4 +1,4 @@
-"""What an experiment gives: figures, numbers and claims; and how it is written to a folder."""
+"""What an experiment returns (figures, numbers, claims), and how it is written to a folder."""
 
 import contextlib
 import importlib.metadata
@@ -19,17 +19,17 @@ PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-image", "xattr-jax")
 
 
 class UsageError(Exception):
-    """What was asked for cannot be done; the text says what can."""
+    """An option of the command line is wrong; the text says which one and what is expected."""
 
 
 def check_seed(seed: int) -> None:
-    """Raise unless the seed is one that NumPy and JAX take."""
+    """Raise unless both NumPy and JAX accept the seed."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed must lie between 0 and {2**32 - 1}, not {seed}")
 
 
 class Setting(NamedTuple):
-    """How an experiment is run: `quick` trains and measures little, for tests."""
+    """The options of an experiment; `quick` asks for little training and few images, for tests."""
 
     quick: bool = False
     seed: int = 0
@@ -38,7 +38,11 @@ class Setting(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A statement of a paper beside what was measured; `agrees` None: no number is printed."""
+    """A statement of a paper beside what was measured.
+
+    `agrees` is None where the paper prints no number. `why` is the likely reason of a difference,
+    or a remark.
+    """
 
     what: str
     paper: str
@@ -48,12 +52,12 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Say in a word or two whether it reproduces."""
+        """Say in a word or two whether the statement is reproduced."""
         return {True: "agrees", False: "**differs**", None: "not stated"}[self.agrees]
 
 
 class Table(NamedTuple):
-    """A table of the report; cells are text."""
+    """A table of the page; its cells are text."""
 
     title: str
     head: Sequence[str]
@@ -63,8 +67,9 @@ class Table(NamedTuple):
 class Result(NamedTuple):
     """All that an experiment reports.
 
-    `figures`: suffix of the file's name ("" for the first) -> matplotlib Figure. `numbers`: what
-    JSON can hold, with NumPy arrays. `claims` and `tables` become Markdown, `notes` its paragraphs.
+    `figures` maps the suffix of a file's name ("" for the first) to a matplotlib Figure. `numbers`
+    holds what JSON can hold, and arrays. `claims` and `tables` become tables of the Markdown page,
+    `notes` its paragraphs.
     """
 
     title: str
@@ -76,7 +81,7 @@ class Result(NamedTuple):
 
 
 def write(name: str, result: Result, setting: Setting, seconds: float, out: Path) -> list[Path]:
-    """Write the figures, NAME.json and NAME.md to `out`, each complete or not at all."""
+    """Write the figures, NAME.json and NAME.md to `out`; no file is left half-written."""
     written = []
     pictures = []
     for suffix, figure in result.figures.items():
@@ -100,7 +105,7 @@ def write(name: str, result: Result, setting: Setting, seconds: float, out: Path
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder and raise unless it can be written to: before the work, not after it."""
+    """Make the folder, and raise before the work begins if it cannot be written to."""
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -108,7 +113,7 @@ def check_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Say which option is at fault where the block cannot write."""
+    """Turn an OSError of the block into an error that names `--out`."""
     try:
         yield
     except OSError as error:
@@ -116,7 +121,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def _shrink(path: Path) -> None:
-    """Keep 256 colours of a picture: a third of its bytes, and no difference to be seen."""
+    """Keep 256 colours of a picture: it has a third of the bytes and looks the same."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -140,12 +145,12 @@ def _facts(name: str, setting: Setting, seconds: float) -> dict[str, Any]:
 
 def _json(facts: dict[str, Any], numbers: dict[str, Any]) -> str:
     text = json.dumps({**facts, "numbers": _plain(numbers)}, indent=1, ensure_ascii=False)
-    # Lists of numbers on one line each: a table can be read, and its changes too.
+    # A list of numbers stays on one line, so that people can read the file and its changes.
     return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """Turn arrays into lists, floats into six digits, NaN into None."""
+    """Turn arrays into lists, round floats to six digits, and turn NaN and ∞ into None."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (np.ndarray, jax.Array)):
@@ -186,11 +191,11 @@ def gallery(folder: Path, names: Iterable[str]) -> str:
     """Return the page that shows every experiment's figures and claims, from its JSON."""
     parts = [
         "# The papers' experiments, repeated",
-        "Written by `python -m paper_repro gallery` from the numbers in `results/`; each "
-        "experiment's page there has its setup, all tables, versions and duration. The note: "
-        "Sundararajan & Taly 2018; sanity checks: Adebayo et al. 2018, their notebooks and slides; "
-        "unreliability: Kindermans, Hooker et al. 2017. The networks are trained on the first run "
-        "(`python -m paper_repro train`) and cached.",
+        "`python -m paper_repro gallery` writes this page from the numbers in `results/`, where "
+        "each experiment has a page with its setup, all tables, versions and duration. *The note* "
+        "is Sundararajan & Taly 2018; *sanity checks* are those of Adebayo et al. 2018, with their "
+        "notebooks and slides; *unreliability* is Kindermans, Hooker et al. 2017. The first run "
+        "trains the networks (`python -m paper_repro train`) and caches them.",
     ]
     for name in names:
         source = folder / f"{name}.json"
@@ -220,8 +225,15 @@ def decimal(value: float, digits: int = 3) -> str:
     return sign + (size[1:] if float(size) < 1 else size)
 
 
+def with_interval(mean: float, low: float, high: float, *, digits: int = 3) -> str:
+    """Write a mean and its interval: .424 [.413, .437]; the mean alone where `low` is NaN."""
+    if np.isnan(low):
+        return decimal(mean, digits)
+    return f"{decimal(mean, digits)} [{decimal(low, digits)}, {decimal(high, digits)}]"
+
+
 def interval(values: np.ndarray, level: float = 0.95, axis: int = 0) -> tuple[Any, Any, Any]:
-    """Return mean, low and high of a normal confidence interval, NaN left out."""
+    """Return the mean and a normal confidence interval: mean, low, high; NaN are left out."""
     from statistics import NormalDist
 
     values = np.asarray(values, np.float64)

@@ -1,4 +1,4 @@
-"""Similarity of two maps (28, 28): rank correlations of xattr, SSIM and HOG of scikit-image."""
+"""How alike two maps (28, 28) are: rank correlations of xattr, SSIM and HOG of scikit-image."""
 
 import warnings
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 from xattr import metrics
 
 SSIM_WINDOW = 5
-"""Adebayo et al., appendix B."""
+"""Pixels along a side of its windows, from Adebayo et al., appendix B."""
 HOG_CELL = 7
-"""Adebayo et al. take cells of 16 pixels, for ImageNet: 28 pixels hold no block of 3 × 3 such."""
+"""Adebayo et al. take cells of 16 pixels for ImageNet; 3 × 3 of these do not fit in 28 pixels."""
 
 METRICS = ("abs", "signed", "nonzero", "SSIM", "HOG")
 
@@ -46,8 +46,7 @@ def _unit(attributions: np.ndarray) -> np.ndarray:
     """Scale |A| to [0, 1]; a constant map becomes zeros."""
     size = np.abs(np.asarray(attributions, np.float64))
     span = size.max() - size.min()
-    unit: np.ndarray = (size - size.min()) / (span or 1.0)
-    return unit
+    return (size - size.min()) / (span or 1.0)
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
@@ -64,5 +63,5 @@ def hog(first: np.ndarray, second: np.ndarray) -> float:
     cells = (HOG_CELL, HOG_CELL)
     a, b = (histograms(values, pixels_per_cell=cells) for values in (first, second))
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        warnings.simplefilter("ignore")  # a constant map has no correlation: NaN
+        warnings.simplefilter("ignore")  # NaN is wanted where a constant map has no correlation
         return float(np.corrcoef(a, b)[0, 1])

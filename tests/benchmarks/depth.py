@@ -1,10 +1,10 @@
-"""How the first call of backward rules grows with the depth of the network.
+"""How the time of a first call of backward methods grows with the depth of the network.
 
     pip install -e '.[bench]' && python tests/benchmarks/depth.py
 
-Transformers of 6 to 24 unrolled pre-norm blocks (LayerNorm, attention, MLP; flax). A first call is
-traced, lowered and compiled in a process that holds no programs yet; the table gives its CPU time
-over that of `jax.grad` of the same network, and the CPU time of a run over that of the gradient's.
+Transformers of 6 to 24 unrolled pre-norm blocks (LayerNorm, attention, MLP; flax). A first call
+traces, lowers and compiles while JAX holds no programs. The table gives the CPU time of a method's
+first call, and of a later run, as multiples of those of `jax.grad` of the same network.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     for name in METHODS:
-        seconds(name, 1)  # what any first call needs
+        seconds(name, 1)  # sets up what any first call needs
     print(f"JAX {jax.__version__}, medians of {options.repeats}: first call (run)\n")
     print(f"| blocks | {' | '.join(METHODS)} |\n|{'---|' * (len(METHODS) + 1)}")
     for depth in options.depths:

@@ -2,12 +2,11 @@
 
     pip install -e '.[repro]' && python tests/benchmarks/first_call.py
 
-Integrated gradients inside jit, outside jit, and the plain gradient of the same network, each in
-processes of its own, in turn; the table gives medians in seconds. *f* is the time within the
-network's own Python code while it is traced, *hoisting* that of reading and splitting the program,
-*tracing* the rest of it (derivatives, vmap, the loop), *run* what is left: the run itself.
-`--cache` times two processes more that share a folder of `jax_compilation_cache_dir`, without and
-with what the first has left there.
+Integrated gradients inside jit, outside jit, and the plain gradient of the same network take turns,
+each in a process of its own. The table gives medians in seconds. *f* is the time in the network's
+own Python code while it is traced, *hoisting* that of reading and splitting the program, *tracing*
+the rest of tracing (derivatives, vmap, the loop), and *run* a second call. `--cache` times two more
+processes that share a `jax_compilation_cache_dir`: the first finds it empty, the second filled.
 """
 
 import argparse
@@ -26,7 +25,7 @@ PARTS = ("f", "hoisting", "tracing", "lowering", "XLA", "run", "all")
 
 
 def timed(function: Callable[..., Any], total: list[float]) -> Callable[..., Any]:
-    """Return the function, which then adds its time to the total."""
+    """Return the function with its time added to the total."""
 
     def run(*operands: Any, **options: Any) -> Any:
         start = time.perf_counter()
@@ -39,18 +38,18 @@ def timed(function: Callable[..., Any], total: list[float]) -> Callable[..., Any
 
 
 def one_process(network: str, way: str) -> dict[str, float]:
-    """Make the first call of this process, and return where its time has gone."""
+    """Make the first call of this process, and return the seconds of its parts."""
     import jax
     import kernel
     import rewrites
 
     import xattr
-    from xattr._integrate import hoisting
+    from xattr._integrate import straight_line
 
     (work,) = rewrites.works([network])
     in_f, in_split, events = [0.0], [0.0], {"to_mlir": 0.0, "backend": 0.0}
     f = timed(work.make(), in_f)
-    hoisting.split_program = timed(hoisting.split_program, in_split)
+    straight_line.split_program = timed(straight_line.split_program, in_split)
 
     def listen(name: str, seconds: float, **_: Any) -> None:
         for part in events:
@@ -63,7 +62,7 @@ def one_process(network: str, way: str) -> dict[str, float]:
     else:
         make = kernel.jitted_run if way == "in jit" else kernel.kernel_run
         run = make(f, work.images, work.labels, work.params, None, work.nodes)
-    jax.block_until_ready(xattr.gradient(lambda x: x**2, 1.0))  # what any first call needs
+    jax.block_until_ready(xattr.gradient(lambda x: x**2, 1.0))  # sets up what any first call needs
     jax.monitoring.register_event_duration_secs_listener(listen)
     in_f[0] = in_split[0] = 0.0
     start = time.perf_counter()

@@ -2,10 +2,10 @@
 
     pip install -e '.[bench]' && python tests/benchmarks/kernel.py
 
-Integrated gradients of 16 images of MNIST size with 48 midpoint nodes, on the same weights, nodes
-and inputs, in one process: runs are interleaved and repeated, and the table gives the median of the
-ratios of runs made beside each other. Captum runs at its best `internal_batch_size` of those tried;
-without the extra its column is left out.
+Integrated gradients of 16 images of MNIST size with 48 midpoint nodes. All sides have the same
+weights, nodes and inputs, in one process. Runs are interleaved and repeated; the table gives the
+median of the ratios of neighbouring runs. Captum takes the best `internal_batch_size` of those
+tried; without the extra its column is left out.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Run = Callable[[], Any]
 def kernel_run(
     f: Any, images: Any, labels: Any, params: Any, chunk: int | None, nodes: int = NODES
 ) -> Run:
-    """Return the library's run, as its user writes it: vmapped, outside jit."""
+    """Return the library's run as a user writes it, vmapped and outside jit."""
     rule = xattr.quadrature.midpoint(nodes)
 
     def one(x: Any, label: Any) -> Any:
@@ -59,7 +59,7 @@ def jitted_run(
 
 
 def bare_run(f: Any, images: Any, labels: Any, params: Any, chunk: int, nodes: int = NODES) -> Run:
-    """Return the loop that one writes by hand: a jitted chunk of interpolated gradients."""
+    """Return the loop written by hand: a jitted chunk of interpolated gradients."""
 
     @jax.jit
     def step(total: Any, alphas: Any, images: Any, labels: Any, params: Any) -> Any:
@@ -81,7 +81,7 @@ def bare_run(f: Any, images: Any, labels: Any, params: Any, chunk: int, nodes: i
 
 
 def captum_run(network: Any, inputs: Any, labels: Any, batch: int | None, nodes: int) -> Run:
-    """Return captum's run on a tensor of inputs; its midpoint rule has our nodes and weights."""
+    """Return captum's run on a tensor; its riemann_middle has our nodes and weights."""
     import captum.attr
     import torch
 
@@ -100,17 +100,17 @@ def channels_first(images: Any) -> Any:
 
 
 def seconds(run: Run) -> float:
-    """Return the time of one run, to the end of its work."""
+    """Return the seconds of one run, until its result is there."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
 
 
 def interleaved(runs: dict[str, Run], repeats: int) -> dict[str, np.ndarray]:
-    """Return the times of each run, (repeats,): run beside each other, in alternate order.
+    """Return the seconds (repeats,) of each run; all runs take turns, in alternating order.
 
-    Each run is warmed up, the garbage collector is off, and a pause comes before every run, so that
-    no thread left spinning by the one before takes a core from it.
+    Each run is warmed up, and the garbage collector is off. A pause comes before every run, so that
+    no thread that still spins from the run before takes a core from it.
     """
     for run in runs.values():
         seconds(run)
@@ -130,7 +130,7 @@ def interleaved(runs: dict[str, Run], repeats: int) -> dict[str, np.ndarray]:
 
 
 def ratio_table(runs: dict[str, Run], reference: str, repeats: int) -> dict[str, float]:
-    """Return the median over repeats of each run's time to the reference's, interleaved."""
+    """Return the median ratio of each run's time to the reference's, interleaved."""
     times = interleaved(runs, repeats)
     base = times[reference]
     return {name: float(np.median(values / base)) for name, values in times.items()}
@@ -177,7 +177,7 @@ def main() -> None:
                 "jit": jitted_run(f, images, labels, params, chunk),
                 "bare": bare_run(f, images, labels, params, chunk),
             }
-            runs["again"] = runs["bare"]  # its ratio is the noise of this measurement
+            runs["again"] = runs["bare"]  # its ratio shows the noise of the measurement
             if with_captum:
                 runs["captum"] = captum_run(network, inputs, labels, batch, NODES)
             _check_equal(runs)
@@ -195,7 +195,7 @@ def _check_equal(runs: dict[str, Run]) -> None:
         if name == "captum":
             value = value.detach().numpy().transpose(0, 2, 3, 1)
         error = np.linalg.norm(np.asarray(value) - expected) / np.linalg.norm(expected)
-        assert error < 1e-3, (name, error)  # float32: a ReLU may fall on either side of its kink
+        assert error < 1e-3, (name, error)  # in float32 a ReLU may be on either side of its kink
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     pip install -e '.[bench]' && python tests/benchmarks/memory.py
 
-First the temporaries of the compiled integral for more and more nodes: they do not grow. Then the
-peak resident set of one attribution, ours and captum's with the same weights, nodes and inputs,
-each in a process of its own (Linux; without the extra, ours alone). *Before* is the resident set
-when imports, weights and network are there, *added* the peak less that: in the first call, which
-compiles, and in the second. Captum's *before* holds JAX too, by which its weights come.
+First come the temporaries of the compiled integral for growing numbers of nodes; they do not grow.
+Then comes the peak resident set of one attribution, ours and captum's, with the same weights, nodes
+and inputs, each in a process of its own (Linux; without the extra, ours alone). *Before* is the
+resident set after imports, weights and network are loaded. *Added* is the peak minus that, in the
+first call, which compiles, and in the second. Captum's *before* includes JAX, which loads its
+weights.
 """
 
 import argparse
@@ -66,10 +67,9 @@ def _ours(network: str, nodes: int, count: int, chunk: int | None) -> Any:
         model, params = models.cnn, jax.tree.map(jnp.asarray, models.cnn_params())
         images = np.ones((count, 28, 28, 1), np.float32)
     else:
-        from paper_repro import demo
         from paper_repro.networks import efficientnet
 
-        model, params = demo.network, efficientnet.load(progress=False)
+        model, params = efficientnet.network, efficientnet.load(progress=False)
         images = np.ones((count, 224, 224, 3), np.float32)
     f, labels = xattr.targets.logit(model), jnp.arange(count) % 10
     run = kernel.jitted_run(f, jnp.asarray(images), labels, params, chunk, nodes)
@@ -110,7 +110,7 @@ def measure(case: dict[str, Any]) -> None:
     gc.collect()
     before, peaks = resident("VmRSS"), []
     for _ in range(2):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         run()
         peaks.append(resident("VmHWM"))
     print(json.dumps([before, *peaks]))
@@ -119,7 +119,7 @@ def measure(case: dict[str, Any]) -> None:
 def resident(entry: str) -> int:
     """Return an entry of /proc/self/status, in bytes.
 
-    The peak, VmHWM, is `ru_maxrss` but for what a child inherits there from its parent.
+    The peak, VmHWM, is better than `ru_maxrss`, which a child inherits from its parent.
     """
     status = Path("/proc/self/status").read_text()
     found = re.search(rf"^{entry}:\s+(\d+) kB$", status, re.MULTILINE)
@@ -128,13 +128,13 @@ def resident(entry: str) -> int:
 
 
 def in_a_process(case: dict[str, Any]) -> list[int]:
-    """Return the measurement of a process of its own."""
+    """Measure in a process of its own."""
     command = [sys.executable, __file__, "--case", json.dumps(case)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def cases(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """List what is measured; captum's default takes all nodes at once."""
+    """List what is measured; by default captum takes all nodes at once."""
     efficientnet = options.efficientnet_chunk, options.efficientnet_batch
     work = [
         ("cnn", NODES, IMAGES, options.cnn_chunk, options.cnn_batch),

@@ -74,7 +74,7 @@ def torch_cnn(params: Params) -> Any:
     import torch
 
     (c1, c2, w1, w2), biases = params["weights"], params["biases"]
-    # torch flattens channels first: reorder the rows of the first dense layer.
+    # torch flattens channels first, so the rows of the first dense layer are reordered.
     w1 = w1.reshape(7, 7, 64, 1024).transpose(2, 0, 1, 3).reshape(-1, 1024)
     layers: list[Any] = []
     for weight, bias in ((c1, biases[0]), (c2, biases[1])):

@@ -3,10 +3,10 @@
     pip install -e '.[repro]' && python tests/benchmarks/quadratures.py --images FOLDER --out FOLDER
 
 Integrated gradients of EfficientNet-Lite0 (published weights) from the black image, along the
-straight line, for the class that the network says, by three scores. The error of a rule is
-Σᵢ |Aᵢ − Aᵢ*| / Σᵢ |Aᵢ*|, with A* by a reference rule that has the nodes of all the fixed rules and
-more. A run that was stopped goes on where it stood: every photograph has a file of its own in
-`--out`. The table is written to `--table`.
+straight line, for the predicted class and three scores. The error of a quadrature is
+Σᵢ |Aᵢ − Aᵢ*| / Σᵢ |Aᵢ*|. A* is by a reference that has the nodes of all fixed quadratures and more.
+Every photograph has a file of its own in `--out`, so a run that was stopped continues where it was.
+The table is written to `--table`.
 """
 
 import argparse
@@ -43,17 +43,17 @@ FORMATS = (".jpeg", ".jpg", ".png")
 
 
 def _both(point: Any, label: Any, params: Any) -> Any:
-    """Return the log-probability and the logit: from their gradients all three scores follow."""
-    logits = demo.network(point, params)
+    """Return log-probability and logit; the gradient of the probability follows from the first."""
+    logits = efficientnet.network(point, params)
     return jax.nn.log_softmax(logits)[label], logits[label]
 
 
-_logits = jax.jit(demo.network)
+_logits = jax.jit(efficientnet.network)
 
 
 @jax.jit
 def _step(totals: Any, nodes: Any, weights: Any, x: Any, label: Any, params: Any) -> Any:
-    """Add a chunk of nodes to the maps: weights (rules, nodes), totals (scores, rules, *x)."""
+    """Add a chunk: weights (quadratures, nodes) to totals (scores, quadratures, *x)."""
 
     def at(alpha: Any) -> Any:
         (log_probability, _), pull = jax.vjp(lambda y: _both(y, label, params), alpha * x)
@@ -65,9 +65,9 @@ def _step(totals: Any, nodes: Any, weights: Any, x: Any, label: Any, params: Any
 
 
 def reference_rule(extra: int) -> quadrature.Quadrature:
-    """Return the rule of all nodes of the fixed rules and of Gauss–Legendre with `extra` more.
+    """Return the quadrature of all nodes of the fixed ones and of `extra` Gauss–Legendre nodes.
 
-    A node's weight is the width of what lies nearer to it than to any other.
+    The weight of a node is the width of the part of [0, 1] that is nearer to it than to others.
     """
     rules = [*FIXED.values(), quadrature.gauss_legendre(extra)]
     nodes = np.unique(np.concatenate([rule.nodes for rule in rules]))
@@ -76,7 +76,7 @@ def reference_rule(extra: int) -> quadrature.Quadrature:
 
 
 def fixed_maps(rules: dict[str, Any], x: Any, label: Any, params: Any) -> np.ndarray:
-    """Return the maps (scores, rules, *x): a node that rules share is evaluated once."""
+    """Return the maps (scores, quadratures, *x); a shared node is evaluated once."""
     nodes = np.unique(np.concatenate([rule.nodes for rule in rules.values()]))
     nodes = np.pad(nodes, (0, -len(nodes) % demo.CHUNK), mode="edge")
     weights = np.zeros((len(rules), len(nodes)))
@@ -91,8 +91,8 @@ def fixed_maps(rules: dict[str, Any], x: Any, label: Any, params: Any) -> np.nda
 
 
 def concentrated_map(score: str, n: int, x: Any, args: Any) -> np.ndarray:
-    """Return one map by the library alone."""
-    f = demo.SCORES[score](demo.network)
+    """Return one map as the library computes it."""
+    f = demo.SCORES[score](efficientnet.network)
     path = xattr.paths.aumann_shapley(x)
     rule = quadrature.concentrated(f, path, n, probes=PROBES, args=args)
     return np.asarray(
@@ -102,7 +102,7 @@ def concentrated_map(score: str, n: int, x: Any, args: Any) -> np.ndarray:
 
 @functools.cache
 def _programs() -> tuple[Any, Any]:
-    value = demo.SCORES["probability"](demo.network)
+    value = demo.SCORES["probability"](efficientnet.network)
     axes = (0, None, None)
     forward = jax.jit(jax.vmap(value, axes))
     slope = lambda x, *args: xattr.gradient(value, x, args=args)
@@ -110,7 +110,7 @@ def _programs() -> tuple[Any, Any]:
 
 
 def cost_ratio(x: Any, label: Any, params: Any, repeats: int = 7) -> float:
-    """Return the time of a forward evaluation to that of a gradient, run beside each other."""
+    """Return the time of a forward evaluation over that of a gradient, run beside each other."""
     points = jnp.linspace(0.1, 1, demo.CHUNK)[:, None, None, None] * x[None]
     ratios = []
     for repeat in range(repeats + 1):
@@ -119,12 +119,12 @@ def cost_ratio(x: Any, label: Any, params: Any, repeats: int = 7) -> float:
             start = time.perf_counter()
             jax.block_until_ready(program(points, label, params))
             seconds.append(time.perf_counter() - start)
-        ratios += [seconds[0] / seconds[1]] if repeat else []  # the first may compile
+        ratios += [seconds[0] / seconds[1]] if repeat else []  # the first repeat may compile
     return float(np.median(ratios))
 
 
 def measure(path: Path, extra: int, params: Any) -> dict[str, Any]:
-    """Return the errors and gaps of all rules for one photograph."""
+    """Return the errors and gaps of all quadratures for one photograph."""
     x = jnp.asarray(photographs.center_crop(photographs.photograph(path)))
     label = jnp.asarray(int(np.argmax(_logits(x, params))))
     args = (label, params)
@@ -157,7 +157,7 @@ def setting(extra: int) -> dict[str, Any]:
 
 
 def kept(path: Path, out: Path, extra: int, params: Any) -> dict[str, Any]:
-    """Return the result for one photograph: from its file if there, else measured and written."""
+    """Return the result for one photograph, from its file or measured and written there."""
     file = out / f"{path.stem}.json"
     if file.exists():
         result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -170,7 +170,7 @@ def kept(path: Path, out: Path, extra: int, params: Any) -> dict[str, Any]:
 
 
 def report(results: list[dict[str, Any]], extra: int, ratio: float) -> str:
-    """Return the table, in Markdown; `ratio` is the cost of f to that of its gradient."""
+    """Return the table in Markdown; `ratio` is the cost of f over that of its gradient."""
     nodes = len(reference_rule(extra).nodes)
     lines = [
         "# Quadratures: the error of a map for its cost",
@@ -179,18 +179,17 @@ def report(results: list[dict[str, Any]], extra: int, ratio: float) -> str:
         f"--count {len(results)} --extra {extra}",
         "",
         f"Integrated gradients of EfficientNet-Lite0 for {len(results)} photographs of ImageNet's "
-        "validation set (the first of the folder by name), straight line from black, the class "
-        "that the network says. Run on two cores of an x86-64 CPU, JAX "
-        f"{jax.__version__}.",
+        "validation set (the first of the folder by name), along the straight line from black, for "
+        f"the predicted class. Run on two cores of an x86-64 CPU, JAX {jax.__version__}.",
         "",
-        f"Error: Σᵢ |Aᵢ − Aᵢ*| / Σᵢ |Aᵢ*|. The reference A* takes {nodes} nodes: those of "
-        f"all fixed rules and {extra} of Gauss–Legendre, weighted by their cells. It shares nodes "
-        "with the fixed rules, not with the concentrated ones, which makes these look a little "
-        "worse than they are. Gap: |Σᵢ Aᵢ − Δf| / |Δf|. Both: median [quartiles] over the "
-        "photographs. Cost, in gradients: one for each node and, for concentrated rules, "
-        f"{PROBES + 1} forward evaluations at {ratio:.2f} gradients each (measured side by side). "
-        "Ratio: the median over the photographs of a rule's error to the other's; lower: on how "
-        "many its error is lower.",
+        f"The error is Σᵢ |Aᵢ − Aᵢ*| / Σᵢ |Aᵢ*|. The reference A* takes {nodes} nodes: those of "
+        f"all fixed quadratures and {extra} of Gauss–Legendre, weighted by their cells. It shares "
+        "nodes with the fixed quadratures and not with the concentrated ones, which makes these "
+        "look a little worse than they are. The gap is |Σᵢ Aᵢ − Δf| / |Δf|. Both are given as "
+        "median [quartiles] over the photographs. The cost counts one gradient for each node and, "
+        f"for concentrated quadratures, {PROBES + 1} forward evaluations at {ratio:.2f} gradients "
+        "each (measured side by side). The ratio is the median over the photographs of one error "
+        "over the other; *lower* says on how many photographs the error is lower.",
     ]
     for score in SCORES:
         lines += ["", f"## {score.capitalize()}", "", *_table(results, score, ratio, extra)]
@@ -201,7 +200,7 @@ def _table(results: list[dict[str, Any]], score: str, ratio: float, extra: int) 
     def column(name: str, what: str) -> np.ndarray:
         return np.array([result[score][name][what] for result in results])
 
-    head = ["rule", "cost", "error, %", "gap, %"]
+    head = ["quadrature", "cost", "error, %", "gap, %"]
     for base in BASES:
         head += [f"ratio to {base}", "lower"]
     rows = [head, ["---"] * len(head)]

@@ -3,9 +3,9 @@
     pip install -e '.[repro]' && python tests/benchmarks/rewrites.py
 
 Integrated gradients inside jit of the networks of `versus_captum.py`, with no rewrite, with each
-alone, with all but each, and with all. The runs follow each other in one process, in alternate
-order; the table gives the median and the quartiles of the ratios to the run without a rewrite.
-What wins is kept, in its table of rewrites and versions of JAX.
+alone, with all but each, and with all. The runs take turns in one process, in alternating order.
+The table gives the median and the quartiles of the ratios to the run without a rewrite. Rewrites
+that win are kept in the module's table of rewrites and versions of JAX.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import models
 import numpy as np
 
 import xattr
-from paper_repro import demo
 from paper_repro.networks import efficientnet
 from xattr._cpu import replace
 
@@ -31,7 +30,7 @@ class Work(NamedTuple):
 
     name: str
     make: Callable[[], Any]
-    """Returns a new f: one that no cache knows."""
+    """Returns a new f, which is in no cache."""
     images: jax.Array
     labels: jax.Array
     params: Any
@@ -39,7 +38,7 @@ class Work(NamedTuple):
 
 
 def works(only: list[str]) -> Iterator[Work]:
-    """Make what is explained, one after the other."""
+    """Yield what is explained."""
     random = np.random.default_rng(1)
     digits = jnp.asarray(random.random((kernel.IMAGES, 28, 28, 1), np.float32))
     labels = jnp.arange(kernel.IMAGES) % 10
@@ -55,13 +54,13 @@ def works(only: list[str]) -> Iterator[Work]:
     for count in (1, 4):
         if f"efficientnet {count}" in only:
             params = efficientnet.load(progress=False)
-            make = lambda: xattr.targets.logit(lambda x, p: demo.network(x, p))
+            make = lambda: xattr.targets.logit(lambda x, p: efficientnet.network(x, p))
             labels = jnp.arange(count)
             yield Work(f"efficientnet {count}", make, pictures[:count], labels, params, 32)
 
 
 def settings() -> dict[str, tuple[Any, ...]]:
-    """Return the rewrites that are on, by the name of the setting."""
+    """Return name of a setting -> the rewrites that are on."""
     everything = tuple(REWRITES.values())
     alone = {f"{name} alone": (each,) for name, each in REWRITES.items()}
     without = {
@@ -81,7 +80,7 @@ def runs(
             continue
         replace.REWRITES = rewrites
         run = make_run(work.make(), work.images, work.labels, work.params, chunk, work.nodes)
-        kernel.seconds(run)  # compiled while the setting is on
+        kernel.seconds(run)  # compiles while the setting is on
         result[name] = run
     return result
 

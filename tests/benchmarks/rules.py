@@ -1,10 +1,10 @@
-"""Time backward rules against `jax.grad` of the same jitted network, side by side.
+"""Time backward methods against `jax.grad` of the same jitted network, side by side.
 
     pip install -e '.[bench]' && python tests/benchmarks/rules.py
 
-A batch of images through the MNIST CNN and EfficientNet-Lite0 (published weights), every method
-jitted and vmapped. Runs are interleaved and repeated; the table gives the median of the ratios of
-runs made beside each other, and the ratio of the times to trace and compile.
+A batch of images goes through the MNIST CNN and EfficientNet-Lite0 (published weights); every
+method is jitted and vmapped. Runs are interleaved and repeated. The table gives the median of the
+ratios of neighbouring runs, and the ratio of the times to trace and compile.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import numpy as np
 from kernel import ratio_table
 
 import xattr
-from paper_repro import demo
 from paper_repro.networks import efficientnet
 
 COMPOSITES = {
@@ -54,7 +53,7 @@ def networks(batch: int) -> dict[str, tuple[Any, Any, Any]]:
     return {
         "CNN": (xattr.targets.logit(models.cnn), digits, (3, cnn)),
         "EfficientNet-Lite0": (
-            xattr.targets.logit(demo.network),
+            xattr.targets.logit(efficientnet.network),
             pictures,
             (3, efficientnet.load(progress=False)),
         ),

@@ -2,12 +2,13 @@
 
     pip install -e '.[bench]' && python tests/benchmarks/scaling.py
 
-For the MLP and the CNN, in the caller's jit, and for captum with the same weights, nodes and inputs
-(without the extra: for a hand-written loop). Every point is timed beside the first point of its
-curve, in alternate order; what is shown is the median of the ratios of neighbours. Nodes: one
-image; images: `NODES` nodes; chunks: `CHUNKED` nodes of one image, captum's chunk being its
-`internal_batch_size`. Then the time to trace and compile, from cold, for each network, and that of
-its plain gradient. Prints tables in Markdown and writes `scaling.png` beside this file.
+The MLP and the CNN are explained in the caller's jit, and by captum with the same weights, nodes
+and inputs (without the extra, by a hand-written loop). Every point is timed beside the first point
+of its curve, in alternating order, and the median of the ratios of neighbours is shown. The curve
+over nodes has one image, that over images `NODES` nodes, and that over chunks `CHUNKED` nodes of
+one image; captum's chunk is its `internal_batch_size`. Then comes the time to trace and compile,
+from cold, for each network, and that of its plain gradient. The script prints tables in Markdown
+and writes `scaling.png` beside this file.
 """
 
 import argparse
@@ -25,7 +26,6 @@ import models
 import numpy as np
 
 import xattr
-from paper_repro import demo
 from paper_repro.data import packages
 from paper_repro.networks import efficientnet
 
@@ -91,7 +91,7 @@ def sides() -> dict[tuple[str, str], Callable[..., kernel.Run]]:
 
 
 def curve(make: Callable[..., kernel.Run], axis: str, repeats: int) -> tuple[float, Curve]:
-    """Return the seconds of the first point, and every point's ratios to it, (repeats,)."""
+    """Return the seconds of the first point, and the ratios (repeats,) of each point to it."""
     point = {"nodes": NODES, "images": 1, "chunk": None}
     if axis == "chunk":
         point["nodes"] = CHUNKED
@@ -106,7 +106,7 @@ def curve(make: Callable[..., kernel.Run], axis: str, repeats: int) -> tuple[flo
 
 
 def table(axis: str, curves: dict[tuple[str, str], tuple[float, Curve]]) -> str:
-    """Set the medians, with the quartiles, as Markdown."""
+    """Write the medians with their quartiles as Markdown."""
     values = AXES[axis]
     head = ["network", "side", *(f"{value:,}" for value in values), "first, ms"]
     label, rest = LABELS[axis]
@@ -132,7 +132,7 @@ def _quartiles(ratios: np.ndarray) -> str:
 
 
 def draw(measured: dict[str, dict[tuple[str, str], tuple[float, Curve]]]) -> Any:
-    """Draw a panel for each axis; the bars are quartiles."""
+    """Draw a panel for each axis, with bars from quartile to quartile."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -174,10 +174,10 @@ def draw(measured: dict[str, dict[tuple[str, str], tuple[float, Curve]]]) -> Any
 
 
 def compile_table() -> str:
-    """Time tracing and compiling, from cold, and that of the plain gradient."""
+    """Time tracing and compiling, from cold, of integrals and of the plain gradient."""
     image = jnp.zeros((28, 28, 1))
     cases = {name: (f, params, image) for name, (f, params, _) in networks().items()}
-    big = xattr.targets.logit(demo.network), efficientnet.load(progress=False)
+    big = xattr.targets.logit(efficientnet.network), efficientnet.load(progress=False)
     cases["EfficientNet-Lite0"] = (*big, jnp.zeros((224, 224, 3)))
     head = ["network", "gradient, s", "16 nodes, s", "1,024 nodes, s", "1,024 nodes / gradient"]
     lines = ["Time to trace and compile, from cold", "", _line(head), "|---" * len(head) + "|"]
@@ -196,7 +196,7 @@ def _compiling(method: Callable[..., Any], f: Any, params: Any, x: Any) -> float
     def attribute(x: Any, params: Any) -> Any:
         return method(f, x, args=(3, params))
 
-    jax.jit(lambda x: x + 1)(x)  # what JAX sets up once
+    jax.jit(lambda x: x + 1)(x)  # lets JAX set up what it needs once
     jax.clear_caches()
     start = time.perf_counter()
     jax.jit(attribute).lower(x, params).compile()

@@ -2,11 +2,11 @@
 
     pip install -e '.[bench]' && python tests/benchmarks/torch_efficientnet.py
 
-The other side of the benchmark against captum. Batch normalization is folded into the convolutions,
-in the same arithmetic as in `paper_repro.efficientnet`; ReLU6 works in place; parameters ask for no
-gradient; padding is TensorFlow's SAME, by the convolution itself wherever it is the same on both
-sides. Run as a script it checks the logits against JAX's and times one gradient in both memory
-formats.
+It is the network that captum explains in the benchmark. Batch normalization is folded into the
+convolutions, in the same arithmetic as in `paper_repro.networks.efficientnet`. ReLU6 works in
+place, and parameters do not ask for a gradient. Padding is TensorFlow's SAME; the convolution pads
+by itself where both sides get the same. As a script, the file checks the logits against JAX's and
+times one gradient in both memory formats.
 """
 
 import os
@@ -21,7 +21,6 @@ from kernel import channels_first
 from torch import nn
 from torch.nn import functional
 
-from paper_repro import demo
 from paper_repro.data import photographs
 from paper_repro.networks import efficientnet
 
@@ -108,9 +107,11 @@ def first_photographs(count: int) -> np.ndarray:
 
 
 def build(params: dict[str, Any], images: np.ndarray) -> EfficientNetLite0:
-    """The network, once its logits of the images are seen to be JAX's to 1e-4."""
+    """Return the network, after a check that its logits of the images are JAX's to 1e-4."""
     network = EfficientNetLite0(params).eval()
-    expected = np.asarray(jax.jit(jax.vmap(demo.network, (0, None)))(jnp.asarray(images), params))
+    expected = np.asarray(
+        jax.jit(jax.vmap(efficientnet.network, (0, None)))(jnp.asarray(images), params)
+    )
     for name, memory_format in FORMATS.items():
         with torch.inference_mode():
             found = network.to(memory_format=memory_format)(
@@ -125,7 +126,7 @@ def build(params: dict[str, Any], images: np.ndarray) -> EfficientNetLite0:
 def main() -> None:
     """Check the logits, and time a gradient in each memory format."""
     torch.set_num_threads(os.cpu_count() or 1)
-    images = photographs(4)
+    images = first_photographs(4)
     network = build(efficientnet.load(progress=False), images)
     print("logits: as JAX's to 1e-4, in both memory formats")
     for name, memory_format in FORMATS.items():

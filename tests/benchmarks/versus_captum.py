@@ -2,24 +2,24 @@
 
     pip install -e '.[bench]' && python tests/benchmarks/versus_captum.py
 
-Both sides have the same weights, midpoint nodes and inputs. Each is taken at the best of its
-settings: ours at the best of `--chunks` and at the default, captum at the best
-`internal_batch_size` and memory format. The runs of both follow each other in one process, in
-alternate order, and the table gives the median and the quartiles of the ratios of neighbours. A
-ratio below 1 says that ours is faster.
+Both sides have the same weights, midpoint nodes and inputs, and each runs at its best settings:
+ours at the best of `--chunks` and at the default, captum at the best `internal_batch_size` and
+memory format. The runs take turns in one process, in alternating order. The table gives the median
+and the quartiles of the ratios of neighbours; a ratio below 1 means that ours is faster.
 
-Before that both are seen to give the same attributions: to 1e-3 in float32, or, for
-EfficientNet-Lite0, to 1e-9 in float64 and to 1e-2 in float32. (There either side is 1e-3 to 4e-3
-from its own result in float64: rounding puts some of the ReLU6 on the other side of a kink.)
+Before that, the script checks that both give the same attributions: to 1e-3 in float32, or, for
+EfficientNet-Lite0, to 1e-9 in float64 and to 1e-2 in float32. (In float32 either side of the latter
+is 1e-3 to 4e-3 from its own result in float64, because rounding moves some inputs of ReLU6 across a
+kink.)
 
-Threads: either library may use every core. JAX's idle threads sleep at once; torch's, unless told
-otherwise, spin for some milliseconds, which is good for torch and bad for what runs next. Hence
-torch's waiting is left as it is, a pause comes before every run (`kernel.interleaved`), and the
-script looks at the start whether the process is idle after that pause. Torch has one thread between
-operations (`set_num_interop_threads`), all cores within one, and parameters that ask for no
-gradient. The garbage collector is off during a run.
+Either library may use every core. JAX's idle threads sleep at once. By default torch's spin for
+some milliseconds, which is good for torch and bad for what runs next. So torch keeps this default,
+a pause comes before every run (`kernel.interleaved`), and the script first checks that the process
+is idle after that pause. Torch has one thread between operations (`set_num_interop_threads`), all
+cores within one, and parameters that do not ask for a gradient. The garbage collector is off during
+a run.
 
-Columns: *first call* is the time of our first call, which compiles, to that of one run of captum.
+The column *first call* is the time of our first call, which compiles, over that of a run of captum.
 """
 
 import argparse
@@ -41,7 +41,6 @@ import torch
 import torch_efficientnet
 
 import xattr
-from paper_repro import demo
 from paper_repro.data import packages
 from paper_repro.networks import efficientnet
 
@@ -106,10 +105,10 @@ def mnist(name: str) -> Problem:
 
 def imagenet(count: int) -> Problem:
     """Photographs."""
-    params, images = efficientnet.load(progress=False), torch_efficientnet.photographs(count)
+    params, images = efficientnet.load(progress=False), torch_efficientnet.first_photographs(count)
     return Problem(
         "EfficientNet-Lite0",
-        xattr.targets.logit(demo.network),
+        xattr.targets.logit(efficientnet.network),
         jnp.asarray(images),
         jnp.asarray(LABELS[:count]),
         params,
@@ -121,7 +120,7 @@ def imagenet(count: int) -> Problem:
 
 
 def problems(only: list[str]) -> Iterator[Problem]:
-    """Make what is to be explained, one after the other."""
+    """Yield what is to be explained."""
     yield from (mnist(name) for name in MNIST if name in only)
     if "efficientnet" in only:
         yield from (imagenet(count) for count in (1, 4))
@@ -130,7 +129,7 @@ def problems(only: list[str]) -> Iterator[Problem]:
 def best_of(runs: dict[Any, kernel.Run]) -> tuple[Any, dict[Any, float]]:
     """Return the key of the fastest run, and the times of first calls.
 
-    After its first call, a run has three tries, but long ones do not get more than one.
+    After its first call a run has three tries, or one if it takes longer than a second.
     """
     jax.clear_caches()  # so that a first call compiles all that it needs
     first = {key: kernel.seconds(run) for key, run in runs.items()}
@@ -153,12 +152,12 @@ def captum_settings(problem: Problem) -> dict[tuple[str, int], kernel.Run]:
         attribute = kernel.captum_run(problem.network, batch, problem.labels, size, problem.nodes)
 
         def formatted() -> Any:
-            problem.network.to(memory_format=layout)  # nothing to do if it has it
+            problem.network.to(memory_format=layout)  # does nothing if the network has it
             return attribute()
 
         return formatted
 
-    # A network without convolutions has nothing that a memory format changes.
+    # The memory format makes no difference to a network without convolutions.
     formats = list(torch_efficientnet.FORMATS)[: 1 if problem.name.startswith("MLP") else 2]
     return {key: run(*key) for key in itertools.product(formats, sizes)}
 
@@ -211,7 +210,7 @@ def against_captum(problem: Problem, chunks: list[int] | None, repeats: int) -> 
 
 
 def default_chunk(problem: Problem) -> int:
-    """Return the number of gradients that the library takes together by itself."""
+    """Return the size of a chunk that the library chooses."""
     args = (problem.labels[0], problem.params)
     chosen = xattr._program.workload.chunk_size(None, problem.f, problem.images[0], args)
     size: int = xattr._core.chunks.split(problem.nodes, chosen)[0]
@@ -272,7 +271,7 @@ def polyline_settings(
 
 
 def polyline_loop(problem: Problem, waypoints: jax.Array, chunk: int) -> kernel.Run:
-    """Return the loop one writes by hand: a jitted chunk of points, velocities and gradients."""
+    """Return the loop written by hand: a jitted chunk of points, velocities and gradients."""
     pieces = waypoints.shape[1] - 1
     places = (np.arange(problem.nodes) + 0.5) * pieces / problem.nodes
     segments = places.astype(np.int32).reshape(-1, chunk)
@@ -319,7 +318,7 @@ def against_loop(problem: Problem, chunks: list[int] | None, repeats: int) -> li
 
 
 def markdown(rows: list[Row], repeats: int) -> str:
-    """Set the rows as a table, under a line about the machine."""
+    """Write the rows as a table, under a line about the machine."""
     lines = [
         f"{machine()}; {repeats} interleaved runs.",
         "",
@@ -352,7 +351,7 @@ def processor() -> str:
 
 
 def check_idle() -> None:
-    """Raise if, after the pause, threads of either library still spin."""
+    """Raise if threads of either library still spin after the pause."""
     a = np.ones((1024, 1024), np.float32)
     work = jax.jit(lambda x: x @ x)
     for run in (lambda: work(a), lambda: torch.from_numpy(a) @ torch.from_numpy(a)):
@@ -370,7 +369,7 @@ def check_idle() -> None:
 
 
 def measured(options: argparse.Namespace) -> Iterator[list[Row]]:
-    """Measure one thing after the other."""
+    """Yield the rows of one measurement after the other."""
     for problem in problems(options.only):
         yield against_captum(problem, options.chunks, options.repeats)
     if "polyline" in options.only:
@@ -395,7 +394,7 @@ def main() -> None:
     for part in measured(options):
         rows += part
         table = markdown(rows, options.repeats)
-        print(f"\n{table}", flush=True)  # as far as it is: the whole takes many minutes
+        print(f"\n{table}", flush=True)  # printed so far, because the whole takes many minutes
     if options.markdown:
         with packages.replacing(options.markdown) as part:
             part.write_text(table, encoding="utf-8")

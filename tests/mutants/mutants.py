@@ -1,13 +1,13 @@
-"""The mutants: what each breaks, by which change of which file, and the tests that should notice.
+"""The mutants: what each breaks, the change that breaks it, and the tests that must notice.
 
-The tests are the fewest and fastest of the suite that should. `old` must occur exactly once.
+A mutant names as few and as fast tests as suffice. `old` must occur exactly once in its file.
 """
 
 from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """One change that makes the library wrong, and that a test must notice."""
+    """A change that makes the library wrong, and the tests that must notice it."""
 
     name: str
     file: str
@@ -18,7 +18,7 @@ class Mutant(NamedTuple):
 
 
 def mutant(name, module, old, new, breaks, *tests):
-    """Return a mutant of a module of xattr; tests are named from the folder of tests."""
+    """Return a mutant of a module of xattr; paths of tests are relative to `tests/`."""
     return Mutant(
         name, f"xattr/{module}.py", old, new, breaks, tuple(f"tests/{test}" for test in tests)
     )
@@ -76,7 +76,7 @@ PATH_METHODS = (
         "_core/chunks",
         "return size, starts, starts[:, None] + np.arange(size) >= firsts[:, None]",
         "return size, starts, np.ones((len(starts), size), bool)",
-        "what the last chunk reaches back over is counted again",
+        "the items that the last chunk repeats are counted again",
         "integrate/test_hoisting.py::test_equal_to_the_path_integral",
     ),
     mutant(
@@ -92,7 +92,7 @@ PATH_METHODS = (
         "_core/chunks",
         "yield items[inside].ravel(), (valid[inside] & (chunks < count)[:, None]).ravel()",
         "yield items[inside].ravel(), valid[inside].ravel()",
-        "what fills up the last block is counted again",
+        "the padding of the last block is counted",
         "program/test_workload.py::test_blocks_change_nothing_but_rounding",
     ),
     mutant(
@@ -100,7 +100,7 @@ PATH_METHODS = (
         "_program/workload",
         "for v in [*program.inputs, *made] if v.dependent",
         "for v in [*program.inputs, *made]",
-        "the size of what does not depend on x decides how many gradients are taken together",
+        "arrays that do not depend on x decide the size of a chunk",
         "program/test_workload.py::test_the_largest_array_decides",
     ),
     mutant(
@@ -108,7 +108,7 @@ PATH_METHODS = (
         "_program/jaxpr",
         "if all(b or not a for a, b in zip(after, before, strict=True)):",
         "if len(after) == len(before):",
-        "what a loop carries to its second step is taken for a constant",
+        "a value that a loop carries to its second step counts as a constant",
         "backward/test_rewrite.py::test_what_a_loop_carries_depends_on_x_from_the_second_step_on",
     ),
     mutant(
@@ -116,7 +116,7 @@ PATH_METHODS = (
         "_program/versions",
         'raise unreadable(f"{type(error).__name__}: {error}") from error',
         "raise UnreadableProgramError(str(error)) from error",
-        "nothing says which versions of JAX can be read",
+        "the error does not say which versions of JAX can be read",
         "program/test_versions.py::test_rules_say_which_jax_they_know",
     ),
     mutant(
@@ -175,7 +175,7 @@ PATH_METHODS = (
         "paths",
         "jnp.asarray(alpha, power.dtype) ** power",
         "jnp.asarray(alpha, power.dtype) ** (1 / power)",
-        "a feature lags behind that should run ahead",
+        "a feature that should run ahead lags behind",
         f"{KNOWN}::test_powers_without_reparametrization",
     ),
     mutant(
@@ -183,7 +183,7 @@ PATH_METHODS = (
         "paths",
         "ranks = jnp.argsort(jnp.asarray(order, jnp.int32)).astype(jnp.int32)",
         "ranks = jnp.asarray(order, jnp.int32)",
-        "the order of the features is taken for their places in it",
+        "the order of the features is read as their ranks",
         "test_paths.py::test_coordinatewise_moves_one_feature_at_a_time",
     ),
     mutant(
@@ -191,7 +191,7 @@ PATH_METHODS = (
         "paths",
         "0, count - 1)",
         "0, count)",
-        "the end of a path belongs to a segment after the last",
+        "the end of a path falls into a segment after the last",
         "test_paths.py::test_velocity_at_the_end_is_that_of_the_last_segment",
     ),
     mutant(
@@ -231,7 +231,7 @@ PATH_METHODS = (
         "quadrature",
         "return (nodes + 1) / 2, weights / weights.sum()",
         "return (nodes + 1) / 2, np.full(n, 1 / n)",
-        "all nodes of the Gauss–Legendre rule have one weight",
+        "all nodes of the Gauss–Legendre quadrature have the same weight",
         "test_quadrature.py",
     ),
     mutant(
@@ -239,7 +239,7 @@ PATH_METHODS = (
         "quadrature",
         "np.tile(weights, pieces) / pieces",
         "np.tile(weights, pieces)",
-        "the weights of a compound rule sum to the number of pieces",
+        "the weights of a composite quadrature sum to the number of pieces",
         "test_quadrature.py",
     ),
     mutant(
@@ -255,7 +255,7 @@ PATH_METHODS = (
         "quadrature",
         "density = UNIFORM / shares.size + (1 - UNIFORM) * shares",
         "density = shares",
-        "no node goes where f does not change between probes",
+        "no node is placed where f does not change between probes",
         "integrate/test_concentrated.py::test_it_is_the_rule_of_its_definition",
     ),
     mutant(
@@ -263,7 +263,7 @@ PATH_METHODS = (
         "_integrate/interval",
         "jnp.maximum(gap, high * decay**2)",
         "gap",
-        "errors of features that cancel in the sum are not seen",
+        "errors of features that cancel in the sum are missed",
         "integrate/test_adaptive.py::test_closed_forms",
     ),
     mutant(
@@ -271,7 +271,7 @@ PATH_METHODS = (
         "_integrate/interval",
         "jnp.maximum(gap, high * decay**2)",
         "jnp.maximum(gap, high * decay**2) / 2",
-        "the estimate is half the error: it stops early",
+        "the estimate is half the error, so the integral stops early",
         "integrate/test_adaptive.py::test_closed_forms",
         "integrate/test_adaptive.py::test_a_gap_that_no_other_sign_tells_of",
         "integrate/test_adaptive.py::test_curved_paths",
@@ -298,7 +298,7 @@ PATH_METHODS = (
         "_integrate/exact",
         "place = ahead[meets] / (ahead + behind)[meets]",
         "place = behind[meets] / (ahead + behind)[meets]",
-        "a kink is counted from the other end of its part",
+        "the place of a kink is measured from the wrong end",
         "integrate/test_kinks.py::test_hand_worked_networks",
     ),
     mutant(
@@ -306,7 +306,7 @@ PATH_METHODS = (
         "_integrate/sides",
         "    yield _pair(a, low)\n    yield _pair(a, high)\n",
         "    yield _pair(a, low)\n",
-        "the upper bend of a clip is not seen",
+        "the upper kink of a clip is missed",
         "integrate/test_kinks.py::test_every_kind_of_kink",
     ),
     mutant(
@@ -322,7 +322,7 @@ PATH_METHODS = (
         "_integrate/expected",
         "shifts = jax.random.uniform(shift, (count,), dtype)",
         "shifts = jnp.zeros((count,), dtype)",
-        "α is the lower end of its part, not drawn",
+        "α is the lower end of its part and not drawn",
         f"{KNOWN}::test_expected_gradients_is_the_mean_of_ig_over_baselines",
     ),
     mutant(
@@ -330,7 +330,7 @@ PATH_METHODS = (
         "_integrate/expected",
         "shifts = jax.random.uniform(shift, (count,), dtype)",
         "shifts = jnp.full((count,), 0.5, dtype)",
-        "α is the middle of its part, not drawn",
+        "α is the middle of its part and not drawn",
         f"{KNOWN}::test_expected_gradients_draws_alpha_from_all_of_its_part",
     ),
     mutant(
@@ -362,7 +362,7 @@ PATH_METHODS = (
         "axioms/single",
         "jnp.maximum(-a, 0)",
         "jnp.maximum(a, 0)",
-        "positive attributions are taken for the miss",
+        "positive attributions count as the miss",
         "axioms/test_axioms.py::test_positivity",
     ),
     mutant(
@@ -378,7 +378,7 @@ PATH_METHODS = (
         "axioms/gaps",
         "return Gap(jnp.abs(miss), ",
         "return Gap(miss, ",
-        "an axiom missed by a negative number holds",
+        "an axiom whose miss is negative holds",
         "axioms/test_axioms.py::test_completeness",
         "axioms/test_axioms.py::test_symmetry",
         "axioms/test_axioms.py::test_sensitivity_a_of_the_gated_function",
@@ -418,7 +418,7 @@ GRADIENTS = (
         "_gradients/noise",
         "scale = jnp.asarray(noise_scale, extent.dtype) * extent",
         "scale = jnp.asarray(noise_scale, extent.dtype) * jnp.ones_like(extent)",
-        "the noise is not a share of max − min",
+        "the noise is not scaled by max − min",
         f"{KNOWN}::test_noise_on_a_quadratic_has_known_moments",
     ),
     mutant(
@@ -466,7 +466,7 @@ GRADIENTS = (
         "targets",
         "chosen = jnp.arange(scores.size, dtype=jnp.int32) == index",
         "chosen = jnp.arange(scores.size, dtype=jnp.int32) == 0",
-        "the first class is left out of the others, whatever the label",
+        "the first class is left out of the other classes, whatever the label is",
         f"{KNOWN}::test_scores_of_a_class",
     ),
     mutant(
@@ -474,7 +474,7 @@ GRADIENTS = (
         "targets",
         "jnp.where(known, 1, jnp.nan)",
         "jnp.where(known, 1, 1)",
-        "a label that is no class is another class",
+        "a label outside the classes gives the score of another class",
         f"{KNOWN}::test_a_label_that_is_no_class_is_never_another_class",
     ),
     mutant(
@@ -490,7 +490,7 @@ GRADIENTS = (
         "_gradients/competitive",
         "jax.tree.map(jnp.maximum, left.high, right.high)",
         "jax.tree.map(jnp.minimum, left.high, right.high)",
-        "of two chunks of classes the smaller rival is kept",
+        "from two chunks of classes the smaller rival is kept",
         "gradients/test_competitive.py::test_three_classes_by_hand",
     ),
     mutant(
@@ -519,7 +519,7 @@ RULES = (
         "_backward/guided",
         "return [trees.product(slope, jnp.maximum(g, 0))]",
         "return [trees.product(slope, g)]",
-        "it is the gradient",
+        "guided backpropagation is the gradient",
         "backward/test_rules.py::test_known_answers",
     ),
     mutant(
@@ -543,7 +543,7 @@ RULES = (
         "_recognise/affine",
         "jnp.where(bottom >= 0, epsilon, -epsilon)",
         "jnp.where(bottom >= 0, -epsilon, epsilon)",
-        "ε brings the denominator nearer to zero",
+        "ε moves the denominator towards zero",
         LAYER,
     ),
     mutant(
@@ -575,7 +575,7 @@ RULES = (
         "_recognise/affine",
         "return _like_output(equation, _plus(left, right))",
         "return None",
-        "the bias is not found where it is included",
+        "an included bias is not found",
         LAYER,
     ),
     mutant(
@@ -583,7 +583,7 @@ RULES = (
         "_recognise/affine",
         "_scaled(positive, above, equation_scale), _scaled(negative, below, equation_scale)",
         "_scaled(positive, above, equation_scale), _scaled(negative, above, equation_scale)",
-        "a negative weight behind a negative weight counts as negative",
+        "two negative weights in a row count as a negative weight",
         "backward/test_rules.py::test_rules_against_oracles[dense_batchnorm]",
     ),
     mutant(
@@ -642,7 +642,7 @@ RULES = (
         "_backward/rewrite",
         "    if with_direct:\n",
         "    if False:\n",
-        "an input that is zero gets no relevance",
+        "an input of zero gets no relevance",
         "backward/test_rules.py::test_flat_rule_reaches_inputs_that_are_zero",
     ),
     mutant(
@@ -666,7 +666,7 @@ RULES = (
         "composites",
         "return Composite(entries, shared=BASE)",
         "return Composite(BASE, shared=entries)",
-        "the entries of the caller come too late",
+        "the entries of the caller come after the base",
         "backward/test_rules.py::test_first_match_wins",
     ),
     mutant(
@@ -690,7 +690,7 @@ RULES = (
         "_backward/report",
         "came, went, came - went)",
         "came, went, went - came)",
-        "what a layer absorbs has the wrong sign",
+        "the relevance that a layer absorbs has the wrong sign",
         "backward/test_rules.py::test_report_against_oracle[residual_dense-zero]",
     ),
     mutant(
@@ -722,7 +722,7 @@ RULES = (
         "_core/trees",
         "jnp.where(lost, jnp.zeros_like(slope), slope)",
         "slope",
-        "a feature that does not move gets NaN from an infinite slope",
+        "a feature that equals its baseline gets NaN from an infinite slope",
         "recognise/test_zero_times_infinity.py",
     ),
     mutant(
@@ -730,7 +730,7 @@ RULES = (
         "_recognise/backward",
         "return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))",
         "return slope",
-        "a dead group gives NaN to the others behind the next layer",
+        "a dead group gives NaN to the other groups through the next layer",
         "recognise/test_zero_times_infinity.py",
     ),
     mutant(
@@ -738,7 +738,7 @@ RULES = (
         "_backward/rewrite",
         "with_direct = operation.sees_input and all(c.direct is not None for c in inputs)",
         "with_direct = False",
-        "relevance given to an input of 0 is lost",
+        "relevance given directly to an input of 0 is lost",
         "backward/test_rules.py::test_a_rule_of_ones_own_is_as_good_as_the_librarys[flat]",
     ),
     mutant(
@@ -748,7 +748,7 @@ RULES = (
             _check_sees_input(operation, rule)
 """,
         "",
-        "a rule for first layers is taken for a hidden one in silence",
+        "a rule for first layers is accepted in a hidden layer without an error",
         "backward/test_rules.py::test_bad_input",
     ),
     mutant(
@@ -756,7 +756,7 @@ RULES = (
         "rules",
         'return dataclasses.replace(alpha_beta(1.0, 0.0), name="z_plus()")',
         'return Rule(lambda c, g: _alpha_beta(c._replace(bias="exclude"), g, 1.0, 0.0), "")',
-        "the positive part of a bias is no contribution",
+        "the positive part of a bias does not count as a contribution",
         "backward/test_rules.py::test_z_plus_counts_the_positive_part_of_a_bias",
     ),
     mutant(
@@ -764,7 +764,7 @@ RULES = (
         "_recognise/backward",
         "return of_shapes(call, [share, share * call.output])",
         "return of_shapes(call, [share, -share * call.output])",
-        "what is below the line gets the negative of its share",
+        "the denominator gets the negative of its share",
         "recognise/test_quotients.py::test_by_hand",
     ),
     mutant(
@@ -772,7 +772,7 @@ RULES = (
         "_recognise/backward",
         "share = jnp.where(g == 0, jnp.zeros_like(g), g / call.inputs[1] / 2)",
         "share = g / call.inputs[1] / 2",
-        "a quotient by 0 gives NaN behind a mask that drops it",
+        "a quotient by 0 gives NaN although a mask drops it",
         "recognise/test_quotients.py::test_zeros",
     ),
     mutant(
@@ -780,7 +780,7 @@ RULES = (
         "_recognise/grouping",
         "if label in linear or modulus:",
         "if modulus:",
-        "the rules of layers read signs of complex weights",
+        "rules of layers use the signs of complex weights",
         "recognise/test_linear_transforms.py::test_no_rule_of_layers_reads_the_signs_of_complex_weights",
     ),
     mutant(
@@ -788,7 +788,7 @@ RULES = (
         "_recognise/grouping",
         'adds = reading.mode == "relevance" and reading.graph.static(other) != 0',
         "adds = False",
-        "a constant imaginary part keeps relevance although biases are left out",
+        "a constant imaginary part takes relevance although biases are excluded",
         "recognise/test_linear_transforms.py::test_what_has_no_rule_is_named",
     ),
     mutant(
@@ -796,7 +796,7 @@ RULES = (
         "_backward/deeplift",
         "around = jnp.conj(call.inputs[0] + _references(call)[0])",
         "around = jnp.conj(2 * call.inputs[0])",
-        "the amplitude of a spectrum has its gradient for multipliers",
+        "the multipliers of an amplitude are its gradient",
         "recognise/test_linear_transforms.py::test_functions_of_a_spectrum_are_those_of_its_parts",
     ),
     mutant(
@@ -812,7 +812,7 @@ RULES = (
         "_backward/deeplift",
         "return jnp.where(a == b, jnp.zeros_like(a), a - b)",
         "return a - b",
-        "−∞ less −∞ is NaN",
+        "−∞ − (−∞) gives NaN",
         "recognise/test_segments.py::test_masked_nodes",
     ),
     mutant(
@@ -821,7 +821,7 @@ RULES = (
         "SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p, p.scatter_min_p})",
         "SMALLEST = frozenset({p.reduce_min_p, p.reduce_window_min_p, p.scatter_min_p})\n"
         "LARGEST |= {p.scatter_min_p}",
-        "the change of a minimum goes to what was not smallest",
+        "the change of a minimum goes to an element that is not the smallest",
         "recognise/test_segments.py::test_a_segment_is_a_masked_row",
     ),
     mutant(
@@ -837,7 +837,7 @@ RULES = (
         "_backward/rewrite",
         "part = jax.tree.map(lambda each: each[-1 if backwards else 0], slices)",
         "part = jax.tree.map(lambda each: each[0], slices)",
-        "a loop backwards begins at its end",
+        "a reversed loop begins at its end",
         "recognise/test_recurrent.py::test_loops_of_every_form",
     ),
     mutant(
@@ -845,7 +845,7 @@ RULES = (
         "_recognise/recognise",
         "if merged == data[loop] and program is programs[-1]:",
         "if program is programs[-1]:",
-        "a state that carries no relevance at first carries none later",
+        "a state without relevance at the first step gets none at later steps",
         "recognise/test_recurrent.py::test_a_state_that_carries_no_relevance_at_first",
     ),
     mutant(
@@ -853,7 +853,7 @@ RULES = (
         "_backward/deeplift",
         "if call.operation.inverse is not None:",
         "if False:",
-        "multipliers of a normalizer at zeros are ±500 and cancel",
+        "multipliers of a normalizer at a zero reference are ±500 and cancel",
         "backward/test_deeplift.py::test_normalizers_at_a_reference_without_variance",
     ),
     mutant(
@@ -861,7 +861,7 @@ RULES = (
         "_program/jaxpr",
         "    copied = stopped.keys() - stay\n",
         "    copied = set()\n",
-        "a ReLU written as a cond under vmap is none",
+        "a ReLU written as a cond is not recognised under vmap",
         "recognise/test_activations.py::test_a_rectifier_is_one_however_it_is_composed",
     ),
     mutant(
@@ -869,7 +869,7 @@ RULES = (
         "_program/jaxpr",
         "is p.select_n_p and equation.inputs[0] in equation.dependents",
         "is p.select_n_p",
-        "DeepLIFT takes a gradient that a mask stops for its multiplier, and misses f",
+        "DeepLIFT uses a gradient that a mask stops as multiplier, and misses f",
         "recognise/test_activations.py::test_a_gradient_that_f_stops",
     ),
     mutant(
@@ -877,7 +877,7 @@ RULES = (
         "_recognise/grouping",
         'bool(equation.params["y"] < 0) or _is_inverse(graph, equation.inputs[0])',
         'bool(equation.params["y"] < 0)',
-        "the square of 1/√variance is a factor like any other: multipliers of millions",
+        "the square of 1/√variance counts as an ordinary factor, with multipliers of millions",
         "backward/test_deeplift.py::test_what_is_made_of_an_inverse_is_one",
     ),
     mutant(
@@ -901,7 +901,7 @@ RULES = (
         "_recognise/recognise",
         "reached.update(operation.constants)",
         "pass",
-        "a factor chosen by x is taken for a constant of both runs",
+        "a factor that x chooses counts as a constant of both runs",
         "recognise/test_choices.py::test_a_factor_that_is_chosen",
     ),
     mutant(
@@ -909,7 +909,7 @@ RULES = (
         "_recognise/grouping",
         "if _loses_relevance(reading, equation):",
         "if False:",
-        "relevance of a chosen term is lost in silence",
+        "relevance of a term that x chooses is lost without an error",
         "recognise/test_choices.py::test_a_term_that_is_chosen",
     ),
     mutant(
@@ -917,7 +917,7 @@ RULES = (
         "_recognise/grouping",
         'return reading.mode == "relevance" and not reading.data.issuperset(scores)',
         "return False",
-        "a score that is a choice gives zeros in silence",
+        "a score that is a choice gives zeros without an error",
         "recognise/test_choices.py::test_a_term_that_is_chosen",
     ),
     mutant(
@@ -925,7 +925,7 @@ RULES = (
         "_recognise/elementwise",
         "return all(self.graph.static(v, arrays=False) is not None for v in fixed)",
         "return True",
-        "a bias is taken for a part of the activation behind it",
+        "a bias counts as a part of the activation behind it",
         "recognise/test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
     ),
     mutant(
@@ -933,7 +933,7 @@ RULES = (
         "_recognise/elementwise",
         "if root in self.graph.results or not inside.issuperset(self.graph.uses[root]):",
         "if False:",
-        "a function reaches over a value that is used again",
+        "an elementwise function extends over a value that is used elsewhere",
         "recognise/test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
     ),
     mutant(
@@ -941,7 +941,7 @@ RULES = (
         "_recognise/elementwise",
         "while line and line[-1].dtype != out.dtype:",
         "while False:",
-        "a function begins at a value of another type",
+        "an elementwise function begins at a value of another dtype",
         "recognise/test_activations.py::test_the_function_begins_where_a_value_is_mixed_or_used_again",
     ),
     mutant(
@@ -949,7 +949,7 @@ RULES = (
         "_recognise/elementwise",
         "if any(self._is_chosen(v, root) for v in last.dependents):",
         "if False:",
-        "what is added because of a choice takes relevance in silence",
+        "a term that a choice adds takes relevance without an error",
         "recognise/test_choices.py::test_a_term_that_is_chosen",
         "recognise/test_choices.py::test_masks_stay_what_they_were",
     ),
@@ -958,7 +958,7 @@ RULES = (
         "_recognise/elementwise",
         "if not self.whole and region.has_kinks:",
         "if False:",
-        "what is made of ReLUs has no guided backpropagation",
+        "a function made of ReLUs has no guided backpropagation",
         "recognise/test_activations.py::test_what_is_made_of_relus_stays_so",
     ),
     mutant(
@@ -966,7 +966,7 @@ RULES = (
         "_recognise/elementwise",
         "if not self.whole and region",
         "if region",
-        "RevealCancel depends on how a function of ReLUs is spelled",
+        "RevealCancel depends on how a function of ReLUs is written",
         "recognise/test_activations.py::test_reveal_cancel_takes_a_function_of_relus_for_one",
     ),
     mutant(
@@ -974,7 +974,7 @@ RULES = (
         "_recognise/elementwise",
         'if "activation" not in kinds and',
         "if True and",
-        "an activation behind a ReLU is no longer seen",
+        "an activation behind a ReLU is not recognised",
         "recognise/test_activations.py::test_an_activation_is_one_operation[log(1 + exp(relu(x)))]",
     ),
     mutant(
@@ -982,7 +982,7 @@ RULES = (
         "_recognise/elementwise",
         'if kind == "relu6" and open_ and self._is_shifted(open_, root):',
         "if False:",
-        "the numbers of a hard sigmoid count as biases",
+        "the constants of a hard sigmoid count as biases",
         "recognise/test_activations.py::test_an_activation_is_one_operation[hard sigmoid]",
     ),
     mutant(
@@ -990,7 +990,7 @@ RULES = (
         "_recognise/elementwise",
         "composed = len(curves) > 1 or (curves and joined)",
         "composed = False",
-        "guided backpropagation passes squareplus in silence",
+        "guided backpropagation passes squareplus without an error",
         "recognise/test_activations.py::test_an_activation_is_one_operation[squareplus]",
     ),
     mutant(
@@ -1014,7 +1014,7 @@ RULES = (
         "_backward/guided",
         "return _SMOOTH(operation) and operation.choice is None",
         "return _SMOOTH(operation)",
-        "guided backpropagation passes a ReLU written with jnp.select in silence",
+        "guided backpropagation passes a ReLU written with jnp.select without an error",
         "recognise/test_activations.py::test_a_gate_that_x_opens_is_no_gradient",
     ),
     mutant(
@@ -1022,7 +1022,7 @@ RULES = (
         "_program/graph",
         "if brought and not any(e.primitive is p.iota_p for e in found):",
         "if not any(e.primitive is p.iota_p for e in found):",
-        "an average by numbers that f writes counts as a layer",
+        "an average whose weights f writes down counts as a layer",
         "recognise/test_resampling.py::test_relevance_is_kept_by_a_resampling[mean]",
     ),
     mutant(
@@ -1046,7 +1046,7 @@ RULES = (
         "_backward/rewrite",
         "return value / ((value == value) | (value != value)).astype(value.dtype)",
         "return value",
-        "XLA computes each block again for all that follow",
+        "XLA computes each block again for every block that follows",
         "backward/test_rewrite.py::test_programs_grow_with_the_depth_and_not_with_its_square",
     ),
     mutant(
@@ -1062,7 +1062,7 @@ RULES = (
         "_recognise/normalizer",
         "                todo.append(maker)\n",
         "",
-        "of a normalizer only what leads to its root at once belongs to it",
+        "only the equations next to its root belong to a normalizer",
         "recognise/test_recognise.py::test_groups[RMSNorm]",
     ),
     mutant(
@@ -1269,7 +1269,7 @@ TOOLS = (
         "metrics",
         "where=x != trees.cast(baseline, x)",
         "where=x == trees.cast(baseline, x)",
-        "what is at the baseline is ranked, and the rest left out",
+        "only pixels at the baseline are ranked",
         "test_metrics.py::test_spearman_nonzero_leaves_out_what_is_at_the_baseline",
     ),
     mutant(
@@ -1330,7 +1330,7 @@ PROGRAMS = (
         "_scale/sharding",
         "jnp.concatenate([weights, jnp.zeros(extra, weights.dtype)])",
         "jnp.concatenate([weights, jnp.broadcast_to(weights[-1:], (extra,))])",
-        "the nodes that fill up the devices have a weight",
+        "the padding of the nodes has a weight",
         "scale/test_sharding.py::test_the_quadrature_is_of_the_call_or_of_the_method_or_the_kernel",
     ),
     mutant(
@@ -1354,7 +1354,7 @@ PROGRAMS = (
         "_scale/dataset",
         "_storable(_own(leaf, mesh)[:count])",
         "_storable(_own(leaf, mesh))",
-        "the examples that fill up a batch are written, too",
+        "the padding of a batch is written, too",
         "scale/test_dataset.py::test_files_hold_the_attributions_of_the_batches",
     ),
     mutant(
@@ -1362,7 +1362,7 @@ PROGRAMS = (
         "_scale/dataset",
         'if str(stored["digest"]) == digest:',
         'if "digest" in stored:',
-        "a file of other inputs is taken for this one's",
+        "a file of other inputs is reused",
         "scale/test_dataset.py::test_a_folder_of_other_inputs_is_refused",
     ),
     mutant(
@@ -1370,7 +1370,7 @@ PROGRAMS = (
         "_scale/dataset",
         "and files[-1].name in finished:",
         "and not finished:",
-        "what is there is computed again",
+        "finished batches are computed again",
         "scale/test_dataset.py::test_finished_batches_are_not_computed_again",
     ),
     mutant(
@@ -1380,7 +1380,7 @@ PROGRAMS = (
         "    chosen = positions == jnp.min(hits, axis=inner, keepdims=True)",
         "hits = jnp.where(equal, jnp.broadcast_to(positions, parts.shape), -count)\n"
         "    chosen = positions == jnp.max(hits, axis=inner, keepdims=True)",
-        "of equal elements the last gets the gradient",
+        "the last of equal elements gets the gradient",
         "cpu/test_replace.py::test_max_pooling_with_ties",
     ),
     mutant(
@@ -1437,7 +1437,7 @@ WARNINGS = (
         "_core/completeness",
         "+ min(rounding, warn_above * scale)",
         "+ rounding",
-        "what cancels may miss any sum",
+        "attributions that cancel may miss any sum",
         GAP,
     ),
     mutant(
@@ -1445,7 +1445,7 @@ WARNINGS = (
         "_core/completeness",
         "(misses or spacing * size > scale)",
         "misses",
-        "terms that cancel to a sum that happens to be right are not told",
+        "no warning for terms that cancel to a sum that happens to be right",
         "core/test_completeness.py::test_terms_that_cancel_to_the_right_sum",
     ),
     mutant(
@@ -1461,7 +1461,7 @@ WARNINGS = (
         "_integrate/kernel",
         "return value(jnp.asarray(1.0)), value(jnp.asarray(0.0))",
         "return value(jnp.asarray(0.0)), value(jnp.asarray(1.0))",
-        "the ends of a path are taken for one another",
+        "the ends of a path are swapped",
         TOLD,
     ),
     mutant(
@@ -1469,7 +1469,7 @@ WARNINGS = (
         "_backward/deeplift",
         "completeness.numbers(attributions, x, *ends)",
         "completeness.numbers(attributions, x, *ends[::-1])",
-        "DeepLIFT takes its reference for the input",
+        "DeepLIFT swaps its reference and the input",
         "core/test_completeness.py::test_terms_that_cancel",
     ),
     mutant(
@@ -1477,7 +1477,7 @@ WARNINGS = (
         "_core/completeness",
         "misses = gap > limit or not finite",
         "misses = gap > limit",
-        "attributions that are NaN, and those of an infinite f, are not told",
+        "no warning for NaN attributions and for an infinite f",
         "core/test_completeness.py::test_what_is_a_gap",
     ),
     mutant(
@@ -1493,7 +1493,7 @@ WARNINGS = (
         "_core/compilation",
         "kept and jnp.issubdtype(a.dtype, jnp.floating)",
         "kept",
-        "a Dropout that counts its calls is taken for training",
+        "a Dropout that counts its calls is reported as training",
         MODULES,
     ),
     mutant(
@@ -1501,7 +1501,7 @@ WARNINGS = (
         "_core/compilation",
         "_warn_of_state(rebuilt, arrays)",
         "_warn_of_state(rebuilt, [])",
-        "batch normalization in training is not told",
+        "no warning for batch normalization in training",
         MODULES,
     ),
     mutant(
@@ -1517,7 +1517,7 @@ WARNINGS = (
         "_backward/rewrite",
         "    if reason is not None:",
         "    if reason is not None and operation.choice is None:",
-        "of a loop that counts its steps the remedy is that of a choice, which has none",
+        "the error for a loop that counts its steps gives the remedy for a choice",
         "backward/test_rewrite.py::test_no_rule_is_an_error",
     ),
     mutant(
@@ -1525,7 +1525,7 @@ WARNINGS = (
         "_core/compilation",
         "program = _COMPILED.setdefault(key, jax.jit(joined))",
         "program = _COMPILED[key] = jax.jit(joined)",
-        "threads that race compile twice",
+        "two threads compile the same program",
         "core/test_functions.py::test_threads_that_race_share_a_program_and_leave_without_a_word",
     ),
 )

@@ -1,6 +1,6 @@
-"""Run pytest in this process and write down how it went: `recorder.py REPORT [options of pytest]`.
+"""Run pytest in this process and write a report: `recorder.py REPORT [options of pytest]`.
 
-A file of its own, and run as one, so that it serves a copy of the repository of any state.
+It is a script without imports from the repository, so that it works in any copy of it.
 """
 
 import json
@@ -11,7 +11,7 @@ import pytest
 
 
 class Recorder:
-    """What failed, with what kind of error, and which files were imported."""
+    """Records the failures, their kinds of error, and the files that were imported."""
 
     def __init__(self):
         self.failures, self.ran = [], 0
@@ -21,7 +21,7 @@ class Recorder:
 
     def pytest_exception_interact(self, node, call, report):
         error = call.excinfo.value
-        # A test that fails while it runs; else the fault is in a fixture or in an import.
+        # Otherwise the fault is in a fixture or in an import.
         is_test = getattr(report, "when", "collect") == "call"
         text = f"{type(error).__name__}: {error}".split("\n")[0][:120]
         wrong = is_test and is_wrong_value(error)
@@ -39,7 +39,7 @@ class Recorder:
 
 
 def is_wrong_value(error):
-    """Tell whether a test saw what should not be, and did not just crash."""
+    """Tell whether a test compared and found a difference, rather than crashed."""
     if isinstance(error, BaseExceptionGroup):  # several kinds of example, by hypothesis
         return all(map(is_wrong_value, error.exceptions))
     return isinstance(error, (AssertionError, pytest.fail.Exception))

@@ -1,10 +1,9 @@
 """Break the library on purpose, one mutant at a time, and see whether its tests notice.
 
-For each mutant a copy of the repository is made, the mutant's text is put in place of the original,
-and the tests that should notice are run there. A mutant is killed when one of them sees a wrong
-value: an assertion that fails. It has survived when all pass. Where the copy cannot be run, or a
-test crashes before it has looked, the mutant is broken, which counts for nothing. First the same
-tests must pass in a copy without a mutant.
+Each mutant gets a copy of the repository with its text in place of the original, and its tests run
+there. A mutant is killed if an assertion of one of them fails, and has survived if all pass. It is
+broken if the copy cannot be run, or if a test crashes before its assertion; a broken mutant proves
+nothing. Before that, the same tests must pass in a copy without a mutant.
 
     python -m tests.mutants                        all of them, two at a time
     python -m tests.mutants lrp-gamma-sign-swapped --jobs 1
@@ -42,7 +41,7 @@ OPTIONS = ("-x", "-q", "-n", "0", "-p", "no:cacheprovider")
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: "killed", "SURVIVED" or "broken"; by which test, or why."""
+    """The result for a mutant, "killed", "SURVIVED" or "broken", and the test or the reason."""
 
     mutant: object
     status: str
@@ -51,21 +50,21 @@ class Verdict(NamedTuple):
 
 
 class StoppedError(Exception):
-    """The runs were ended from outside."""
+    """The runs were stopped before they were done."""
 
 
 class UnmutatedError(Exception):
-    """The tests fail where nothing is changed."""
+    """The tests fail without a mutant."""
 
 
 class Runner:
-    """Runs tests in copies of a repository, and ends them all when told to."""
+    """Runs tests in copies of a repository; `stop` ends all of them."""
 
     def __init__(self, root, scratch, timeout=600.0):
         self.root, self.scratch, self.timeout = Path(root).resolve(), Path(scratch), timeout
         self.original = self.scratch / "original"
         self.lock, self.live, self.stopped = threading.Lock(), set(), False
-        # One copy of the present state: files may be edited while the mutants are run.
+        # All mutants start from one copy, because files may be edited while they run.
         self.original.mkdir()
         for name in TREE:
             source = self.root / name
@@ -76,7 +75,7 @@ class Runner:
                 shutil.copy2(source, self.original / name)
 
     def check_original(self, tests):
-        """Return why the tests do not pass where nothing is changed, or None."""
+        """Return why the tests do not pass without a mutant, or None."""
         files = {test.partition("::")[0] for test in tests}
         missing = sorted(file for file in files if not (self.original / file).exists())
         if missing:
@@ -90,7 +89,7 @@ class Runner:
         return "\n".join(failed or [f"pytest ends with status {report['status']}"])
 
     def check(self, mutant):
-        """Return the verdict over one mutant."""
+        """Return the verdict on one mutant."""
         start = time.monotonic()
         status, detail = self._verdict(mutant)
         return Verdict(mutant, status, detail, time.monotonic() - start)
@@ -119,10 +118,10 @@ class Runner:
         return "SURVIVED", f"{report['ran']} tests pass"
 
     def run(self, folder, tests, timeout, options=OPTIONS):
-        """Run tests in a folder; return the recorder's report, or why there is none."""
+        """Run tests in a folder; return the report of the recorder, or why there is none."""
         report = folder / "report.json"
         variables = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        # -P: the recorder's own folder must not be looked through for modules.
+        # -P keeps the recorder's folder off sys.path, where its modules would shadow others.
         command = [sys.executable, "-P", str(RECORDER), str(report), *options, *tests]
         with self.lock:
             if self.stopped:
@@ -154,13 +153,13 @@ class Runner:
         return json.loads(report.read_text())
 
     def _from_elsewhere(self, report):
-        """Return which files were not imported from the copy, or None."""
+        """Return the files that were not imported from the copy, or None."""
         places = [str(self.root / name) + os.sep for name in TREE]
         found = [file for file in report["files"] if file.startswith(tuple(places))]
         return f"imported from outside of the copy: {', '.join(found)}" if found else None
 
     def stop(self):
-        """End all that runs; nothing new is begun."""
+        """End all runs, and start no other."""
         with self.lock:
             self.stopped = True
             for process in self.live:
@@ -168,14 +167,14 @@ class Runner:
 
 
 def end(process):
-    """End a process and what it has started."""
+    """End a process and the processes that it has started."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def verdicts(mutants, root, jobs, progress=tqdm):
-    """Yield the verdict over each mutant; raise `UnmutatedError` if the tests fail without one."""
+    """Yield the verdict on each mutant; raise `UnmutatedError` if the tests fail without one."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         runner = Runner(root, Path(scratch).resolve())
         with ThreadPoolExecutor(jobs) as pool:
@@ -190,7 +189,7 @@ def verdicts(mutants, root, jobs, progress=tqdm):
                     for future in as_completed(todo):
                         yield future.result()
                         bar.update()
-            finally:  # an interrupt by the keyboard, too
+            finally:  # also after Ctrl-C
                 runner.stop()
                 pool.shutdown(cancel_futures=True)
 
@@ -209,7 +208,7 @@ def table(found):
 
 
 def write(text, file):
-    """Write a file, which appears when it is whole."""
+    """Write a file, which is there only once it is complete."""
     half = Path(f"{file}.partial")
     try:
         half.write_text(text)
@@ -219,7 +218,7 @@ def write(text, file):
 
 
 def chosen(names, mutants):
-    """Return the mutants of these names, all if there are none."""
+    """Return the mutants with these names, or all if no name is given."""
     unknown = sorted(set(names) - {mutant.name for mutant in mutants})
     if unknown:
         raise SystemExit(f"no mutant has the name {', '.join(unknown)}: --list shows them all")

@@ -1,13 +1,13 @@
 """EfficientNet-Lite0 in NumPy and float64, from the architecture and the raw PyTorch tensors.
 
-The second formulation that `paper_repro/networks/efficientnet.py` is tested against: channels
-first, kernels as stored (OIHW), convolutions over windows, batch normalization as it is defined.
+`paper_repro/networks/efficientnet.py` is tested against it. It is written in another way: channels
+first, kernels as stored (OIHW), convolutions over windows, batch normalization not folded.
 """
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-# Of each block: kernel size, stride, has an expansion, is residual.
+# For each block: kernel size, stride, whether it has an expansion, whether it is residual.
 BLOCKS = [
     (3, 1, False, False),
     (3, 2, True, False),
@@ -29,7 +29,7 @@ BLOCKS = [
 
 
 def windows(x, size, stride):
-    """(C, H, W) to (C, ⌈H/s⌉, ⌈W/s⌉, size, size), zeros around, the odd one below and right."""
+    """(C, H, W) to (C, ⌈H/s⌉, ⌈W/s⌉, size, size), padded by zeros, the odd one below and right."""
     padding = [(0, 0)]
     for length in x.shape[1:]:
         covered = (int(np.ceil(length / stride)) - 1) * stride + size
@@ -40,13 +40,13 @@ def windows(x, size, stride):
 
 
 def dense(x, weight, stride):
-    """Every output channel sees every input channel: weight (D, C, k, k)."""
+    """A convolution in which each output channel sees all inputs: weight (D, C, k, k)."""
     seen = windows(x, weight.shape[2], stride)
     return np.tensordot(weight, seen, axes=([1, 2, 3], [0, 3, 4]))
 
 
 def depthwise(x, weight, stride):
-    """Every channel sees itself: weight (C, 1, k, k)."""
+    """A convolution in which each channel sees only itself: weight (C, 1, k, k)."""
     seen = windows(x, weight.shape[2], stride)
     return np.einsum("chwij,cij->chw", seen, weight[:, 0])
 

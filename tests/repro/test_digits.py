@@ -24,7 +24,7 @@ def params():
 
 
 def test_the_cnn_is_that_of_the_paper(image, params):
-    """Written again with SciPy's correlation: two convolutions, two poolings, two dense layers."""
+    """An independent version with SciPy: two convolutions, two poolings, two dense layers."""
     hidden = image
     for name in ("conv1", "conv2"):
         kernel, bias = params[name]["kernel"], params[name]["bias"]
@@ -59,7 +59,7 @@ def test_initial_parameters(params):
     assert not dense["bias"].any()
 
 
-def test_the_smooth_twin_is_close_and_curved(image, params):
+def test_the_smooth_network_is_close_to_the_relu_network_and_differs(image, params):
     z = np.linspace(-1, 1, 41)
     assert np.abs(digits.softplus(z) - np.maximum(z, 0)).max() == pytest.approx(np.log(2) / 20)
     small = jax.tree.map(lambda leaf: leaf / 10, params)
@@ -67,8 +67,8 @@ def test_the_smooth_twin_is_close_and_curved(image, params):
     assert not np.array_equal(exact, smooth)
 
 
-def test_the_notebooks_rule_for_integrated_gradients():
-    """Both ends and equal weights: ∫ 3α² dα, which is 1, comes out as 1 + 1 / (2 · 49)."""
+def test_the_notebooks_quadrature_for_integrated_gradients():
+    """With both ends and equal weights, ∫ 3α² dα = 1 is computed as 1 + 1 / (2 · 49)."""
     nodes, weights = saliency.endpoints(50)
     assert nodes[0] == 0
     assert nodes[-1] == 1
@@ -76,7 +76,7 @@ def test_the_notebooks_rule_for_integrated_gradients():
     assert (weights * 3 * nodes**2).sum() == pytest.approx(1 + 1 / (2 * 49), rel=1e-5)
 
 
-def test_explained_alone_and_in_a_batch(image, params):
+def test_the_map_of_an_image_is_the_same_in_a_batch(image, params):
     model = digits.logits("mlp")
     weights = digits.initialise("mlp", jax.random.key(1))
     images = np.stack([image, image[::-1], image[:, ::-1]])

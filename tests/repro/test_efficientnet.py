@@ -1,4 +1,4 @@
-"""The network against NumPy, against PyTorch's recorded numbers, and against itself."""
+"""EfficientNet-Lite0 equals a NumPy version, recorded numbers of PyTorch, and its own variants."""
 
 import functools
 import hashlib
@@ -45,7 +45,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def logits(params, images):
-    """Of all photographs, in float32, as one batch."""
+    """The logits of all photographs in float32, computed as one batch."""
     batched = jax.vmap(EfficientNetLite0().apply, in_axes=(None, 0))
     batch = jnp.stack([jnp.asarray(image) for image in images.values()])
     return dict(zip(images, np.asarray(jax.jit(batched)({"params": params}, batch)), strict=True))
@@ -53,7 +53,7 @@ def logits(params, images):
 
 @functools.cache
 def logits_and_gradient(depthwise, side=224):
-    """Of the espresso logit of "coffee", in float64."""
+    """All logits of "coffee", and the gradient of that of espresso, in float64."""
     model = EfficientNetLite0(depthwise=depthwise)
     params = efficientnet.load()
 
@@ -178,5 +178,5 @@ def test_a_batch_or_integers_are_refused_by_name(params, image):
 
 
 def test_relu6_is_flat_at_both_kinks():
-    """The network relies on jax.nn.relu6 for this: a minimum and a maximum would give a half."""
+    """That is why the network uses jax.nn.relu6; with minimum and maximum the slope is ½ there."""
     assert [float(jax.grad(jax.nn.relu6)(x)) for x in (0.0, 3.0, 6.0)] == [0, 1, 0]

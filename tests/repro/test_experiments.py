@@ -1,14 +1,19 @@
-"""Every experiment runs with `--quick`, as a user runs it, and shows the papers' trends."""
+"""Every experiment runs with `--quick`, from the command line, and shows the papers' trends."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import paper_repro
 from paper_repro.__main__ import EXPERIMENTS
+
+COMMITTED = Path(paper_repro.__file__).with_name("results")
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +47,27 @@ def test_report_and_figures(folder, name):
         assert (folder / picture).stat().st_size < 160_000
 
 
+def words_of(folder, name):
+    """The claims, titles and sentences of the notes on an experiment's page, without numbers."""
+    page = (folder / f"{name}.md").read_text()
+    notes = page.partition("```\n\n")[2].partition("\n\n![")[0].partition("\n\n")[2]
+    titles = re.findall("^## (.*)", page, re.M)
+    claims = [c["what"] for c in json.loads((folder / f"{name}.json").read_text())["claims"]]
+    sentences = [s for s in re.split(r"\n+|(?<=[.:]) ", notes) if "--quick" not in s]
+    return {re.sub(r"[−.]?\d[\d.,e−]*", "#", text) for text in [*titles, *claims, *sentences]}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_committed_page_has_the_words_that_the_code_writes(folder, name):
+    assert words_of(folder, name) - words_of(COMMITTED, name) == set()
+
+
 def test_zeros_follow_the_closed_form(folder):
     found = numbers_of(folder, "spearman-zeros")
     table = dict(zip(found["zeros"], found["mean"], strict=True))
     printed = {112: 0.3684, 224: 0.6269, 336: 0.7975, 392: 0.8571, 560: 0.9633, 783: 1.0}
     for zeros, expected in printed.items():
-        # 4 standard errors of 100 pairs, the deviation of one falling from .032 at no zeros
+        # Four standard errors of 100 pairs; the deviation of a pair falls from .032 without zeros.
         assert table[zeros] == pytest.approx(expected, abs=4 * 0.0032 * (1 - expected) ** 0.5)
 
 
@@ -90,7 +110,7 @@ def test_sums_vanish_as_the_network_is_randomized(folder):
 
 
 def test_maps_of_shifted_networks(folder):
-    """Exact statements: 0 where the paper claims invariance, and far from 0 where it denies it."""
+    """Differences are 0 where the paper claims invariance, and far from 0 where it denies it."""
     found = numbers_of(folder, "input-invariance")
     constant, checkers = (found["relative_difference"][s] for s in ("constant −1", "checkerboard"))
     for shift in (constant, checkers):
@@ -143,7 +163,7 @@ def test_attacks_keep_the_label_and_move_the_map(folder):
 
 
 def test_table_of_axioms(folder):
-    """Few examples: what fails has been seen to fail, what holds may still have an exception."""
+    """With few examples, a "+" may still have a counterexample; a "-" has one."""
     found = numbers_of(folder, "axioms")
     grid = {
         name: dict(zip(found["axioms"], symbols, strict=True))

@@ -1,4 +1,4 @@
-"""The digits are the published ones, from the package and from IDX files."""
+"""The digits of the package and of IDX files are the published ones."""
 
 import gzip
 import hashlib
@@ -18,7 +18,7 @@ def digits():
 
 
 def idx(array):
-    """Write bytes in MNIST's own format."""
+    """The bytes of an array in the IDX format of MNIST."""
     head = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     return head + array.astype(np.uint8).tobytes()
 
@@ -53,7 +53,7 @@ def test_idx_files_give_the_same_digits(digits, tmp_path, zipped):
 
 
 def test_other_idx_files_are_refused(tmp_path):
-    """Fashion-MNIST has the same names and shapes: trained networks are cached by recipe alone."""
+    """Fashion-MNIST has the same names and shapes, and the cache of networks is by recipe alone."""
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte: no such file.*--mnist-dir"):
         mnist.load(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte"

@@ -1,7 +1,11 @@
-"""What an experiment writes, and the command line around it."""
+"""The files that an experiment writes, the committed ones, and the command line."""
 
+import ast
 import json
 import re
+import sys
+import textwrap
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import paper_repro
-from paper_repro import __main__
+from paper_repro import __main__, experiments
+from paper_repro.data import photographs
 from paper_repro.report import results
 from paper_repro.report.results import Claim, Result, Setting, Table, UsageError
 
@@ -68,7 +73,7 @@ def test_interval_is_the_normal_one():
 
 
 @pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--out", "FILE/folder"]])
-def test_bad_options_are_told_before_the_work(arguments, capsys, tmp_path):
+def test_bad_options_are_errors_before_the_work(arguments, capsys, tmp_path):
     (tmp_path / "file").touch()
     arguments = [a.replace("FILE", str(tmp_path / "file")) for a in arguments]
     assert __main__.main(["spearman-zeros", "--no-progress", *arguments]) == 2
@@ -98,6 +103,7 @@ def test_committed_results_are_full_runs(name):
     assert not facts["quick"]
     assert facts["seconds"] < 30 * 60
     text = (COMMITTED / f"{name}.md").read_text()
+    assert results._claims(Claim(**claim) for claim in facts["claims"]) in text
     for picture in facts["figures"]:
         assert f"]({picture})" in text
         assert (COMMITTED / picture).stat().st_size < 160_000
@@ -108,3 +114,32 @@ def test_the_gallery_is_that_of_the_results():
     assert page == results.gallery(COMMITTED, __main__.EXPERIMENTS)
     for link in re.findall(r"\]\((results/[^)]+)\)", page):
         assert (COMMITTED.parent / link).is_file()
+
+
+def test_an_experiment_is_one_module_and_one_line(monkeypatch, tmp_path):
+    """The module that the docstring of `paper_repro.experiments` shows, with another network."""
+    code = re.search(r"^    def run.*?(?=\n\n)", experiments.__doc__, re.M | re.S)[0]
+    module = types.ModuleType("paper_repro.experiments.my_experiment")
+    for name in ("Setting", "Claim", "Result", "decimal"):
+        setattr(module, name, getattr(results, name))
+    module.photographs = photographs
+    module.efficientnet = types.SimpleNamespace(
+        load=lambda progress: np.array([3.0, 2.0]), network=lambda image, params: params
+    )
+    module._draw = lambda image: Figure(figsize=(2, 1))
+    exec(textwrap.dedent(code), vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(__main__.EXPERIMENTS, "my-experiment", "what it shows")
+    arguments = ["my-experiment", "--quick", "--no-progress", "--out", str(tmp_path)]
+    assert __main__.main(arguments) == 0
+    facts = json.loads((tmp_path / "my-experiment.json").read_text())
+    assert facts["numbers"] == {"largest logit": 3}
+    assert facts["claims"][0]["agrees"] is False
+
+
+def test_every_module_of_experiments_is_one_or_says_that_it_is_not():
+    for path in Path(experiments.__file__).parent.glob("*.py"):
+        name = path.stem.replace("_", "-")
+        first = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+        if name != "--init--":
+            assert first.startswith("Not an experiment: ") != (name in __main__.EXPERIMENTS), name

@@ -1,4 +1,4 @@
-"""Training is seeded, cached by its recipe, and resumed to the very same parameters."""
+"""Training is seeded and cached by its recipe; a resumed one ends with the same parameters."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ TINY = Recipe("tiny", 12, 8, "adam", 1e-2, l2=1e-3, images=40)
 
 @pytest.fixture
 def data(monkeypatch, tmp_path):
-    """Random digits, a small network, an empty cache; promotion as outside the tests: optax's."""
+    """Random digits, a small network and an empty cache, with the dtype promotion optax needs."""
     random = np.random.default_rng(0)
     images = random.random((60, 28, 28, 1), np.float32)
     labels = random.integers(0, 10, 60, np.int32)
@@ -53,7 +53,7 @@ def test_every_field_of_a_recipe_is_in_its_hash():
 
 @pytest.mark.parametrize("after", [False, True])
 def test_an_interrupted_training_ends_with_the_same_parameters(data, monkeypatch, after):
-    """Interrupted before a step is made, and between its end and the assignment of its result."""
+    """Ctrl-C comes before a step, or between its end and the assignment of its result."""
     expected = training.train(TINY, data, progress=False)
     TINY.path.unlink()
     step_of = training._step_of
@@ -83,7 +83,7 @@ def test_an_interrupted_training_ends_with_the_same_parameters(data, monkeypatch
 
 
 def test_a_signal_at_any_time_leaves_a_state_to_resume(data):
-    """Real interruptions, wherever they hit: Adam's own count shows which step was saved."""
+    """Signals come at arbitrary moments; Adam's own count shows which step was saved."""
     recipe = TINY._replace(steps=100_000, images=56, until=2.0)
     for _ in range(6):
         timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
@@ -137,7 +137,7 @@ def test_a_damaged_cache_is_named(data):
 
 
 def test_the_gradient_step_matches_one_written_by_hand(data):
-    """A step of SGD on softmax regression with weight decay of the hidden layer only."""
+    """One step of SGD on cross-entropy, with weight decay of the hidden layer only."""
     recipe = TINY._replace(optimizer="sgd", learning_rate=0.5, l2=0.1, steps=1)
     params = digits.initialise("tiny", jax.random.key(0))
     kept = jax.tree.map(np.asarray, params)
