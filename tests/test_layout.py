@@ -12,7 +12,7 @@ import xattr
 PACKAGE = Path(xattr.__file__).parent
 ROOMS = [
     {"types"},
-    {"_core", "plot", "targets"},
+    {"_citation", "_core", "plot", "targets"},
     {"_program", "metrics", "paths", "quadrature"},
     {"_cpu", "_recognise"},
     {"_integrate", "rules"},

@@ -33,6 +33,7 @@ from xattr._backward.lrp import deep_taylor, lrp
 from xattr._backward.patterns.methods import fit_patterns, pattern_attribution, pattern_net
 from xattr._backward.report import explain, relevance_report
 from xattr._backward.rewrite import with_rules
+from xattr._citation import citation
 from xattr._gradients.competitive import competitive_gradient_x_input
 from xattr._gradients.gradient import gradient, gradient_x_input, interior_gradients
 from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad
@@ -76,6 +77,7 @@ __all__ = [
     "attribute_dataset",
     "aumann_shapley",
     "axioms",
+    "citation",
     "competitive_gradient_x_input",
     "completeness_gap",
     "composites",
