@@ -193,7 +193,7 @@ def test_expected_gradients_is_the_mean_of_ig_over_baselines():
 
 
 def test_expected_gradients_of_a_linear_function_is_exact():
-    """FACTS: w (x − E x')."""
+    """It is w ⊙ (x − E x'): the gradient is w everywhere, and the path drops out."""
     w, x = jnp.array([2.0, -1.0, 3.0]), jnp.array([1.0, 0.5, -2.0])
     baselines = jax.random.normal(jax.random.key(0), (5, 3))
     result = xattr.expected_gradients(
