@@ -95,11 +95,11 @@ KNOWN = {  # f, x, LRP-0, guided backpropagation, DeConvNet
 def test_known_answers(name, x64):
     """What papers print, or what follows from their definitions by hand.
 
-    Figure 14 is of "Gradients of Counterfactuals", whose networks are not printed: the two here are
-    equal for x ≥ 0 and give all numbers of the figure. Figure 7 and the functions that are saturated
-    or gated are of "Axiomatic Attribution for Deep Networks". LRP is the z-rule without the bias in
-    the denominator, and the signals start from 1. A shift of "linear" by m = (-1, -0.3), with the
-    bias that undoes it, changes LRP: "shifted".
+    Figure 14 is of "Gradients of Counterfactuals". Its numbers do not determine its networks: the
+    two here are equal for x ≥ 0 and give all of them. Figure 7, "saturated" and "gated" are of
+    "Axiomatic Attribution for Deep Networks". LRP is the z-rule without the bias in the
+    denominator, and the signals start from 1. "shifted" is "linear" at x + m, m = (-1, -0.3), with
+    the bias that undoes m: LRP changes.
     """
     f, x, relevance, guided, deconv = KNOWN[name]
     x = jnp.array(x, jnp.float64)
