@@ -1,4 +1,8 @@
-"""The layout of DESIGN: imports point down one list, and only what is allowed is imported."""
+"""The layout of the library: imports point down one list of rooms and one list of files.
+
+Only jax, numpy, chex and the standard library are imported; matplotlib where a picture is made, and
+hypothesis where something is drawn.
+"""
 
 import ast
 import importlib.metadata
@@ -13,7 +17,7 @@ import xattr
 PACKAGE = Path(xattr.__file__).parent
 ROOMS = [
     {"types"},
-    {"_core", "plot", "targets"},
+    {"_citation", "_core", "plot", "targets"},
     {"_program", "metrics", "paths", "quadrature"},
     {"_cpu", "_recognise"},
     {"_integrate", "rules"},

@@ -1,14 +1,15 @@
 """Attribution for JAX: the inputs that made the model say this.
 
-Every method is a function `method(f, x, ..., *, args=())` of a function `f(x, *args) -> scalar` for
-one example, and composes with `jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map`.
+A method is a function `method(f, x, ..., *, args=())`. It attributes one example, and composes with
+`jax.jit`, `jax.vmap`, `jax.grad` and `jax.shard_map`. It is made of up to four things:
 
-- `paths`, `quadrature`: γ, and nodes and weights along it, for `integrated_gradients` and others.
-- `rules`, `composites`: what goes back through an operation, for `lrp`.
-- `targets`: a model as such a function f; `plot`: maps as pictures.
-- `axioms`, `testing`: what attributions are held to, as measures and as tests.
-- `metrics`, `sanity`, `attacks`: how alike two maps are, and what changes them.
+- f, the function explained, `f(x, *args) -> scalar`: `targets` makes it from a model;
+- γ, a path from a baseline to x, `alpha -> pytree like x`: `paths`;
+- a quadrature, the nodes and weights of a sum over α: `quadrature`;
+- a rule, what an operation does to the gradient that comes back to it: `rules`, `composites`.
 
+`axioms` and `testing` measure what attributions are held to. `metrics`, `sanity` and `attacks`
+compare maps and change them, and `plot` draws them. `citation` gives the papers.
 `xattr/README.md` is the map of the files.
 """
 
@@ -33,6 +34,7 @@ from xattr._backward.lrp import deep_taylor, lrp
 from xattr._backward.patterns.methods import fit_patterns, pattern_attribution, pattern_net
 from xattr._backward.report import explain, relevance_report
 from xattr._backward.with_rules import with_rules
+from xattr._citation import citation
 from xattr._gradients.competitive import competitive_gradient_x_input
 from xattr._gradients.gradient import gradient, gradient_x_input, interior_gradients
 from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad
@@ -75,6 +77,7 @@ __all__ = [
     "attribute_dataset",
     "aumann_shapley",
     "axioms",
+    "citation",
     "competitive_gradient_x_input",
     "completeness_gap",
     "composites",

@@ -94,7 +94,14 @@ KNOWN = {  # f, x, LRP-0, guided backpropagation, DeConvNet
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_answers(name, x64):
-    """FACTS §3(a) to (d): figure 14, figure 7 (ICML), the counterexamples, the linear model."""
+    """What papers print, or what follows from their definitions by hand.
+
+    Figure 14 is of "Gradients of Counterfactuals". Its numbers do not determine its networks: the
+    two here are equal for x ≥ 0 and give all of them. Figure 7, "saturated" and "gated" are of
+    "Axiomatic Attribution for Deep Networks". LRP is the z-rule without the bias in the
+    denominator, and the signals start from 1. "shifted" is "linear" at x + m, m = (-1, -0.3), with
+    the bias that undoes m: LRP changes.
+    """
     f, x, relevance, guided, deconv = KNOWN[name]
     x = jnp.array(x, jnp.float64)
     np.testing.assert_allclose(xattr.lrp(f, x, Z_RULE), relevance, atol=1e-12)
@@ -314,7 +321,11 @@ PRESETS = {  # for a first convolution, for others, for dense layers
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_composites(name):
-    """Which rule goes where (FACTS §2.4)."""
+    """Which rule goes where: first layer, those between, dense layers at the end.
+
+    As in zennit. The presets are iNNvestigate's: A has α = 1, β = 0 in convolutions, B has α = 2,
+    β = 1, and both have ε = 0.1 in dense layers.
+    """
     composite = getattr(composites, name)(*(BOX if name == "epsilon_gamma_box" else ()))
     graph = graphs.network("residual_conv", 0, np.float32)
     found = _rules_of(composite, graph.f, np.asarray(graph.inputs(0), np.float32))

@@ -26,7 +26,7 @@ DEFAULT_NODES = 64
 """Nodes of the default quadrature, which is Gauss–Legendre.
 
 The 2017 paper reports 20 to 300 Riemann steps for a gap of 5 %. On the softmax score of
-EfficientNet-Lite0 for a photograph, 64 Gauss–Legendre nodes leave 6 % (README, the demo's table).
+EfficientNet-Lite0 for a photograph, 64 Gauss–Legendre nodes leave 6 % (the demo's table).
 """
 
 
