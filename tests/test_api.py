@@ -60,7 +60,7 @@ OPERANDS = (
     "axiom ax axes image method model f batches mesh claims maps attributions data samples g "
     "shifted path paths points quadrature warp params labels a b k m x pieces label baseline "
     "baselines composite patterns target key layer n shape name low high alpha beta epsilon gamma "
-    "rule site height width predicates entries names"
+    "rule operation height width predicates entries names"
 )
 """The words for what is passed by position, in the one order in which they come."""
 

@@ -45,6 +45,8 @@ FLOORS = [
     {"_cpu.replace"},
     {"_recognise.elementwise", "_recognise.normalizer", "_recognise.softmax"},
     {"_recognise.operation"},
+    {"_recognise.handlers"},
+    {"_recognise.groups"},
     {"_recognise.grouping"},
     {"_recognise.affine", "_recognise.recognise"},
     {"_recognise.backward"},

@@ -785,7 +785,7 @@ RULES = (
     ),
     mutant(
         "imaginary-constant",
-        "_recognise/grouping",
+        "_recognise/handlers",
         'adds = reading.mode == "relevance" and reading.graph.static(other) != 0',
         "adds = False",
         "a constant imaginary part takes relevance although biases are excluded",
@@ -906,7 +906,7 @@ RULES = (
     ),
     mutant(
         "choices-of-a-term",
-        "_recognise/grouping",
+        "_recognise/handlers",
         "if _loses_relevance(reading, equation):",
         "if False:",
         "relevance of a term that x chooses is lost without an error",
@@ -1027,7 +1027,7 @@ RULES = (
     ),
     mutant(
         "a-resize-is-a-layer",
-        "_recognise/grouping",
+        "_recognise/handlers",
         'return "resampling" if _resamples(reading.graph, equation) else "weight"',
         'return "weight"',
         "a bilinear resize counts as a layer with weights",

@@ -13,7 +13,7 @@ from jax import lax
 import xattr
 from xattr._backward import rewrite
 from xattr._program import jaxpr
-from xattr._recognise import grouping
+from xattr._recognise import handlers
 
 RANDOM = np.random.default_rng(0)
 W, B, V = (jnp.asarray(RANDOM.standard_normal(s), jnp.float32) for s in ((6, 8), 8, 8))
@@ -267,7 +267,7 @@ def test_a_new_primitive_is_one_entry(monkeypatch):
     f = lambda x: jnp.sum(lax.rem(x, jnp.full_like(x, 2.0)) * V[:6])
     assert "other" in kinds(f)
     with monkeypatch.context() as patch:
-        patch.setitem(grouping.HANDLERS, lax.rem_p, lambda reading, equation, inputs: "choice")
+        patch.setitem(handlers.HANDLERS, lax.rem_p, lambda reading, equation, inputs: "choice")
         found = kinds(f)
     assert "choice" in found
     assert "other" not in found
@@ -277,7 +277,7 @@ def test_every_primitive_that_is_known_has_a_handler():
     known = [*jaxpr.CONTROL, *jaxpr.WEIGHTED, *jaxpr.ELEMENTWISE, *jaxpr.MOVES, *jaxpr.SPLITS]
     known += [*jaxpr.SPECTRAL, *jaxpr.SUMS, *jaxpr.COLLECTIVES, *jaxpr.UPDATES, *jaxpr.LARGEST]
     known += [*jaxpr.SMALLEST, *jaxpr.ORDERINGS, *jaxpr.OWN_DERIVATIVE]
-    assert not [each for each in known if each not in grouping.HANDLERS]
+    assert not [each for each in known if each not in handlers.HANDLERS]
 
 
 def test_an_operation_is_not_changed():

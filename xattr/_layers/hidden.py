@@ -197,8 +197,8 @@ def conductance(
 
     Aⱼ = ∫₀¹ ∂f/∂hⱼ dhⱼ(γ(α))/dα dα along the straight line γ from the baseline to x.
 
-    If all of f goes through the layer, the attributions sum to f(x) − f(baseline) up to the error
-    of the quadrature. What does not go through the layer moves along γ, too.
+    If all of f goes through the layer, the attributions sum to f(x) − f(baseline), and what they
+    miss of it is the gap of the quadrature. What does not go through the layer moves along γ, too.
 
     Args:
         f: the function explained, `f(x, *args) -> scalar`, for one example.

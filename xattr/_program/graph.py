@@ -24,6 +24,12 @@ class Replacement(NamedTuple):
     """Equations that need not be run then."""
 
 
+def operands_of(equations: Sequence[Equation]) -> set[Value]:
+    """Return the values that equations take and do not make."""
+    made = {v for e in equations for v in e.outputs}
+    return {v for e in equations for v in e.operands} - made
+
+
 class Graph:
     """A program, with the equation that makes each value and those that use it."""
 
