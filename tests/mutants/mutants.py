@@ -1528,6 +1528,14 @@ WARNINGS = (
         "two threads compile the same program",
         "core/test_functions.py::test_threads_that_race_share_a_program_and_leave_without_a_word",
     ),
+    mutant(
+        "citation-by-a-second-author",
+        "_citation",
+        "({'|'.join(others) or first})",
+        r"(\w+)",
+        "Dhamdhere, Sundararajan & Yan 2018 cites Sundararajan & Taly 2018",
+        "test_citation.py::test_known",
+    ),
 )
 
 MUTANTS = (*WARNINGS, *PATH_METHODS, *GRADIENTS, *RULES, *TOOLS, *PROGRAMS)
