@@ -22,10 +22,15 @@ def run(equation: Equation, operands: Sequence[Any]) -> list[Any]:
         trees.varying_like(value, var.aval) for value, var in zip(operands, traced, strict=True)
     ]
     with versions.reading():
-        params: dict[str, Any] = primitive.get_bind_params(equation.origin.params)
+        params = _bound(equation.origin)
     with jax.named_scope(equation.scope) if equation.scope else contextlib.nullcontext():
         result = primitive.bind(*operands, **params)
     return list(result) if primitive.multiple_results else [result]
+
+
+def _bound(origin: Any) -> dict[str, Any]:
+    """Return the parameters with which JAX binds the primitive of an equation."""
+    return origin.primitive.get_bind_params(origin.params)
 
 
 def run_in(dtype: Any, equation: Equation, operands: Sequence[Any]) -> list[Any]:
