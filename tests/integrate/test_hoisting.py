@@ -310,15 +310,15 @@ def test_a_feature_at_its_baseline_gets_exactly_nothing():
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_examples_and_nodes_over_devices(axis_type):
-    mesh = jax.make_mesh((2, 4), ("batch", "step"), axis_types=(axis_type, axis_type))
+    mesh = jax.make_mesh((2, 4), ("batch", "node"), axis_types=(axis_type, axis_type))
     xs = jnp.stack([inputs(branches, jnp.float32, seed)[0] for seed in range(4)])
     rule = jax.tree.map(jnp.asarray, xattr.quadrature.midpoint(8))
 
     def part(xs, rule):
         run = functools.partial(xattr.integrated_gradients, branches, quadrature=rule)
-        return lax.psum(jax.vmap(run)(xs), "step")
+        return lax.psum(jax.vmap(run)(xs), "node")
 
-    specs = (P("batch"), P("step"))
+    specs = (P("batch"), P("node"))
     mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=P("batch"))
     alone = functools.partial(xattr.integrated_gradients, branches, quadrature=rule)
     expected = jnp.stack([alone(x) for x in xs])

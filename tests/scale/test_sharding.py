@@ -102,7 +102,7 @@ def test_nodes_over_devices(name, kind, axes):
 
 def test_the_quadrature_is_of_the_call_or_of_the_method_or_the_kernel():
     """Rules so coarse that they differ; of one node most devices have a copy of weight 0."""
-    mesh, operands = mesh_of(batch=2, step=4), (examples(), LABELS, PARAMS)
+    mesh, operands = mesh_of(batch=2, node=4), (examples(), LABELS, PARAMS)
     one, three = xattr.quadrature.midpoint(1), xattr.quadrature.riemann_left(3)
     many = xattr.quadrature.gauss_legendre(64)
     bound = functools.partial(integrated, quadrature=three)
@@ -134,7 +134,7 @@ AUTO, EXPLICIT = AxisType.Auto, AxisType.Explicit
 )
 def test_parameters_sharded_over_any_axis(name, kind):
     """In f parameters are whole but for the axes that are not ours: those are kept."""
-    mesh, spec = mesh_of(kind, batch=2, step=2, model=2), SPECS[name]
+    mesh, spec = mesh_of(kind, batch=2, node=2, model=2), SPECS[name]
     params = {"w1": jnp.ones((4, 6)) / 7, "w2": jnp.arange(12.0).reshape(6, 2) / 9}
     # A contraction over a sharded axis has to be told its result's sharding, where it is explicit.
     out, seen = P() if kind is AxisType.Explicit else None, []
@@ -187,7 +187,7 @@ def collectives(attribute, *operands):
 
 @pytest.mark.parametrize("method", [integrated, tree_method], ids=["array", "tree"])
 def test_one_all_reduce_where_nodes_are_sharded_and_nothing_else(method):
-    mesh = mesh_of(batch=2, step=4)
+    mesh = mesh_of(batch=2, node=4)
     x = examples() if method is integrated else tree_batch()
     place = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
     operands = (place(x, P("batch")), place(LABELS, P("batch")), place(PARAMS, P()))
@@ -204,7 +204,7 @@ def cubes(x):
 
 def test_one_all_reduce_for_leaves_of_two_precisions():
     method = lambda x, **options: xattr.integrated_gradients(cubes, x, **options)
-    attribute = functools.partial(sharded(method, mesh_of(step=8)), quadrature=RULE)
+    attribute = functools.partial(sharded(method, mesh_of(node=8)), quadrature=RULE)
     for double in (True, False):  # the second run is in single precision again
         with jax.enable_x64(double):
             x = {
@@ -228,7 +228,7 @@ def test_no_collective_where_only_examples_are_sharded():
 @pytest.mark.parametrize(("count", "kind"), [(1, AUTO), (13, AUTO), (13, EXPLICIT)])
 def test_uneven_batches(count, kind):
     """Padded with the last example, whose values are no danger; trimmed."""
-    attribute = sharded(integrated, mesh_of(kind, batch=4, step=2), in_axes=AXES)
+    attribute = sharded(integrated, mesh_of(kind, batch=4, node=2), in_axes=AXES)
     x, labels = examples(count), jnp.arange(count) % 4
     result = attribute(x, labels, PARAMS, quadrature=RULE)
     expected = on_one_device(integrated, x, labels, PARAMS, quadrature=RULE)
@@ -241,7 +241,7 @@ def test_padding_makes_no_nan():
     method = lambda x, **options: xattr.path_integral(
         f, lambda alpha: jnp.sqrt(alpha) * x, **options
     )
-    attribute = sharded(method, mesh_of(batch=2, step=4))
+    attribute = sharded(method, mesh_of(batch=2, node=4))
     with jax.debug_nans(True):
         result = attribute(1 + jnp.arange(9.0).reshape(3, 3), quadrature=RULE)
     assert jnp.isfinite(result).all()
@@ -262,7 +262,7 @@ def test_in_axes_as_for_vmap():
 
 
 def test_nothing_is_compiled_for_new_values():
-    mesh = mesh_of(batch=4, step=2)
+    mesh = mesh_of(batch=4, node=2)
 
     def run(seed):
         method = functools.partial(integrated, baseline=table.inputs(seed + 50))
@@ -286,7 +286,7 @@ def test_nothing_is_compiled_for_new_values():
 
 def test_inside_jit_and_differentiated():
     """The derivative by examples and by parameters, with both axes in use."""
-    attribute = sharded(integrated, mesh_of(batch=4, step=2), in_axes=AXES)
+    attribute = sharded(integrated, mesh_of(batch=4, node=2), in_axes=AXES)
     plain = jax.vmap(functools.partial(integrated, quadrature=RULE), in_axes=AXES)
 
     def loss(attribute, x, params):
@@ -304,7 +304,7 @@ def test_a_loop_in_f_that_begins_with_a_constant():
         return lax.fori_loop(0, 3, lambda _, total: total + jnp.sum(jnp.tanh(x)), jnp.float32(0))
 
     method = lambda x, **options: xattr.integrated_gradients(f, x, **options)
-    result = sharded(method, mesh_of(batch=4, step=2))(examples(), quadrature=RULE)
+    result = sharded(method, mesh_of(batch=4, node=2))(examples(), quadrature=RULE)
     table.close(result, on_one_device(method, examples(), in_axes=0, quadrature=RULE), 1e-6)
 
 
@@ -313,7 +313,7 @@ def test_what_does_not_depend_on_the_quadrature_is_not_summed():
         f = lambda x: jnp.sum(jnp.sin(x))
         return {"map": xattr.integrated_gradients(f, x, **options), "score": f(x), "x": x}
 
-    result = sharded(method, mesh_of(step=8))(examples(), quadrature=RULE)
+    result = sharded(method, mesh_of(node=8))(examples(), quadrature=RULE)
     table.close(result, on_one_device(method, examples(), in_axes=0, quadrature=RULE), 1e-6)
 
 
@@ -326,7 +326,7 @@ def test_options_are_shared_by_all_examples():
         return xattr.integrated_gradients(f, moved, baseline, **options)
 
     options = {"baseline": baseline, "key": key, "count": 3, "quadrature": RULE}
-    result = sharded(method, mesh_of(batch=2, step=4))(examples(), **options)
+    result = sharded(method, mesh_of(batch=2, node=4))(examples(), **options)
     table.close(result, on_one_device(method, examples(), in_axes=0, **options), 1e-6)
 
 
@@ -352,7 +352,7 @@ def test_names_of_the_axes():
 
 
 def test_export_for_tpu_and_cuda():
-    mesh = mesh_of(batch=4, step=2)
+    mesh = mesh_of(batch=4, node=2)
     attribute = jax.jit(functools.partial(sharded(integrated, mesh, in_axes=AXES), quadrature=RULE))
     exported = export.export(attribute, platforms=["tpu", "cuda"])(examples(), LABELS, PARAMS)
     assert exported.platforms == ("tpu", "cuda")
@@ -361,7 +361,7 @@ def test_export_for_tpu_and_cuda():
 
 
 def test_inside_shard_map_over_another_axis():
-    mesh = mesh_of(batch=2, step=2, model=2)
+    mesh = mesh_of(batch=2, node=2, model=2)
     attribute = functools.partial(sharded(integrated, mesh, in_axes=AXES), quadrature=RULE)
     by_hand = jax.shard_map(
         attribute,
@@ -391,7 +391,7 @@ def test_bfloat16_is_summed_in_float32():
     rule = xattr.Quadrature((np.arange(8) + 0.5) / 8, np.array([1.0] + [2.0**-9] * 7))
     method = lambda x, **options: xattr.integrated_gradients(jnp.sum, x, **options)
     x = jnp.ones((1, 2), jnp.bfloat16)
-    attribute = functools.partial(sharded(method, mesh_of(step=8)), quadrature=rule)
+    attribute = functools.partial(sharded(method, mesh_of(node=8)), quadrature=rule)
     result = attribute(x)
     assert result.dtype == jnp.bfloat16
     # XLA for CPU would do so by itself: look at what it is given.
@@ -418,7 +418,7 @@ def test_completeness_of_a_bfloat16_model():
             line = xattr.paths.straight_line(baseline=jnp.zeros_like(x), x=x)
             return xattr.path_integral(f, line, args=(label, params), **options)
 
-        many = sharded(method, mesh_of(step=8), in_axes=AXES)(x, LABELS, params)
+        many = sharded(method, mesh_of(node=8), in_axes=AXES)(x, LABELS, params)
         gap = lambda a, x, label: xattr.completeness_gap(SCORE, a, x, args=(label, full))
         gaps = jax.jit(jax.vmap(gap))(many.astype(jnp.float32), wide, LABELS)
         return many, functools.partial(on_one_device, method, x, LABELS, params), gaps

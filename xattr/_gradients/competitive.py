@@ -1,6 +1,5 @@
 """Competition for pixels: keep the features that favor or oppose a class more than any other."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,17 +7,15 @@ import jax.numpy as jnp
 
 from xattr import targets
 from xattr._core import chunks, compilation, trees
-from xattr.types import Array, ArrayTree
-
-Model = Callable[..., Any]
+from xattr.types import Args, Array, ArrayTree
 
 
 def competitive_gradient_x_input(
-    model: Model,
+    model: targets.Model,
     x: ArrayTree,
     label: Array | int,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
 ) -> ArrayTree:
     """Return gradient times input, but 0 wherever it is stronger for another class.
@@ -66,10 +63,10 @@ def competitive_gradient_x_input(
 
 
 def competitive_kernel(
-    model: Model,
+    model: targets.Model,
     x: ArrayTree,
     label: jax.Array,
-    args: tuple[Any, ...],
+    args: Args,
     *,
     chunk_size: int | None,
 ) -> ArrayTree:
@@ -131,7 +128,7 @@ def _winning(own: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(high), high, jnp.where(is_beaten, 0, own))
 
 
-def _scores(model: Model, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+def _scores(model: targets.Model, x: ArrayTree, args: Args) -> jax.Array:
     scores = targets.scores_of(model, x, args)
     if scores.size < 2:
         raise ValueError(

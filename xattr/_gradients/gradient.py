@@ -1,7 +1,5 @@
 """The gradient, its product with the input, and gradients on the way from the baseline."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,10 @@ import numpy as np
 from xattr import paths
 from xattr._core import compilation, trees
 from xattr._integrate import kernel
-from xattr.types import Array, ArrayTree, Function, PathSamples
+from xattr.types import Args, Array, ArrayTree, Function, PathSamples
 
 
-def gradient(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> ArrayTree:
+def gradient(f: Function, x: ArrayTree, *, args: Args = ()) -> ArrayTree:
     """Return the gradient of f at x, also called saliency or sensitivity.
 
     Aᵢ = ∂ᵢf(x). The pixel score of an image is the sum of |Aᵢ| over its channels.
@@ -40,7 +38,7 @@ def gradient(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> ArrayT
     return _at_one_point(f, x, jax.tree.map(jnp.ones_like, x), args)
 
 
-def gradient_x_input(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> ArrayTree:
+def gradient_x_input(f: Function, x: ArrayTree, *, args: Args = ()) -> ArrayTree:
     """Return the product of input and gradient.
 
     Aᵢ = xᵢ ∂ᵢf(x). For a linear f it equals integrated gradients from zero.
@@ -69,7 +67,7 @@ def gradient_x_input(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -
     return _at_one_point(f, x, x, args)
 
 
-def _at_one_point(f: Function, x: ArrayTree, factor: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
+def _at_one_point(f: Function, x: ArrayTree, factor: ArrayTree, args: Args) -> ArrayTree:
     """Return ∇f(x) ⊙ factor, by the path kernel with a single node of weight 1."""
     compilation.check_args(args)
     points, velocities = jax.tree.map(lambda leaf: leaf[None, None], (x, factor))
@@ -83,7 +81,7 @@ def interior_gradients(
     baseline: ArrayTree | None = None,
     *,
     alphas: Array,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
 ) -> ArrayTree:
     """Return the gradients of f at counterfactual inputs between the baseline and x.
 

@@ -9,7 +9,7 @@ import numpy as np
 from xattr._core import chunks, compilation, trees
 from xattr._gradients.gradient import gradient
 from xattr._program import workload
-from xattr.types import Array, ArrayTree, Function, Method, PRNGKey, Progress
+from xattr.types import Args, Array, ArrayTree, Function, Method, PRNGKey, Progress
 
 
 class _Moments(NamedTuple):
@@ -30,7 +30,7 @@ def smooth_grad(
     method: Method = gradient,
     num_samples: int = 50,
     noise_scale: float = 0.15,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> ArrayTree:
@@ -83,7 +83,7 @@ def smooth_grad_squared(
     method: Method = gradient,
     num_samples: int = 50,
     noise_scale: float = 0.15,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> ArrayTree:
@@ -135,7 +135,7 @@ def var_grad(
     method: Method = gradient,
     num_samples: int = 50,
     noise_scale: float = 0.15,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> ArrayTree:
@@ -189,7 +189,7 @@ def _moments(
     method: Method,
     num_samples: int,
     noise_scale: float,
-    args: tuple[Any, ...],
+    args: Args,
     chunk_size: int | None,
     progress: Progress | None,
 ) -> _Moments:

@@ -22,7 +22,7 @@ from jax import lax
 from xattr._core import chunks, compilation, trees
 from xattr._integrate import kernel
 from xattr._integrate.interval import NODES, Estimate, Interval, examine
-from xattr.types import Array, ArrayTree, Function, Path
+from xattr.types import Args, Array, ArrayTree, Function, Path
 
 
 class AdaptiveResult(NamedTuple):
@@ -60,7 +60,7 @@ def integrate_to_tolerance(
     atol: float | Array = 0.0,
     rtol: float | Array = 1e-2,
     max_evaluations: int = 512,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
 ) -> AdaptiveResult:
     """Attribute f(γ(1)) − f(γ(0)) along a path, with as many gradients as the tolerance needs.
@@ -158,7 +158,7 @@ def adaptive_kernel(
     f: Function,
     atol: Array,
     rtol: Array,
-    args: tuple[Any, ...],
+    args: Args,
     *,
     path: Path,
     budget: int,

@@ -18,7 +18,7 @@ import numpy as np
 
 from xattr._core import chunks, compilation, trees
 from xattr._integrate import sides
-from xattr.types import Array, ArrayTree, Function, Quadrature, UncoveredPrimitiveError
+from xattr.types import Args, Array, ArrayTree, Function, Quadrature, UncoveredPrimitiveError
 
 _SHORTEST = 2.0**-48
 """Length of the shortest piece: 16 times the spacing of float64 at 1. Less may be rounding."""
@@ -32,7 +32,7 @@ def exact_quadrature(
     x: ArrayTree,
     baseline: ArrayTree | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     max_pieces: int = 100_000,
 ) -> Quadrature:
     """Return the quadrature that integrates a piecewise linear f exactly from baseline to x.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from xattr import paths
 from xattr._core import chunks, trees
 from xattr._integrate import kernel
-from xattr.types import Array, ArrayTree, Function, PathSamples, PRNGKey, Progress
+from xattr.types import Args, Array, ArrayTree, Function, PathSamples, PRNGKey, Progress
 
 
 def expected_gradients(
@@ -18,7 +18,7 @@ def expected_gradients(
     key: PRNGKey,
     *,
     num_samples: int,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> ArrayTree:

@@ -22,7 +22,7 @@ from xattr import quadrature
 from xattr._core import compilation, trees
 from xattr._cpu import replace
 from xattr._integrate import kernel
-from xattr.types import Array, ArrayTree, Function, Path
+from xattr.types import Args, Array, ArrayTree, Function, Path
 
 NODES = 5
 """Gauss–Legendre nodes of an interval.
@@ -75,7 +75,7 @@ class Estimate(NamedTuple):
 
 
 def examine(
-    f: Function, path: Path, args: tuple[Any, ...], size: int, interval: Interval
+    f: Function, path: Path, args: Args, size: int, interval: Interval
 ) -> tuple[ArrayTree, Estimate]:
     """Return the attributions of one interval, with at most `size` gradients taken together.
 

@@ -17,7 +17,7 @@ from xattr import quadrature as quadratures
 from xattr._core import chunks, compilation, completeness, sampling, trees
 from xattr._cpu import replace
 from xattr._program import workload
-from xattr.types import Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
+from xattr.types import Args, Array, ArrayTree, Function, Path, PathSamples, Progress, Quadrature
 
 SamplesOf: TypeAlias = Callable[[Any, int, Array], PathSamples]
 """`samples_of(start, size, valid)`: the samples of one chunk, with weight 0 where not `valid`."""
@@ -67,7 +67,7 @@ def sample_path(path: Path, nodes: Array, weights: Array) -> PathSamples:
     return PathSamples(points, velocities, jnp.asarray(weights, dtype))
 
 
-def path_kernel(f: Function, samples: PathSamples, args: tuple[Any, ...]) -> ArrayTree:
+def path_kernel(f: Function, samples: PathSamples, args: Args) -> ArrayTree:
     """Return Σₖ wₖ ∇f(γₖ) ⊙ γ'ₖ over the nodes, in float32 at least.
 
     The samples have two leading axes: the chunks, which run one after the other, and the nodes of a
@@ -101,7 +101,7 @@ def integrate(
     f: Function,
     samples: PathSamples,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> ArrayTree:
@@ -162,7 +162,7 @@ def path_integral(
     path: Path,
     *,
     quadrature: Quadrature | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
     warn_above: float | None = completeness.WARN_ABOVE,
@@ -265,7 +265,7 @@ def accumulate(
     count: int,
     x: ArrayTree,
     *,
-    args: tuple[Any, ...],
+    args: Args,
     chunk_size: int | None,
     progress: Progress | None,
 ) -> ArrayTree:

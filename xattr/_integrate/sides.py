@@ -23,7 +23,7 @@ from jax import lax
 from xattr._core import compilation
 from xattr._program import jaxpr, running
 from xattr._program.jaxpr import Equation, Program, p
-from xattr.types import Array, ArrayTree, Function, UncoveredPrimitiveError
+from xattr.types import Args, Array, ArrayTree, Function, UncoveredPrimitiveError
 
 LARGEST = 1e300
 """Stands for infinity, of which no differences can be taken."""
@@ -55,7 +55,7 @@ def sides_kernel(
     f: Function,
     x: ArrayTree,
     baseline: ArrayTree,
-    args: tuple[Any, ...],
+    args: Args,
     start: Array,
     end: Array,
     *,

@@ -25,6 +25,7 @@ from xattr._integrate import kernel
 from xattr._program import jaxpr, running, versions, workload
 from xattr._program.jaxpr import Equation, Program, Value, p
 from xattr.types import (
+    Args,
     Array,
     ArrayTree,
     Function,
@@ -40,7 +41,7 @@ def integrated_gradients(
     baseline: ArrayTree | None = None,
     *,
     quadrature: Quadrature | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
     warn_above: float | None = completeness.WARN_ABOVE,
@@ -97,7 +98,7 @@ def aumann_shapley(
     x: ArrayTree,
     *,
     quadrature: Quadrature | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
     warn_above: float | None = completeness.WARN_ABOVE,
@@ -172,7 +173,7 @@ def _hoisted_integral(
     x: ArrayTree,
     quadrature: Quadrature,
     *,
-    args: tuple[Any, ...],
+    args: Args,
     chunk_size: int | None,
     progress: Progress | None,
 ) -> ArrayTree | None:
@@ -198,7 +199,7 @@ def _hoisted_integral(
 
 
 def prefix_kernel(
-    f: Function, baseline: ArrayTree, x: ArrayTree, args: tuple[Any, ...]
+    f: Function, baseline: ArrayTree, x: ArrayTree, args: Args
 ) -> tuple[ArrayTree, ArrayTree] | None:
     """Return L(baseline) and L(x), or None if nothing is worth hoisting."""
     split = split_program(f, x, args)
@@ -211,7 +212,7 @@ def path_kernel(
     start: ArrayTree,
     end: ArrayTree,
     quadrature: Quadrature,
-    args: tuple[Any, ...],
+    args: Args,
 ) -> ArrayTree:
     """Return Σₖ wₖ ∇G at the nodes between L(baseline) and L(x), in float32 at least.
 
@@ -237,7 +238,7 @@ def path_kernel(
 
 
 def transposed_kernel(
-    f: Function, slope: ArrayTree, baseline: ArrayTree, x: ArrayTree, args: tuple[Any, ...]
+    f: Function, slope: ArrayTree, baseline: ArrayTree, x: ArrayTree, args: Args
 ) -> ArrayTree:
     """Return (x − baseline) ⊙ Lᵀ slope, in the dtypes of x."""
     like_slope = _varying_with(x, *jax.tree.leaves(slope))
@@ -286,7 +287,7 @@ class Split(NamedTuple):
         return jnp.asarray(score)
 
 
-def split_program(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> Split | None:
+def split_program(f: Function, x: ArrayTree, args: Args) -> Split | None:
     """Split the traced program of f after its affine prefix.
 
     Return None if the prefix has no matrix product or convolution: then there is little to save.

@@ -1,7 +1,6 @@
 """Class activation maps of a convolutional layer."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from xattr._backward import guided
 from xattr._backward.rewrite import OnUncovered
 from xattr._core import trees
 from xattr._layers import hidden
-from xattr.types import Array, ArrayTree, Function
+from xattr.types import Args, Array, ArrayTree, Function
 
 
 def grad_cam(
@@ -18,7 +17,7 @@ def grad_cam(
     x: ArrayTree,
     *,
     layer: str,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     upsample: bool = True,
     spatial_axes: int = 2,
     relu: bool = True,
@@ -79,7 +78,7 @@ def guided_grad_cam(
     x: ArrayTree,
     *,
     layer: str,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     on_uncovered: OnUncovered = "error",
     spatial_axes: int = 2,
 ) -> Array:
@@ -123,7 +122,7 @@ def guided_grad_cam(
     return signal * cam.reshape(*signal.shape[:-1], 1).astype(signal.dtype)
 
 
-def cam_kernel(f: Function, x: ArrayTree, args: tuple[Any, ...], *, layer: str) -> Array:
+def cam_kernel(f: Function, x: ArrayTree, args: Args, *, layer: str) -> Array:
     """Return Σₖ αₖ Aᵏ, in the dtype of the layer, computed in float32 at least."""
     value, slope = hidden.value_and_gradient(f, layer, x, args)
     if not value.ndim:

@@ -18,7 +18,7 @@ from xattr import paths
 from xattr._core import chunks, compilation, completeness, trees
 from xattr._integrate import kernel
 from xattr._program import cutting, workload
-from xattr.types import Array, ArrayTree, Function, PathSamples, Progress, Quadrature
+from xattr.types import Args, Array, ArrayTree, Function, PathSamples, Progress, Quadrature
 
 
 def at_layer(f: Function, layer: str) -> tuple[Function, Function]:
@@ -76,7 +76,7 @@ def check_layer(f: Function, layer: str) -> None:
         )
 
 
-def layer_gradient(f: Function, x: ArrayTree, *, layer: str, args: tuple[Any, ...] = ()) -> Array:
+def layer_gradient(f: Function, x: ArrayTree, *, layer: str, args: Args = ()) -> Array:
     """Return the gradient of f with respect to a hidden layer.
 
     Aⱼ = ∂f/∂hⱼ at h = h(x).
@@ -118,7 +118,7 @@ def layer_integrated_gradients(
     *,
     layer: str,
     quadrature: Quadrature | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
     warn_above: float | None = completeness.WARN_ABOVE,
@@ -189,7 +189,7 @@ def conductance(
     *,
     layer: str,
     quadrature: Quadrature | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> Array:
@@ -244,7 +244,7 @@ def internal_influence(
     *,
     layer: str,
     quadrature: Quadrature | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     chunk_size: int | None = None,
     progress: Progress | None = None,
 ) -> Array:
@@ -293,18 +293,18 @@ def internal_influence(
 # Kernels ----------------------------------------------------------------------------------------
 
 
-def value_kernel(to_layer: Function, x: ArrayTree, args: tuple[Any, ...]) -> Array:
+def value_kernel(to_layer: Function, x: ArrayTree, args: Args) -> Array:
     """Return h(x)."""
     return to_layer(x, *args)
 
 
-def gradient_kernel(f: Function, x: ArrayTree, args: tuple[Any, ...], *, layer: str) -> Array:
+def gradient_kernel(f: Function, x: ArrayTree, args: Args, *, layer: str) -> Array:
     """Return ∂f/∂h at h(x)."""
     return value_and_gradient(f, layer, x, args)[1]
 
 
 def value_and_gradient(
-    f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]
+    f: Function, layer: str, x: ArrayTree, args: Args
 ) -> tuple[jax.Array, jax.Array]:
     """Return h(x), and ∂f/∂h there."""
     cut = cutting.cut_at(f, layer, x, args)
@@ -316,7 +316,7 @@ def conductance_kernel(
     f: Function,
     ends: tuple[ArrayTree, ArrayTree],
     nodes: Quadrature,
-    args: tuple[Any, ...],
+    args: Args,
     *,
     layer: str,
 ) -> tuple[Array, Array]:
@@ -328,7 +328,7 @@ def influence_kernel(
     f: Function,
     ends: tuple[ArrayTree, ArrayTree],
     nodes: Quadrature,
-    args: tuple[Any, ...],
+    args: Args,
     *,
     layer: str,
 ) -> tuple[Array, Array]:
@@ -341,7 +341,7 @@ def _path_kernel(
     layer: str,
     ends: tuple[ArrayTree, ArrayTree],
     nodes: Quadrature,
-    args: tuple[Any, ...],
+    args: Args,
     factor: Callable[[jax.Array], jax.Array],
 ) -> tuple[Array, Array]:
     """Return Σₖ wₖ ∂f/∂h · factor(dh/dα), by the path kernel on the pair (h, x)."""
@@ -358,7 +358,7 @@ def _path_kernel(
 
 
 def at_layer_of(
-    function: Callable[..., Any], f: Function, x: ArrayTree, layer: str, args: tuple[Any, ...]
+    function: Callable[..., Any], f: Function, x: ArrayTree, layer: str, args: Args
 ) -> Array:
     """Run a kernel that takes one point, compiled for f and the layer."""
     compilation.check_args(args)
@@ -374,7 +374,7 @@ def _along_path(
     baseline: ArrayTree | None,
     layer: str,
     quadrature: Quadrature | None,
-    args: tuple[Any, ...],
+    args: Args,
     chunk_size: int | None,
     progress: Progress | None,
 ) -> Array:
