@@ -21,10 +21,10 @@ from xattr.types import Array, ArrayTree, Function, Method, Path
 class Problem:
     """A specimen with its parameters, an input, a baseline, and what an axiom asks for besides.
 
-    `problem.gap(axiom, method)` measures. What it prints as makes it again: paste it. Fields:
-    `name` and `seed` of the specimen (see `xattr.testing.problem`), `x`, `baseline`, `options`
-    (feature, i and j, a and b, shift, scale, layers, path, warp); `f`, `g` and `args` are functions
-    and parameters.
+    `problem.gap(axiom, method)` measures. The `repr` makes the same problem when it is pasted. The
+    fields are `name` and `seed` of the specimen (see `xattr.testing.problem`), `x`, `baseline` and
+    `options` (feature, i and j, a and b, shift, scale, layers, path, warp). `f` and `g` are the
+    functions, `args` their parameters.
     """
 
     name: str

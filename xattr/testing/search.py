@@ -20,12 +20,12 @@ from xattr.types import Method, Progress, UncoveredPrimitiveError
 
 
 class Verdict(NamedTuple):
-    """What came of trying an axiom on many problems; see `xattr.testing.falsify`.
+    """The result of trying an axiom on many problems; see `xattr.testing.falsify`.
 
-    `holds` is None where there was nothing to try: the method has no baseline to be at, or no rule
-    for any of the functions. `examples` is how many problems were measured until one failed,
-    `uncovered` how many the method has no rule for, `gap` the largest among those that hold, or
-    that of the `counterexample`.
+    `holds` is None if nothing could be tried: the axiom is for methods of another kind, or the
+    method has a rule for none of the functions. `examples` counts the problems measured until one
+    failed, `uncovered` those that the method has no rule for. `gap` is that of the
+    `counterexample`, or the largest one of the problems that hold.
     """
 
     axiom: str
@@ -128,7 +128,7 @@ def _of_papers(axiom: Axiom) -> Iterator[Problem]:
 
 
 def _simpler(problem: Problem, axiom: Axiom) -> Iterator[dict[str, Any]]:
-    """Yield what to put for parts of a problem that hypothesis drew by seed."""
+    """Yield simpler values for the parts of a problem that hypothesis drew by seed."""
     zeros, witness = jnp.zeros_like(problem.x), problem.specimen.witness
     x = {"x": floats(witness)} if witness else {}
     yield from ({**x, "baseline": zeros}, {"baseline": zeros}, x)
@@ -226,7 +226,7 @@ def assert_axioms(
 
 
 def _told(method: Method, verdict: Verdict, has_refined: bool) -> str:
-    """Tell of a counterexample, so that it can be pasted."""
+    """Return the text of a counterexample, with lines to paste."""
     name = getattr(method, "__name__", "")
     name = name if name.isidentifier() else "method"
     if getattr(sys.modules["xattr"], name, None) is method:
