@@ -453,6 +453,7 @@ LISTED = {
 
 OUTSIDE = {
     "attribute_dataset": "writes files",
+    "citation": "looks up the paper of a method",
     "explain": "describes the program: its result holds no arrays",
     "sharded": "is a transformation itself",
 }
