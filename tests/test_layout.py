@@ -166,3 +166,8 @@ def test_nothing_optional_is_imported_with_the_package():
     code = "import sys, xattr; sys.exit(any(map(sys.modules.get, %r)))"
     code %= (("matplotlib", "flax", "hypothesis"),)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_public_names_are_shown():
+    assert set(dir(xattr)) == {*xattr.__all__, "__version__"}
+    assert all(hasattr(xattr, name) for name in xattr.__all__)

@@ -27,6 +27,7 @@ from xattr import (
     sanity,
     targets,
     testing,
+    types,
 )
 from xattr._backward.deeplift import deep_lift
 from xattr._backward.guided import deconvnet, guided_backprop
@@ -119,6 +120,11 @@ __all__ = [
     "smooth_grad_squared",
     "targets",
     "testing",
+    "types",
     "var_grad",
     "with_rules",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

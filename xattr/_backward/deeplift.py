@@ -23,7 +23,7 @@ from xattr._recognise.elementwise import RECTIFIERS
 from xattr._recognise.operation import Operation, Recognised
 from xattr.composites import SOFTMAX, Composite, kind
 from xattr.rules import halves_by_sign, merged_by_sign
-from xattr.types import ArrayTree, Function
+from xattr.types import Args, ArrayTree, Function
 
 REVEALED = "layer and activation"
 
@@ -40,7 +40,7 @@ def deep_lift(
     baseline: ArrayTree | None = None,
     *,
     variant: Literal["rescale", "reveal_cancel"] = "rescale",
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     on_uncovered: OnUncovered = "error",
     warn_above: float | None = completeness.WARN_ABOVE,
 ) -> ArrayTree:
@@ -105,7 +105,7 @@ def deep_lift_kernel(
     f: Function,
     x: ArrayTree,
     baseline: ArrayTree,
-    args: tuple[Any, ...],
+    args: Args,
     *,
     variant: str,
     on_uncovered: OnUncovered,

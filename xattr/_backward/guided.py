@@ -1,7 +1,5 @@
 """Guided backpropagation and DeConvNet: gradients that drop negative signals at ReLUs."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -13,7 +11,7 @@ from xattr._recognise.backward import Backward, Call, Cotangents
 from xattr._recognise.elementwise import RECTIFIERS
 from xattr._recognise.operation import Operation
 from xattr.composites import SOFTMAX, Composite, kind
-from xattr.types import ArrayTree, Function
+from xattr.types import Args, ArrayTree, Function
 
 
 def guided_rectifier(call: Call, g: jax.Array) -> Cotangents:
@@ -56,7 +54,7 @@ DECONVOLVED = _of_rectifiers(deconvolved_rectifier)
 
 
 def guided_backprop(
-    f: Function, x: ArrayTree, *, args: tuple[Any, ...] = (), on_uncovered: OnUncovered = "error"
+    f: Function, x: ArrayTree, *, args: Args = (), on_uncovered: OnUncovered = "error"
 ) -> ArrayTree:
     """Return the gradient of f by guided backpropagation.
 
@@ -92,7 +90,7 @@ def guided_backprop(
 
 
 def deconvnet(
-    f: Function, x: ArrayTree, *, args: tuple[Any, ...] = (), on_uncovered: OnUncovered = "error"
+    f: Function, x: ArrayTree, *, args: Args = (), on_uncovered: OnUncovered = "error"
 ) -> ArrayTree:
     """Return the signal that a deconvolutional network sends back to the input.
 
@@ -130,7 +128,7 @@ def ruled_gradient(
     f: Function,
     x: ArrayTree,
     composite: Composite,
-    args: tuple[Any, ...],
+    args: Args,
     on_uncovered: OnUncovered,
 ) -> ArrayTree:
     """Return the gradient under a composite's rules, compiled."""
@@ -140,6 +138,6 @@ def ruled_gradient(
     return compilation.compiled(ruled_kernel, modified)(x, args)
 
 
-def ruled_kernel(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> ArrayTree:
+def ruled_kernel(f: Function, x: ArrayTree, args: Args) -> ArrayTree:
     """Return ∇f(x)."""
     return jax.grad(f)(x, *args)

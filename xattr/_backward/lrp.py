@@ -14,7 +14,7 @@ from xattr._recognise import affine
 from xattr._recognise.backward import Bias
 from xattr._recognise.operation import Operation, Recognised
 from xattr.composites import Composite
-from xattr.types import Array, ArrayTree, Function
+from xattr.types import Args, Array, ArrayTree, Function
 
 DEFAULT = composites.every_layer(rules.epsilon(1e-6))
 """The composite where none is given: the ε-rule, with ε = 1e-6."""
@@ -26,7 +26,7 @@ def lrp(
     composite: Composite | None = None,
     *,
     bias: Bias = "exclude",
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     on_uncovered: OnUncovered = "error",
 ) -> ArrayTree:
     """Return the relevance of every input by layer-wise relevance propagation.
@@ -80,7 +80,7 @@ def lrp(
 
 
 def relevance_kernel(
-    f: Function, x: ArrayTree, args: tuple[Any, ...], *, composite: Composite, **options: Any
+    f: Function, x: ArrayTree, args: Args, *, composite: Composite, **options: Any
 ) -> ArrayTree:
     """Return x ⊙ ∇f(x) under the rules, and what they give to x itself."""
     recognised, operands, settings = prepared(f, x, args, composite, **options)
@@ -100,7 +100,7 @@ def relevance_kernel(
 
 
 def prepared(
-    f: Function, x: ArrayTree, args: tuple[Any, ...], composite: Composite, **options: Any
+    f: Function, x: ArrayTree, args: Args, composite: Composite, **options: Any
 ) -> tuple[Recognised, list[Any], Settings]:
     """Return the operations of f, its inputs, and the settings under which it is run."""
     settings = Settings(composite, **options)
@@ -153,7 +153,7 @@ def deep_taylor(
     *,
     low: Array | float | None = None,
     high: Array | float | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     on_uncovered: OnUncovered = "error",
 ) -> ArrayTree:
     """Return the relevance of every input by deep Taylor decomposition.

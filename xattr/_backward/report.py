@@ -16,7 +16,7 @@ from xattr._recognise.backward import Bias
 from xattr._recognise.operation import KINDS, Operation, Recognised
 from xattr._recognise.recognise import recognise
 from xattr.composites import Composite
-from xattr.types import ArrayTree, Function
+from xattr.types import Args, ArrayTree, Function
 
 
 class ExplainedOperation(NamedTuple):
@@ -65,7 +65,7 @@ def _cells(row: ExplainedOperation) -> tuple[str, ...]:
 _FAMILIES = ("guided", "lrp", "deep_lift", "patterns")
 
 
-def explain(f: Function, x: ArrayTree, *, args: tuple[Any, ...] = ()) -> Explained:
+def explain(f: Function, x: ArrayTree, *, args: Args = ()) -> Explained:
     """List the operations of f, what each was recognised as, and which methods have a rule for it.
 
     Print the result for a table. Nothing is computed: f is traced.
@@ -195,7 +195,7 @@ def relevance_report(
     composite: Composite | None = None,
     *,
     bias: Bias = "exclude",
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     on_uncovered: OnUncovered = "error",
 ) -> RelevanceReport:
     """Report for every layer and sum the relevance that arrives, goes on and is absorbed.
@@ -245,7 +245,7 @@ def relevance_report(
 
 
 def report_kernel(
-    f: Function, x: ArrayTree, args: tuple[Any, ...], *, composite: Composite, **options: Any
+    f: Function, x: ArrayTree, args: Args, *, composite: Composite, **options: Any
 ) -> RelevanceReport:
     """Run the program with zeros added around every layer: their gradients give the relevance."""
     recognised, operands, settings = lrp.prepared(f, x, args, composite, **options)

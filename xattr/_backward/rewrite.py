@@ -20,7 +20,7 @@ from xattr._recognise.backward import Bias, Call, Direct, Rule
 from xattr._recognise.operation import Mode, Operation, Recognised
 from xattr._recognise.recognise import recognise
 from xattr.composites import Composite
-from xattr.types import ArrayTree, Function, UncoveredPrimitiveError
+from xattr.types import Args, ArrayTree, Function, UncoveredPrimitiveError
 
 OnUncovered: TypeAlias = Literal["error", "gradient"]
 
@@ -65,9 +65,7 @@ class Settings(NamedTuple):
         return self.composite.mode == "difference"
 
 
-def traced(
-    f: Function, x: ArrayTree, args: tuple[Any, ...], mode: Mode
-) -> tuple[Recognised, list[Any]]:
+def traced(f: Function, x: ArrayTree, args: Args, mode: Mode) -> tuple[Recognised, list[Any]]:
     """Return f as operations, and its inputs as a list."""
     program, operands = jaxpr.trace(f, x, args, whole=mode == "gradient")
     return recognise(program, mode), operands

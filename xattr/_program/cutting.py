@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from xattr._core import compilation, trees
 from xattr._program import jaxpr, running
 from xattr._program.jaxpr import Equation, Program, Value, p
-from xattr.types import ArrayTree, Function
+from xattr.types import Args, ArrayTree, Function
 
 NAMING = 'from jax.ad_checkpoint import checkpoint_name; h = checkpoint_name(h, "name")'
 """How to name a value, for error messages."""
@@ -77,7 +77,7 @@ class FromLayer(compilation.Bound):
         return cut.score(trees.cast(h, cut.layer), x)
 
 
-def cut_at(f: Function, layer: str, x: ArrayTree, args: tuple[Any, ...]) -> Cut:
+def cut_at(f: Function, layer: str, x: ArrayTree, args: Args) -> Cut:
     """Trace f and cut it at the layer."""
     program, operands = jaxpr.trace(compilation.checked(f), x, args, whole="always")
     finder = _Finder(layer)

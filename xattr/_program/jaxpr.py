@@ -23,7 +23,7 @@ from jax.extend.core import primitives
 
 from xattr._core import trees
 from xattr._program import versions
-from xattr.types import ArrayTree, Function
+from xattr.types import Args, ArrayTree, Function
 
 _ADDED_SINCE = frozenset({"stack_p", "unstack_p"})
 """Primitives that the oldest JAX lacks altogether: it does not write them under another name."""
@@ -234,7 +234,7 @@ Whole: TypeAlias = bool | OneOf["always"]
 
 
 def trace(
-    f: Function, x: ArrayTree, args: tuple[Any, ...], *, whole: Whole = True
+    f: Function, x: ArrayTree, args: Args, *, whole: Whole = True
 ) -> tuple[Program, list[Any]]:
     """Return the program of f(x, *args) -> one array, and its inputs as a list.
 

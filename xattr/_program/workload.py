@@ -5,14 +5,12 @@ image fills them alone. So the largest array that f makes of one example decides
 `tests/benchmarks/rewrites.py --settings all none --chunks 1 4 16 64` measures it.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from xattr._core import chunks, compilation
 from xattr._program import jaxpr, versions
-from xattr.types import ArrayTree, Function, UnreadableProgramError
+from xattr.types import Args, ArrayTree, Function, UnreadableProgramError
 
 CACHE = 4 * 2**20
 """Bytes that the largest arrays of one chunk may have on a CPU.
@@ -26,7 +24,7 @@ MOST = 64
 """The largest chunk size: a larger one gains little, and needs more memory."""
 
 
-def chunk_size(given: int | None, f: Function, x: ArrayTree, args: tuple[Any, ...]) -> int:
+def chunk_size(given: int | None, f: Function, x: ArrayTree, args: Args) -> int:
     """Return the number of gradients of f to take together: as given, or chosen for x and args.
 
     x and args may be shapes. Backends other than CPU were not measured: they get
@@ -38,7 +36,7 @@ def chunk_size(given: int | None, f: Function, x: ArrayTree, args: tuple[Any, ..
     return int(counted)
 
 
-def chosen(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
+def chosen(f: Function, x: ArrayTree, args: Args) -> jax.Array:
     """Return an array as long as a chunk: `jax.eval_shape` finds the length without computing."""
     try:
         largest = largest_array(f, x, args)
@@ -51,7 +49,7 @@ def chosen(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> jax.Array:
     return jnp.zeros(min(max(CACHE // max(largest, 1), 1), MOST))
 
 
-def largest_array(f: Function, x: ArrayTree, args: tuple[Any, ...]) -> int:
+def largest_array(f: Function, x: ArrayTree, args: Args) -> int:
     """Return the bytes of the largest array that depends on x in the program of f."""
     program, _ = jaxpr.trace(compilation.staged(f), x, args, whole="always")
     made = [v for e in jaxpr.all_equations(program.equations) for v in e.outputs]

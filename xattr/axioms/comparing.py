@@ -12,7 +12,7 @@ from xattr._core import compilation, trees
 from xattr._layers import hidden
 from xattr.axioms import gaps
 from xattr.axioms.gaps import Gap
-from xattr.types import ArrayTree, Function, Method, Path
+from xattr.types import Args, ArrayTree, Function, Method, Path
 
 
 def implementation_invariance(
@@ -22,7 +22,7 @@ def implementation_invariance(
     x: ArrayTree,
     baseline: ArrayTree | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure how far apart the attributions of one function are that is written in two ways.
@@ -73,7 +73,7 @@ def linearity(
     *,
     a: Any = 1.0,
     b: Any = 1.0,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure how far the attributions of a sum are from the sum of the attributions.
@@ -130,7 +130,7 @@ def input_invariance(
     *,
     shift: ArrayTree,
     shifted_baseline: ArrayTree | None = None,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure how a constant shift of the input moves attributions, where the network undoes it.
@@ -189,7 +189,7 @@ def affine_scale_invariance(
     *,
     scale: ArrayTree,
     shift: ArrayTree,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure how attributions depend on the units that the features are measured in.
@@ -245,7 +245,7 @@ def time_reparametrization(
     path: Path,
     *,
     warp: Callable[[Any], Any],
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Callable[..., ArrayTree]] | None = None,
 ) -> Gap:
     """Measure how attributions depend on the pace at which a path is run through.
@@ -288,7 +288,7 @@ def conservation(
     x: ArrayTree,
     *,
     layers: Sequence[str] = (),
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure the relevance that is lost or gained on the way from the score to the input.

@@ -12,7 +12,7 @@ import numpy as np
 from xattr import quadrature as quadratures
 from xattr._core import compilation, completeness, trees
 from xattr._integrate import kernel
-from xattr.types import ArrayTree, Function, Method, Quadrature
+from xattr.types import Args, ArrayTree, Function, Method, Quadrature
 
 SAFETY = 8
 """Times the largest change under refinement that the error of a quadrature is taken for.
@@ -65,7 +65,7 @@ def attributed(
     f: Function,
     x: ArrayTree,
     *operands: ArrayTree,
-    args: tuple[Any, ...],
+    args: Args,
 ) -> Attributed:
     """Return the method's attributions with an estimate of their error."""
     result = _checked(method(f, x, *operands, args=args))
@@ -85,7 +85,7 @@ def attributed(
 
 
 def change(
-    found: Attributed, f: Function, baseline: ArrayTree, args: tuple[Any, ...]
+    found: Attributed, f: Function, baseline: ArrayTree, args: Args
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return f at x and at the baseline, and what rounding may cost those that `error` lacks.
 

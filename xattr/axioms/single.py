@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from xattr._core import compilation, trees
 from xattr.axioms import gaps
 from xattr.axioms.gaps import Gap
-from xattr.types import ArrayTree, Function, Method
+from xattr.types import Args, ArrayTree, Function, Method
 
 __all__ = [
     "completeness",
@@ -30,7 +30,7 @@ def completeness_gap(
     x: ArrayTree,
     baseline: ArrayTree | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
 ) -> jax.Array:
     """Return by how much attributions miss the change of f that they should sum to.
 
@@ -75,7 +75,7 @@ def completeness(
     x: ArrayTree,
     baseline: ArrayTree | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure by how much a method's attributions miss the change of f.
@@ -127,7 +127,7 @@ def sensitivity_a(
     baseline: ArrayTree | None = None,
     *,
     feature: Any,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure the change of f that one feature makes alone and gets nothing for.
@@ -185,7 +185,7 @@ def sensitivity_b(
     baseline: ArrayTree | None = None,
     *,
     feature: Any,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure what a feature gets that f does not depend on: the axiom of the dummy.
@@ -234,7 +234,7 @@ def symmetry(
     *,
     i: Any,
     j: Any,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure how differently two features are treated that play the same part.
@@ -289,7 +289,7 @@ def zero_at_baseline(
     f: Function,
     x: ArrayTree,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure what is attributed where input and baseline are the same.
@@ -333,7 +333,7 @@ def positivity(
     x: ArrayTree,
     baseline: ArrayTree | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure what is held against features of a function that only rises.
@@ -380,7 +380,7 @@ def proportionality(
     x: ArrayTree,
     baseline: ArrayTree | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     refined: Sequence[Method] | None = None,
 ) -> Gap:
     """Measure how far shares in a function of the sum of x are from proportional.

@@ -15,7 +15,7 @@ from xattr._core import compilation, trees
 from xattr._program import jaxpr, running
 from xattr._recognise import affine
 from xattr._recognise.operation import Recognised
-from xattr.types import Array, ArrayTree, Function, Progress
+from xattr.types import Args, Array, ArrayTree, Function, Progress
 
 Estimator: TypeAlias = Literal["linear", "relu", "two_point"]
 
@@ -119,15 +119,13 @@ class _Seen(NamedTuple):
     """The same two, 0 outside of each regime."""
 
 
-def traced(f: Function, example: ArrayTree, args: tuple[Any, ...]) -> Recognised:
+def traced(f: Function, example: ArrayTree, args: Args) -> Recognised:
     """Return f as operations."""
     recognised, _ = rewrite.traced(compilation.checked(f), example, args, "gradient")
     return recognised
 
 
-def empty(
-    f: Function, example: ArrayTree, args: tuple[Any, ...], estimator: Estimator
-) -> list[list[_Sums]]:
+def empty(f: Function, example: ArrayTree, args: Args, estimator: Estimator) -> list[list[_Sums]]:
     """Return the sums over no data, by layer and product."""
     try:
         layers = layers_of(traced(f, example, args))
@@ -155,7 +153,7 @@ def pattern_step(
     f: Function,
     state: list[list[_Sums]],
     batch: ArrayTree,
-    args: tuple[Any, ...],
+    args: Args,
     *,
     estimator: Estimator,
 ) -> list[list[_Sums]]:
@@ -175,7 +173,7 @@ def pattern_step(
 
 
 def _calls(
-    recognised: Recognised, layers: list[Layer], x: ArrayTree, args: tuple[Any, ...]
+    recognised: Recognised, layers: list[Layer], x: ArrayTree, args: Args
 ) -> dict[str, tuple[list[Any], list[Any]]]:
     """Run a program; return inputs and constants of its layers."""
     program = recognised.program
@@ -289,7 +287,7 @@ def pattern_end(
     f: Function,
     state: list[list[_Sums]],
     example: ArrayTree,
-    args: tuple[Any, ...],
+    args: Args,
     *,
     estimator: Estimator,
 ) -> dict[str, jax.Array]:

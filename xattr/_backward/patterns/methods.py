@@ -23,7 +23,7 @@ from xattr._recognise import affine, backward
 from xattr._recognise.backward import Call, Cotangents
 from xattr._recognise.operation import Operation
 from xattr.composites import SOFTMAX, Composite, kind
-from xattr.types import Array, ArrayTree, Function, Progress
+from xattr.types import Args, Array, ArrayTree, Function, Progress
 
 Patterns: TypeAlias = Mapping[str, Array]
 """Patterns by layer: arrays shaped as the weights of the layer."""
@@ -45,7 +45,7 @@ def fit_patterns(
     data: ArrayTree | Iterable[ArrayTree],
     *,
     estimator: Estimator = "relu",
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     progress: Progress | None = None,
 ) -> dict[str, jax.Array]:
     """Estimate from data which direction of a layer's input carries the signal of each unit.
@@ -122,7 +122,7 @@ def pattern_net(
     x: ArrayTree,
     patterns: Patterns,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     on_uncovered: OnUncovered = "error",
 ) -> ArrayTree:
     """Return the signal of an input: the part of x that f responds to.
@@ -167,7 +167,7 @@ def pattern_attribution(
     x: ArrayTree,
     patterns: Patterns,
     *,
-    args: tuple[Any, ...] = (),
+    args: Args = (),
     on_uncovered: OnUncovered = "error",
 ) -> ArrayTree:
     """Return how much each dimension of the signal contributes to f.
@@ -215,7 +215,7 @@ def _explained(
     x: ArrayTree,
     patterns: Patterns,
     attribution: bool,
-    args: tuple[Any, ...],
+    args: Args,
     on_uncovered: OnUncovered,
 ) -> ArrayTree:
     compilation.check_callable(f, "f")
@@ -236,7 +236,7 @@ def pattern_kernel(
     f: Function,
     x: ArrayTree,
     patterns: dict[str, Any],
-    args: tuple[Any, ...],
+    args: Args,
     *,
     attribution: bool,
     on_uncovered: OnUncovered,
