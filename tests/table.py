@@ -476,7 +476,7 @@ def derived(name):
 
 
 def rows():
-    """Return the rows that are listed, and those of the other methods of x."""
+    """Return the rows that are listed, and those of the other methods of xattr."""
     functions = {n: getattr(xattr, n) for n in xattr.__all__ if n not in {*LISTED, *OUTSIDE}}
     of_x = [
         name

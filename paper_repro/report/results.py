@@ -216,7 +216,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def decimal(value: float, digits: int = 3) -> str:
-    """Write a correlation as the papers do: .424, −.003, 1.000; "undefined" for NaN."""
+    """Write a number as the papers write correlations: .424, −.003, 1.000; "undefined" for NaN."""
     if not np.isfinite(value):
         return "undefined"
     text = f"{value:.{digits}f}"

@@ -32,11 +32,11 @@ class Carried(NamedTuple):
     reference: Any = None
     """The value at the reference, where the program is run on pairs (DeepLIFT)."""
     direct: Any = None
-    """Zeros that move as the value does, as long as it is x moved or scaled. No operation computes
-    with them: the gradient with respect to them is the relevance that rules return as `Direct`."""
+    """Zeros carried through the same moves and scalings as x; None behind any other operation. The
+    gradient with respect to them is the relevance that rules return as `Direct`."""
 
     def plus(self, zeros: "Carried") -> "Carried":
-        """Return this with zeros added: the gradient with respect to them is what comes back."""
+        """Return this with zeros added: the gradient with respect to `zeros` is what comes back."""
         direct = None if self.direct is None else self.direct + zeros.direct
         return Carried(self.value + zeros.value, self.reference, direct)
 
@@ -55,9 +55,10 @@ class Settings(NamedTuple):
     bias: Bias = "exclude"
     on_uncovered: OnUncovered = "error"
     zeros: Mapping[int, Zeros] | None = None
-    """Zeros to add, by the index of an operation: what `xattr.relevance_report` looks through."""
+    """Zeros to add, by the index of an operation: so `xattr.relevance_report` reads relevance."""
     bounded: Callable[[Operation, Any], list[Any]] | None = None
-    """`bounded(operation, bound of x)` returns that bound of the operation's inputs."""
+    """`bounded(operation, bound of x)` returns what the bound of x becomes at the operation's
+    inputs."""
 
     @property
     def paired(self) -> bool:

@@ -63,8 +63,8 @@ def like(tree: ArrayTree, x: ArrayTree, name: str, reference: str = "x") -> Arra
     def leaf_like(path: tuple[Any, ...], leaf: jax.Array, target: jax.Array) -> jax.Array:
         if leaf.shape != target.shape:
             raise ValueError(
-                f"{leaf_name(name, path)} has shape {leaf.shape}, but `{reference}` has shape "
-                f"{target.shape} there: pass arrays of the same shapes, for a constant "
+                f"{leaf_name(name, path)} has shape {leaf.shape}, but {leaf_name(reference, path)} "
+                f"has shape {target.shape}: pass arrays of the same shapes, for a constant "
                 f"jax.tree.map(lambda v: jnp.full_like(v, constant), {reference})"
             )
         return cast(leaf, target)

@@ -3,12 +3,13 @@
 The path is cut into intervals of 5 nodes each. A round takes the intervals of the largest expected
 errors, and computes f and its gradient at their nodes; `interval` estimates the error of each. An
 interval whose error is within its share of the tolerance is done: its attributions are added to the
-result. Any other is cut in two, and both parts wait. The search ends when no interval waits, or the
+result. The share is that which it has in the expected errors of all that wait. Any other interval
+is cut in two, and both parts wait. The search ends when no interval waits, or the
 budget of gradients is spent: then nothing more is cut.
 
 The search is one `lax.while_loop` over arrays of fixed size, so that it works under jit, vmap and
-shard_map. The arrays have a slot for every interval that the budget allows. Only numbers are kept
-of an interval. Its attributions, which are as large as x, are added at once or dropped.
+shard_map. The arrays have a slot for every interval that the budget allows. Of an interval only
+scalars are kept. Its attributions, which are as large as x, are added at once or dropped.
 """
 
 import functools
@@ -44,7 +45,7 @@ class AdaptiveResult(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The intervals, one a slot; the slots in use; the sums over intervals that are done."""
+    """The intervals, one in each slot; the slots in use; the sums over intervals that are done."""
 
     intervals: Interval
     used: Array

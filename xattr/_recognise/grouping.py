@@ -5,11 +5,12 @@ Three steps, each over the whole program:
 1. `_needed` collects what is on the way to the outputs. A softmax, a normalizer and a function of
    each element are one item from here on; every other item is one equation.
 2. `_labelled` gives each item a label: its kind, one of `operation.KINDS`, or its role in an affine
-   group, one of `groups.ROLES`. `handlers.HANDLERS` says for each primitive how.
+   group, one of `groups.ROLES`. `handlers.HANDLERS` has a function for each primitive.
 3. `groups.grouped` joins what has a role: a product with weights, its bias and its normalization
    become one layer.
 
-To support a new primitive, add it to the set of `_program/jaxpr.py` that it belongs to. If it
+To support a new primitive, add it to the set of `_program/jaxpr.py` that it belongs to, such as
+`ELEMENTWISE`. If it
 belongs to none, give it an entry in `handlers.HANDLERS`: a function that gets what is known so far,
 the equation, and those operands that carry relevance, and returns a label. A primitive without an
 entry is of the kind "other", for which most methods raise.

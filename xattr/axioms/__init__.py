@@ -12,19 +12,21 @@ the quadrature can account for.
   pass versions with more steps or samples as `refined`, or () if it is exact.
 - The rounding is estimated as 1024 units in the last place of the attributions and of f. Check
   axioms in float64 where you can.
-- The estimate is large if there is a kink between two nodes. `refined=()` then allows for rounding
-  alone: a fixed quadrature keeps that in all axioms but completeness, if no node lies on a kink.
+- The estimate is large if there is a kink between two nodes. With `refined=()` only
+  rounding is allowed for. A fixed quadrature keeps all axioms but completeness to rounding, if no
+  node lies on a kink.
 
-If an axiom compares two attributions, they may have any shape.
+If an axiom compares two attributions, they need not have the shape of x.
 
 What an axiom presupposes of f (that it does not depend on a feature, that two functions are equal)
 is the caller's promise. `xattr.testing` draws functions that keep it.
 
 Which axioms single out which method is contested. That path methods are the only ones with
 completeness, linearity, dummy and implementation invariance rests on Friedman 2004, whose functions
-are not those of networks; Lundstrom et al. 2022 add non-decreasing positivity. The proof that
-the straight line is the only path that preserves symmetry takes one pair of ends: a path may depend
-on its ends (Lerma & Lucas 2021). Lundstrom & Razaviyayn 2025 give four characterizations that hold.
+are not those of networks; Lundstrom et al. 2022 add non-decreasing positivity. The proof that the
+straight line is the only path that preserves symmetry is for one fixed pair of baseline and input,
+and a path may depend on them (Lerma & Lucas 2021). Lundstrom & Razaviyayn 2025 prove four
+characterizations for networks.
 """
 
 from xattr.axioms.comparing import (
