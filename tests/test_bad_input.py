@@ -24,7 +24,7 @@ CASES = {
     "baseline of another shape": (
         lambda: IG(F, X, jnp.zeros(4)),
         ValueError,
-        "`baseline` has shape (4,), but `x` has shape (3,) there: pass arrays of the same shapes",
+        "`baseline` has shape (4,), but `x` has shape (3,): pass arrays of the same shapes",
     ),
     "baseline's leaf is named": (
         lambda: IG(lambda x: F(x["a"]), {"a": X}, {"a": jnp.zeros(4)}),
