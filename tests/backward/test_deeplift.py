@@ -321,7 +321,7 @@ def test_the_remedy_helps(method):
 
 def test_bad_input():
     f = lambda x: jnp.sum(x)
-    with pytest.raises(ValueError, match='`rule` must be "rescale" or "reveal_cancel"'):
+    with pytest.raises(ValueError, match='`variant` must be "rescale" or "reveal_cancel"'):
         xattr.deep_lift(f, jnp.ones(2), variant="linear")
     with pytest.raises(ValueError, match="`baseline` has shape"):
         xattr.deep_lift(f, jnp.ones(2), jnp.ones(3))
