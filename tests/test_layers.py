@@ -437,7 +437,7 @@ def test_layers_of_efficientnet():
     assert h.shape == (2, 2, 112)
     np.testing.assert_allclose(score, expected, rtol=1e-5)
     assert jax.eval_shape(xattr.at_layer(f, "block_3/project")[0], x, variables).shape[2] == 40
-    with pytest.raises(ValueError, match=r"16 values.*'EfficientNetLite0/block_0/project'"):
+    with pytest.raises(ValueError, match=r"16 values.*'EfficientNetLite/block_0/project'"):
         jax.eval_shape(xattr.at_layer(f, "project")[0], x, variables)
     with pytest.raises(ValueError, match=r"no layer 'Dense_0'.*stem.*block_2.* and \d+ more"):
         jax.eval_shape(xattr.at_layer(f, "Dense_0")[0], x, variables)

