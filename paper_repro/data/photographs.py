@@ -62,15 +62,26 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: int = 224) -> np.ndarray:
-    """Cut out the central square of 224/256 of the short side, and resize it (bicubic).
-
-    As in the EfficientNet release, the side is rounded down and the margins before it up.
+    """Cut out the central square, and resize it.
 
     Returns:
         float32, (size, size, channels), in [0, 1].
     """
+    left, top, side = central_square(image)
+    return squashed(image.crop((left, top, left + side, top + side)), size)
+
+
+def central_square(image: Image.Image) -> tuple[int, int, int]:
+    """Return left, top and side of the central square of 224/256 of the short side.
+
+    As in the EfficientNet release, the side is rounded down and the margins before it up.
+    """
     side = min(image.size) * 224 // 256
     left, top = ((length - side + 1) // 2 for length in image.size)
-    square = image.crop((left, top, left + side, top + side))
-    resized = square.resize((size, size), Image.Resampling.BICUBIC)
+    return left, top, side
+
+
+def squashed(image: Image.Image, size: int) -> np.ndarray:
+    """Resize a whole picture to a square (bicubic): float32, (size, size, channels), in [0, 1]."""
+    resized = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(resized, np.float32) / np.float32(255)

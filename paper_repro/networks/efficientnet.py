@@ -39,7 +39,9 @@ def _weights(name: str, file: str, sha256: str) -> Source:
 
 VARIANTS = {
     "lite0": Variant(
-        *(1.0, 1.0, 224),
+        1.0,
+        1.0,
+        224,
         _weights(
             "lite0",
             "efficientnet-lite0-57934424.pth",
@@ -47,7 +49,9 @@ VARIANTS = {
         ),
     ),
     "lite1": Variant(
-        *(1.0, 1.1, 240),
+        1.0,
+        1.1,
+        240,
         _weights(
             "lite1",
             "efficientnet-lite1-77cc7160.pth",
@@ -55,7 +59,9 @@ VARIANTS = {
         ),
     ),
     "lite2": Variant(
-        *(1.1, 1.2, 260),
+        1.1,
+        1.2,
+        260,
         _weights(
             "lite2",
             "efficientnet-lite2-9656183e.pth",
