@@ -137,9 +137,8 @@ def _bounds_at(
             if each.moves_input or each.kind == "constant":
                 inputs = [env[v] for v in (*each.inputs, *each.constants)]
                 count = len(each.inputs)
-                results = affine.apply(each, inputs[:count], inputs[count:])
-                listed = results if len(each.outputs) > 1 else [results]
-                env.update(zip(each.outputs, listed, strict=True))
+                results = affine.results(each, inputs[:count], inputs[count:])
+                env.update(zip(each.outputs, results, strict=True))
             if each is operation:
                 break
         return [env[v] for v in operation.inputs]

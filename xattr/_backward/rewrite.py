@@ -211,7 +211,7 @@ def _applied(
     if settings.paired:
         references = tuple(c.value if c.reference is None else c.reference for c in inputs)
         others = tuple(c.value if c.reference is None else c.reference for c in constants)
-        reference_outputs = _listed(affine.apply(operation, references, others), operation)
+        reference_outputs = affine.results(operation, references, others)
     if rule is backward.share_largest:
         # Softmax does not change with the shift, so one shift for both ends is exact; with two, the
         # difference of the shifts would be attributed to nothing.
@@ -220,19 +220,13 @@ def _applied(
         return [Carried(shared, shared)]
     moved = _moved_direct(operation, inputs, fixed)
     if rule is None or rule.is_own_gradient(operation, settings.bias):
-        outputs = _listed(affine.apply(operation, values, fixed), operation)
+        outputs = affine.results(operation, values, fixed)
     elif rule is backward.constant:
-        outputs = [
-            lax.stop_gradient(o) for o in _listed(affine.apply(operation, values, fixed), operation)
-        ]
+        outputs = [lax.stop_gradient(o) for o in affine.results(operation, values, fixed)]
     else:
         at_reference = (references, reference_outputs[0])
         outputs = [_claimed(operation, rule, inputs, fixed, at_reference, settings)]
     return [Carried(*each) for each in zip(outputs, reference_outputs, moved, strict=True)]
-
-
-def _listed(result: Any, operation: Operation) -> list[Any]:
-    return result if len(operation.outputs) > 1 else [result]
 
 
 def _moved_direct(
@@ -244,7 +238,7 @@ def _moved_direct(
     if not zeros or any(zero is None for zero in zeros) or not operation.moves_input:
         return nothing
     if len(operation.outputs) > 1:
-        return _listed(affine.apply(operation, zeros, constants), operation)
+        return affine.results(operation, zeros, constants)
     # Relevance goes through a scale whole (R of a x is R of x), but by the weights of a resize.
     moved = affine.linear if operation.resamples else affine.passed
     return [moved(operation, zeros, constants)]

@@ -22,16 +22,18 @@ State = Any
 
 def apply(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> Any:
     """Return what the operation computes, as a list if it has several results."""
+    found = results(operation, inputs, constants)
+    return found[0] if len(found) == 1 else found
+
+
+def results(operation: Operation, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Any]:
+    """Return the results of the operation."""
     env = dict(zip(operation.inputs, inputs, strict=True))
     env.update(zip(operation.constants, constants, strict=True))
     for equation in operation.equations:
-        results = running.run(equation, [jaxpr.read(env, v) for v in equation.inputs])
-        env.update(zip(equation.outputs, results, strict=True))
-    return (
-        env[operation.output]
-        if len(operation.outputs) == 1
-        else [env[v] for v in operation.outputs]
-    )
+        found = running.run(equation, [jaxpr.read(env, v) for v in equation.inputs])
+        env.update(zip(equation.outputs, found, strict=True))
+    return [env[v] for v in operation.outputs]
 
 
 def read(

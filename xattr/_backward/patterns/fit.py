@@ -183,10 +183,8 @@ def _calls(
         inputs, constants = (
             [env[v] for v in values] for values in (operation.inputs, operation.constants)
         )
-        result = affine.apply(operation, inputs, constants)
-        env.update(
-            zip(operation.outputs, result if len(operation.outputs) > 1 else [result], strict=True)
-        )
+        results = affine.results(operation, inputs, constants)
+        env.update(zip(operation.outputs, results, strict=True))
     return {
         layer.name: (
             [env[v] for v in layer.operation.inputs],
