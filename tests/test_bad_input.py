@@ -297,7 +297,7 @@ CASES = {
     "quadrature is a number": (
         lambda: IG(F, X, quadrature=32),
         TypeError,
-        "`quadrature` must be a Quadrature(nodes, weights), but is a int: pass for example "
+        "`quadrature` must be a Quadrature(nodes, weights), but is an int: pass for example "
         "xattr.quadrature.gauss_legendre(32)",
     ),
     "quadrature is its maker": (

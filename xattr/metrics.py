@@ -299,7 +299,7 @@ def _number(value: Any, name: str) -> jax.Array:
 def _check_array(value: Any, name: str) -> None:
     if not jax.tree_util.all_leaves([value]):
         raise TypeError(
-            f"`{name}` must be one array, but is a {type(value).__name__}: for a pytree use "
+            f"`{name}` must be one array, but is {trees.type_of(value)}: for a pytree use "
             "jax.tree.map, or compare all leaves as one by jax.flatten_util.ravel_pytree"
         )
 

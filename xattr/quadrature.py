@@ -290,8 +290,8 @@ def checked(quadrature: Quadrature) -> Quadrature:
     """Return the quadrature as arrays; raise if nodes and weights do not fit together."""
     if not isinstance(quadrature, tuple) or len(quadrature) != 2:
         raise TypeError(
-            f"`quadrature` must be a Quadrature(nodes, weights), but is a "
-            f"{type(quadrature).__name__}: pass for example xattr.quadrature.gauss_legendre(32)"
+            f"`quadrature` must be a Quadrature(nodes, weights), but is "
+            f"{trees.type_of(quadrature)}: pass for example xattr.quadrature.gauss_legendre(32)"
         )
     nodes, weights = (_array(values) for values in quadrature)
     if nodes.ndim != 1 or nodes.shape != weights.shape:

@@ -114,15 +114,11 @@ def _rows(recognised: Recognised, differences: set[Any], depth: int) -> list[Exp
 
 
 def _row(operation: Operation, differences: set[Any], depth: int) -> ExplainedOperation:
-    names = [e.name for e in operation.equations]
     flags = [name for name, flag in (("first", operation.first), ("last", operation.last)) if flag]
-    shapes = (
-        f"{', '.join(map(str, operation.inputs or operation.constants))} -> {operation.outputs[0]}"
-    )
     return ExplainedOperation(
         operation.kind,
-        " ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]]),
-        shapes,
+        operation.primitives,
+        operation.shapes,
         operation.scope,
         operation.main.source,
         ", ".join(flags) if operation.is_layer else "",

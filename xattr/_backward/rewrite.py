@@ -84,8 +84,9 @@ def check_composite(composite: Any) -> None:
     """Raise unless the value is a composite of rules that need no reference."""
     if not isinstance(composite, Composite):
         raise TypeError(
-            f"`composite` must be a composite, but is a {type(composite).__name__}: make one with "
-            "xattr.composites, for example xattr.composites.epsilon_plus()"
+            f"`composite` must be a composite, but is {trees.type_of(composite)}: make one with "
+            "xattr.composites, for example xattr.composites.epsilon_plus(), or of one rule "
+            "xattr.composites.every_layer(rule)"
         )
     if composite.mode == "difference":
         raise ValueError("`composite` needs a reference: use xattr.deep_lift(f, x, baseline)")

@@ -334,26 +334,26 @@ def _warn_of_state(f: Function, arrays: list[Any]) -> None:
 def _describe(value: Any) -> str:
     if hasattr(value, "dtype"):
         return f"{value.dtype}{list(jnp.shape(value))}"
-    return f"a {type(value).__name__}"
+    return trees.type_of(value)
 
 
 def check_callable(value: Any, name: str) -> None:
     """Raise if the value cannot be called."""
     if not callable(value):
-        raise TypeError(f"`{name}` must be a function, but is a {type(value).__name__}")
+        raise TypeError(f"`{name}` must be a function, but is {trees.type_of(value)}")
 
 
 def check_args(args: Any) -> None:
     """Raise if the further arguments of f are not a tuple of pytrees of arrays."""
     if not isinstance(args, tuple):
         raise TypeError(
-            f"`args` must be a tuple of further arguments of f, but is a {type(args).__name__}: "
+            f"`args` must be a tuple of further arguments of f, but is {trees.type_of(args)}: "
             "for one argument write args=(label,)"
         )
     for leaf in jax.tree.leaves(args):
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float, complex)):
             raise TypeError(
-                f"`args` must hold arrays and numbers, but has a {type(leaf).__name__}: "
+                f"`args` must hold arrays and numbers, but has {trees.type_of(leaf)}: "
                 "bind anything else to f, with functools.partial"
             )
 

@@ -16,6 +16,12 @@ def leaf_name(name: str, path: tuple[Any, ...]) -> str:
     return f"`{name}`{jax.tree_util.keystr(path)}"
 
 
+def type_of(value: Any) -> str:
+    """Name the type of a value in an error message: "a list", "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"
+
+
 def floating(tree: ArrayTree, name: str) -> ArrayTree:
     """Return the tree with strongly typed JAX arrays as leaves; raise if one is not floating."""
     if not jax.tree.leaves(tree):
@@ -32,7 +38,7 @@ def _float(leaf: Any, name: str) -> jax.Array:
         dtype = jnp.result_type(leaf)
     except TypeError as error:
         raise TypeError(
-            f"{name} must be a floating array, but is a {type(leaf).__name__}: "
+            f"{name} must be a floating array, but is {type_of(leaf)}: "
             "pass a pytree of floating arrays"
         ) from error
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -139,7 +139,7 @@ def _size_of_image(x: ArrayTree, spatial_axes: int) -> tuple[int, ...]:
     rank = spatial_axes + 1
     if len(shape) == rank or (len(shape) == rank + 1 and shape[0] == 1):
         return shape[-rank:-1]
-    found = f"has shape {shape}" if isinstance(x, Array) else f"is a {type(x).__name__}"
+    found = f"has shape {shape}" if isinstance(x, Array) else f"is {trees.type_of(x)}"
     one = _image_of(spatial_axes)
     raise ValueError(
         f"to upsample the map `x` must be one image, {one} or (1, {one[1:]}, but it {found}: pass "

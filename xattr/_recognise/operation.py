@@ -149,12 +149,20 @@ class Operation:
         """Whether it is the largest that it picks."""
         return self.main.primitive in {*jaxpr.LARGEST, p.max_p}
 
+    @property
+    def primitives(self) -> str:
+        """The names of its primitives; of more than four, the first two and the last."""
+        names = [e.name for e in self.equations]
+        return " ".join(names if len(names) <= 4 else [*names[:2], "...", names[-1]])
+
+    @property
+    def shapes(self) -> str:
+        """Dtypes and shapes of what goes in and what comes out."""
+        return f"{', '.join(map(str, self.inputs or self.constants))} -> {self.outputs[0]}"
+
     def describe(self) -> str:
         """Return its primitives, shapes and source line in one line."""
-        names = [e.name for e in self.equations]
-        short = names if len(names) <= 4 else [*names[:2], "...", names[-1]]
-        shapes = ", ".join(map(str, self.inputs or self.constants))
-        return f"{' '.join(short)} ({shapes} -> {self.outputs[0]}) at {self.main.source}"
+        return f"{self.primitives} ({self.shapes}) at {self.main.source}"
 
 
 class Recognised(NamedTuple):

@@ -134,7 +134,7 @@ def _plan(mesh: Mesh, batch_axis: str, node_axis: str) -> Plan:
     """Return the plan; raise unless the mesh has one of the axes."""
     if not isinstance(mesh, Mesh):
         raise TypeError(
-            f"`mesh` must be a jax.sharding.Mesh, but is a {type(mesh).__name__}: "
+            f"`mesh` must be a jax.sharding.Mesh, but is {trees.type_of(mesh)}: "
             'make one with jax.make_mesh((4, 2), ("batch", "node"))'
         )
     if node_axis == NODE_AXIS and {NODE_AXIS, "step"} & {*mesh.axis_names} == {"step"}:

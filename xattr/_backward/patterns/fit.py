@@ -28,8 +28,8 @@ def batches(data: Any, progress: Progress | None) -> Iterator[Any]:
     if not _is_examples(data):
         if not isinstance(data, Iterable):
             raise TypeError(
-                f"`data` must be an array of examples or an iterable of batches, but is a "
-                f"{type(data).__name__}"
+                f"`data` must be an array of examples or an iterable of batches, but is "
+                f"{trees.type_of(data)}"
             )
         yield from progress(data) if progress else data
         return

@@ -224,7 +224,7 @@ def _explained(
     if not isinstance(patterns, Mapping):
         raise TypeError(
             "`patterns` must be a dict of arrays, as xattr.fit_patterns(f, data) returns it, but "
-            f"is a {type(patterns).__name__}"
+            f"is {trees.type_of(patterns)}"
         )
     x = trees.floating(x, "x")
     arrays = trees.floating(dict(patterns), "patterns")
