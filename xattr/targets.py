@@ -172,8 +172,8 @@ def scores_of(model: Model, x: ArrayTree, args: Args) -> jax.Array:
         scores = jnp.asarray(returned)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`model` must return class scores of shape (classes,), but returned "
-            f"{trees.type_of(returned)}: return the scores alone, "
+            f"`model` must return class scores of shape (classes,), but returned a "
+            f"{type(returned).__name__}: return the scores alone, "
             "lambda x, *args: model(x, *args)[0]; a flax module with `mutable` trains, "
             "build it with use_running_average=True"
         ) from error
