@@ -151,7 +151,7 @@ def _digest(scene: Scene, function: Any, operands: Any) -> str:
         digest.update(repr((code.__qualname__, function.args, function.keywords)).encode())
     for operand in operands:
         is_key = jnp.issubdtype(operand.dtype, jax.dtypes.prng_key)
-        digest.update(np.ascontiguousarray(jax.random.key_data(operand) if is_key else operand))
+        digest.update(np.asarray(jax.random.key_data(operand) if is_key else operand).tobytes())
     return digest.hexdigest()
 
 

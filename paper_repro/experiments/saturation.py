@@ -1,4 +1,4 @@
-"""Scores and layers along the path from black to the photograph ("Counterfactuals", figs. 2, 12)."""
+"""Scores and layers on the way from black to a photograph ("Counterfactuals", figs. 2 and 12)."""
 
 import functools
 from typing import Any
@@ -130,9 +130,9 @@ def _claims(numbers: dict[str, Any], found: dict[str, Any]) -> list[Claim]:
             f"at most {decimal(last['of_means'], 4)} in the mean over photographs, "
             f"{decimal(last['max'], 4)} for one photograph",
             bool(last["of_means"] < 0.01),
-            "our last layer is the rectified head (7 × 7 × 1280 for Lite0), theirs is mixed5b (7 × 7 "
-            "× 1024). Without biases a layer would only be scaled by α, and the distance would be 0; "
-            "the biases of Lite0's batch normalizations are not small beside a dark picture",
+            "our last layer is the rectified head (7 × 7 × 1280 for Lite0), theirs is mixed5b (7 × "
+            "7 × 1024). Without biases α would only scale a layer, and the distance would be 0; the "
+            "biases of Lite0's batch normalizations are not small beside a dark picture",
         ),
     ]
 

@@ -202,7 +202,7 @@ def _markdown(facts: dict[str, Any], result: Result, pictures: Sequence[str]) ->
     parts = [f"# {result.title}"]
     if facts["quick"]:
         parts.append(
-            "> Numbers of `--quick`: few images, and small networks trained for seconds, for tests only."
+            "> Numbers of `--quick`: few images, or networks trained for seconds, for tests only."
         )
     parts.append(f"```sh\n{facts['command']}\n```")
     parts.append(_circumstances(facts))
