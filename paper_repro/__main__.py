@@ -24,6 +24,12 @@ EXPERIMENTS = {
 }
 PHOTOGRAPHIC = {
     "saturation": "scores and layers along the path from black (counterfactuals, figs. 2 and 12)",
+    "interior-gradients": "gradients at scaled-down photographs (counterfactuals, fig. 3)",
+    "ig-gallery": "IG beside gradients of photographs (counterfactuals, figs. 4 and 11)",
+    "ablation": "pixels outside the object can go (counterfactuals, fig. 1)",
+    "aopc": "how fast the score falls as top pixels go (counterfactuals, fig. 5)",
+    "localization": "the share of a map inside the object's boxes (counterfactuals, §2.5)",
+    "misclassified": "maps for the predicted and the true class (counterfactuals, fig. 6)",
 }
 EXPERIMENTS |= PHOTOGRAPHIC
 

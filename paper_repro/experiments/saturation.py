@@ -131,8 +131,8 @@ def _claims(numbers: dict[str, Any], found: dict[str, Any]) -> list[Claim]:
             f"{decimal(last['max'], 4)} for one photograph",
             bool(last["of_means"] < 0.01),
             "our last layer is the rectified head (7 × 7 × 1280 for Lite0), theirs is mixed5b (7 × "
-            "7 × 1024). Without biases α would only scale a layer, and the distance would be 0; the "
-            "biases of Lite0's batch normalizations are not small beside a dark picture",
+            "7 × 1024). Without biases α would only scale a layer, and the distance would be 0. "
+            "Lite0's batch normalizations have biases that are not small beside a dark picture",
         ),
     ]
 
