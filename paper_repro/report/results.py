@@ -230,8 +230,13 @@ def gallery(folder: Path, names: Iterable[str]) -> str:
         "`python -m paper_repro gallery` writes this page from the numbers in `results/`, where "
         "each experiment has a page with its setup, all tables, versions and duration. *The note* "
         "is Sundararajan & Taly 2018; *sanity checks* are those of Adebayo et al. 2018, with their "
-        "notebooks and slides; *unreliability* is Kindermans, Hooker et al. 2017. The first run "
-        "trains the networks (`python -m paper_repro train`) and caches them.",
+        "notebooks and slides; *unreliability* is Kindermans, Hooker et al. 2017; "
+        '*counterfactuals* is Sundararajan, Taly & Yan 2016, "Gradients of Counterfactuals". The '
+        "first run trains the networks (`python -m paper_repro train`) and caches them.",
+        "Experiments on photographs explain EfficientNet-Lite0. Without `--imagenet-dir` they take "
+        "25 pictures of two packages on PyPI. The numbers here are those of 200 pictures of "
+        "ILSVRC2012's validation set, whose names are in the JSON. Figures show the five free "
+        "photographs of scikit-image alone (coffee, chelsea, camera, rocket, astronaut).",
     ]
     for name in names:
         source = folder / f"{name}.json"

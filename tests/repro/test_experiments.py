@@ -14,6 +14,7 @@ import paper_repro
 from paper_repro.__main__ import EXPERIMENTS
 
 COMMITTED = Path(paper_repro.__file__).with_name("results")
+LARGEST = {"png": 160_000, "gif": 1_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_report_and_figures(folder, name):
         with Image.open(folder / picture) as image:
             assert min(image.size) >= 250
             assert len(image.convert("RGB").getcolors(1 << 20)) > 8
-        assert (folder / picture).stat().st_size < 160_000
+        assert (folder / picture).stat().st_size < LARGEST[picture[-3:]]
 
 
 def words_of(folder, name):
@@ -178,3 +179,77 @@ def test_table_of_axioms(folder):
     assert grid["path_integral, depends on its ends"]["symmetry"] == "+"
     assert set(found["grid"]["competitive_gradient_x_input"]) == {"."}
     assert max(found["kinks"]["ReLU(x − c)"]["fixed"]) > 0.01
+
+
+def test_scores_saturate_on_the_way_from_black(folder):
+    found = numbers_of(folder, "saturation")
+    chances, logits = (np.array(found[name]) for name in ("probability", "logit"))
+    assert chances[:, 0].max() < 0.05
+    assert (np.ptp(logits[:, 45:], axis=1) < 0.1 * logits[:, -1]).mean() >= 0.75
+    for layer in found["layers"].values():
+        cosine = np.array(layer["cosine"])
+        assert abs(cosine[-1]) < 1e-5
+        assert cosine[30] < 0.2 < cosine[0]
+
+
+def test_gradients_are_large_at_dark_photographs(folder):
+    found = numbers_of(folder, "interior-gradients")
+    mean = np.array(found["mean_score"])
+    assert mean[:10].max() > 2 * mean[-1]
+    assert max(found["inside"][:10]) > found["inside"][-1]
+    with Image.open(folder / "interior-gradients-animation.gif") as animation:
+        assert animation.n_frames >= 4
+
+
+def test_the_gallery_of_free_photographs(folder):
+    found = numbers_of(folder, "ig-gallery")
+    assert found["photographs"] == ["coffee", "chelsea", "camera", "rocket", "astronaut"]
+    assert found["class"][0] == "espresso"
+    inside = [np.array(values, float) for values in found["inside"].values()]
+    assert (inside[0] > inside[1])[[0, 2, 3]].all()  # the box of chelsea is most of the picture
+    assert found["inside"]["gradient"][4] is None
+    sums, scores = (np.array(found["completeness"][name]) for name in ("sum", "score"))
+    assert np.median(np.abs(sums - scores) / scores) < 0.05
+
+
+def test_ablation_inside_matters_more_than_outside(folder):
+    found = numbers_of(folder, "ablation")
+    means = {kind: np.mean(values) for kind, values in found["change"].items()}
+    assert means["IG, inside"] < means["gradient, outside"] - 0.1
+    assert found["class_kept"]["gradient, outside"] > found["class_kept"]["IG, inside"]
+
+
+def test_the_curves_of_ablation(folder):
+    found = numbers_of(folder, "aopc")
+    last = {name: scores["probability"][0][-1] for name, scores in found["aopc"].items()}
+    assert last["integrated gradients"] > last["random"] + 0.05
+    drops = found["drop"]["integrated gradients"]["probability"]
+    assert drops[0] == 0
+    np.testing.assert_allclose(
+        [np.mean(drops[: k + 1]) for k in range(51)],
+        found["aopc"]["integrated gradients"]["probability"][0],
+        atol=1e-5,
+    )
+
+
+def test_localization_at_three_thresholds(folder):
+    found = numbers_of(folder, "localization")
+    counts = [each["photographs"] for each in found["thresholds"].values()]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) == 3
+    inside, area = np.array(found["inside"]["integrated gradients"]), np.array(found["area"])
+    assert (inside > area).mean() > 0.7  # more than a map without structure
+
+
+def test_maps_for_the_wrong_and_the_right_class(folder):
+    found = numbers_of(folder, "misclassified")
+    assert min(found["rank"]) > found["beyond_top"] >= 1
+    assert all(-1 <= value < 1 for value in found["pearson"])
+    assert found["predicted"] != found["true"]
+
+
+def test_references_make_maps_diverge(folder):
+    scores = np.array(numbers_of(folder, "references")["spearman"]["pixel scores"])
+    np.testing.assert_allclose(np.diag(scores), 1, atol=1e-5)
+    np.testing.assert_allclose(scores, scores.T, atol=1e-5)
+    assert scores[0, 1:5].max() < 0.7

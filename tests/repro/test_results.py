@@ -26,6 +26,8 @@ COMMITTED = Path(paper_repro.__file__).with_name("results")
 def result():
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([0, 1])
+    other = Figure(figsize=(2, 1))
+    other.subplots().plot([1, 0])
     numbers = {"mean": np.array([1 / 3, np.nan]), "n": np.int64(2), "deep": {"x": [True, 1e-20]}}
     claims = [
         Claim("ρ of |A|", ".5", ".499", True),
@@ -33,16 +35,19 @@ def result():
         Claim("third", "shown", "3", None),
     ]
     tables = [Table("All", ["a", "b"], [["1", "|2|"]])]
-    return Result("A title", {"": figure, "more": figure}, numbers, claims, tables, ["A note."])
+    figures, moving = {"": figure, "more": figure}, {"moving": [figure, other]}
+    return Result("A title", figures, numbers, claims, tables, ["A note."], moving)
 
 
 def test_written_files(result, tmp_path):
     written = results.write("name", result, Setting(seed=3), 1.25, tmp_path)
-    names = ["name.png", "name-more.png", "name.json", "name.md"]
+    names = ["name.png", "name-more.png", "name-moving.gif", "name.json", "name.md"]
     assert [path.name for path in written] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     with Image.open(written[1]) as picture:
         assert picture.size == (200, 100)
+    with Image.open(written[2]) as animation:
+        assert (animation.n_frames, animation.size) == (2, (200, 100))
     facts = json.loads((tmp_path / "name.json").read_text())
     assert facts["command"] == "python -m paper_repro name --seed 3"
     assert facts["numbers"] == {"mean": [0.333333, None], "n": 2, "deep": {"x": [True, 1e-20]}}
@@ -54,10 +59,19 @@ def test_written_files(result, tmp_path):
     assert "| second | 1 | 2 | **differs** | a reason |" in text
     assert "| third | shown | 3 | not stated |  |" in text
     assert "![name-more.png](name-more.png)" in text
+    assert "![name-moving.gif](name-moving.gif)" in text
     assert "## All\n\n| a | b |\n| --- | --- |\n| 1 | \\|2\\| |" in text
     assert "`--quick`" in (
-        results.write("name", result, Setting(quick=True), 1, tmp_path)[3].read_text()
+        results.write("name", result, Setting(quick=True), 1, tmp_path)[4].read_text()
     )
+
+
+def test_the_command_names_the_options_that_decide_the_result(result, tmp_path):
+    setting = Setting(True, 2, imagenet_dir=Path("/some/where/pictures"), network="lite2")
+    results.write("name", result, setting, 1, tmp_path)
+    facts = json.loads((tmp_path / "name.json").read_text())
+    expected = "python -m paper_repro name --imagenet-dir pictures --network lite2 --quick --seed 2"
+    assert facts["command"] == expected
 
 
 def test_numbers_as_the_papers_write_them():
@@ -99,14 +113,16 @@ def test_training_checks_the_seed(capsys):
 @pytest.mark.parametrize("name", __main__.EXPERIMENTS)
 def test_committed_results_are_full_runs(name):
     facts = json.loads((COMMITTED / f"{name}.json").read_text())
-    assert facts["command"] == f"python -m paper_repro {name} --seed 0"
+    folder = " --imagenet-dir imagenet_val" if name in __main__.PHOTOGRAPHIC else ""
+    assert facts["command"] == f"python -m paper_repro {name}{folder} --seed 0"
     assert not facts["quick"]
     assert facts["seconds"] < 30 * 60
     text = (COMMITTED / f"{name}.md").read_text()
     assert results._claims(Claim(**claim) for claim in facts["claims"]) in text
     for picture in facts["figures"]:
         assert f"]({picture})" in text
-        assert (COMMITTED / picture).stat().st_size < 160_000
+        limit = 1_000_000 if picture.endswith(".gif") else 160_000
+        assert (COMMITTED / picture).stat().st_size < limit
 
 
 def test_the_gallery_is_that_of_the_results():
