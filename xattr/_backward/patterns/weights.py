@@ -240,7 +240,11 @@ def products_of(operation: Operation) -> list[Product]:
 def _product(equation: Equation) -> Product:
     rank = len(equation.output.shape)
     if equation.primitive is p.mul_p:
-        return Product(equation, tuple(range(rank)), ())
+        # An axis of length 1 of the weights goes along a longer one of the data.
+        weights = equation.inputs[jaxpr.weight_position(equation)].shape
+        sizes = zip(equation.output.shape, weights, strict=True)
+        shared = tuple(axis for axis, (size, length) in enumerate(sizes) if size != length)
+        return Product(equation, tuple(a for a in range(rank) if a not in shared), shared)
     numbers = equation.params["dimension_numbers"]
     if equation.primitive is p.conv_general_dilated_p:
         feature = numbers.out_spec[1]
