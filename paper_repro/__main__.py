@@ -30,6 +30,7 @@ PHOTOGRAPHIC = {
     "aopc": "how fast the score falls as top pixels go (counterfactuals, fig. 5)",
     "localization": "the share of a map inside the object's boxes (counterfactuals, §2.5)",
     "misclassified": "maps for the predicted and the true class (counterfactuals, fig. 6)",
+    "references": "IG and deep Taylor with several reference points (unreliability, fig. 1)",
 }
 EXPERIMENTS |= PHOTOGRAPHIC
 

@@ -19,10 +19,10 @@ QUICK = ("integrated gradients", "gradient", "random")
 
 def run(setting: Setting) -> Result:
     """Black out the top 5,000 pixels, 100 at a time, by the order of each method."""
-    scene = scene_of(setting, quick=4)
-    scene = scene.chosen(range(min(COUNT, len(scene.photographs))))
+    whole = scene_of(setting, quick=4)
+    scene = whole.chosen(range(min(COUNT, len(whole.photographs))))
     names = QUICK if setting.quick else tuple(METHODS)
-    curves = {name: _curves(scene, name) for name in names}
+    curves = {name: _curves(scene, name, maps.maps_of(whole, name)) for name in names}
     numbers = {
         "photographs": [each.name for each in scene.photographs],
         "step": STEP,
@@ -45,15 +45,15 @@ def run(setting: Setting) -> Result:
     )
 
 
-def _curves(scene: maps.Scene, name: str) -> dict[str, np.ndarray]:
-    """Return both scores after each step, (photographs, steps + 1)."""
-    orders = np.stack([maps.most_relevant(scores) for scores in maps.maps_of(scene, name)])
+def _curves(scene: maps.Scene, name: str, found: np.ndarray) -> dict[str, np.ndarray]:
+    """Return both scores after each step, (photographs, steps + 1), for maps of all photographs."""
+    orders = np.stack([maps.most_relevant(found[i]) for i in range(len(scene.photographs))])
     orders = orders[:, : STEP * STEPS].astype(np.int32)
     function = functools.partial(_perturbed, scene.setting.network)
-    found: dict[str, np.ndarray] = computed(
+    curves: dict[str, np.ndarray] = computed(
         scene, f"curves of {name}", function, scene.images, scene.tops, orders
     )
-    return found
+    return curves
 
 
 def _perturbed(variant: str, image: Any, label: Any, order: Any, params: Any) -> dict[str, Any]:

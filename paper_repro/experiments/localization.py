@@ -22,15 +22,19 @@ METHODS = ("gradient", "integrated gradients", "gradient ⊙ input", "guided bac
 
 def run(setting: Setting) -> Result:
     """Compare methods by the share of Σ P inside the boxes."""
-    scene = scene_of(setting, quick=8)
-    scene = scene.chosen([i for i, each in enumerate(scene.photographs) if _counts(scene, i)])
+    whole = scene_of(setting, quick=8)
+    counting = [i for i in range(len(whole.photographs)) if _counts(whole, i)]
+    scene = whole.chosen(counting)
     masks = np.stack([each.mask for each in scene.photographs])
     measure = functools.partial(_drop, setting.network)
     drops = computed(scene, "without boxes", measure, scene.images, scene.tops, masks)
     names = METHODS[:2] if setting.quick else METHODS
     shares = {
         name: np.array(
-            [maps.inside(a, m) for a, m in zip(maps.maps_of(scene, name), masks, strict=True)]
+            [
+                maps.inside(scores, mask)
+                for scores, mask in zip(maps.maps_of(whole, name)[counting], masks, strict=True)
+            ]
         )
         for name in names
     }
@@ -98,9 +102,7 @@ def _claims(numbers: dict[str, Any]) -> list[Claim]:
             Claim(
                 f"§2.5: mean difference; drop of at least {100 * float(drop):.0f} %",
                 "8.4 points",
-                f"{100 * apart['mean']:.1f} [{100 * apart['low']:.1f}, {100 * apart['high']:.1f}]".replace(
-                    "-", "−"
-                ),
+                _points(apart["mean"], apart["low"], apart["high"]),
                 bool(apart["low"] <= 0.084 <= apart["high"]),
                 "the 95 % interval has to contain the paper's number. The direction is the paper's "
                 "if the interval lies above 0",
@@ -126,8 +128,12 @@ def _table(
 
 
 def _percent(values: np.ndarray) -> str:
-    mean, low, high = (100 * value for value in interval(values))
-    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+    return _points(*interval(values), unit=" %")
+
+
+def _points(mean: float, low: float, high: float, unit: str = " points") -> str:
+    text = f"{100 * mean:.1f}{unit} [{100 * low:.1f}, {100 * high:.1f}]"
+    return text.replace("-", "−")
 
 
 def _note() -> str:
