@@ -95,7 +95,8 @@ def _claims(numbers: dict[str, Any]) -> list[Claim]:
                 f"{better} of {count} ({100 * share:.0f} %)",
                 bool(abs(share - 0.82) <= error),
                 "the paper does not say which drop counts as significant; three standard errors "
-                "count as agreement",
+                "count as agreement. Lite0 saturates later than the paper's network (see "
+                "`saturation`), so that its gradient at the photograph says more",
             )
         )
         claims.append(
@@ -104,8 +105,8 @@ def _claims(numbers: dict[str, Any]) -> list[Claim]:
                 "8.4 points",
                 _points(apart["mean"], apart["low"], apart["high"]),
                 bool(apart["low"] <= 0.084 <= apart["high"]),
-                "the 95 % interval has to contain the paper's number. The direction is the paper's "
-                "if the interval lies above 0",
+                "the 95 % interval has to contain the paper's number; the direction is "
+                + ("the paper's" if apart["low"] > 0 else "not certain"),
             )
         )
     return claims
