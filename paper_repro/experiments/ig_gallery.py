@@ -123,9 +123,9 @@ def _note() -> str:
     return (
         "The figure shows the free photographs of scikit-image (CC0 or public domain). IG and the "
         "gradient explain the probability; IG starts from black. A pixel's score is Σ|A| over the "
-        "colours. The scores that make the first .1 % of the sum are white, those beyond 70 % of "
-        "it are black, as in the authors' code. Boxes are orange; the percentage is the share of "
-        "the scores inside."
+        "colours. A picture shows the largest scores, which make 30 % of the sum; those that make "
+        "the first .1 % are white, as in the authors' code. Boxes are orange; the percentage is "
+        "the share of all scores inside."
     )
 
 
@@ -133,7 +133,7 @@ def _draw(scene: Scene, found: dict[str, np.ndarray], shares: dict[str, np.ndarr
     from matplotlib.figure import Figure
 
     count = len(scene.photographs)
-    figure = Figure(figsize=(2.0 * count, 6.9), layout="constrained")
+    figure = Figure(figsize=(1.85 * count, 6.5), layout="constrained")
     axes = figure.subplots(3, count)
     scores = _scores(scene)
     for i, (each, column) in enumerate(zip(scene.photographs, axes.T, strict=True)):

@@ -16,7 +16,7 @@ from paper_repro.report.results import Claim, Result, Setting, Table, decimal
 SHOWN = np.array([0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0], np.float32)
 """The values of α in the paper's figure."""
 ALPHAS = np.linspace(0.02, 1, 50, dtype=np.float32)
-FRAMES = np.r_[np.linspace(0.02, 0.2, 10), np.linspace(0.25, 1, 16)].astype(np.float32)
+FRAMES = np.r_[np.linspace(0.02, 0.2, 10), np.linspace(0.28, 1, 10)].astype(np.float32)
 COUNT = 30
 ANIMATED = "camera"
 """The free photograph that is most like the paper's reflex camera."""
@@ -25,7 +25,7 @@ ANIMATED = "camera"
 def run(setting: Setting) -> Result:
     """Draw the interior gradients of free photographs, and measure those of many."""
     scene, free = scene_of(setting, quick=3), free_scene(setting)
-    free = free.chosen(range(2)) if setting.quick else free
+    free = free.chosen(range(3)) if setting.quick else free
     scene = scene.chosen(range(min(COUNT, len(scene.photographs))))
     shown = _along(free, "interior maps", SHOWN)
     values = computed(
@@ -132,9 +132,9 @@ def _notes(count: int) -> list[str]:
     return [
         f"The numbers are of the first {count} photographs, the maps of free ones. A map is "
         "P(α img), the sum over the colours of the absolute gradient of the probability (eq. 1 "
-        "and 4). Its picture is scaled as the authors' code does: the scores that make the first "
-        ".1 % of the sum are white, those beyond 70 % of it are black. Each map has a scale of its "
-        "own.",
+        "and 4). Its picture is scaled as the authors' code does: it shows the largest scores, "
+        "which make 30 % of the sum; those that make the first .1 % are white. Each map has a "
+        "scale of its own.",
     ]
 
 
@@ -142,7 +142,7 @@ def _draw_maps(scene: Scene, shown: np.ndarray) -> Any:
     from matplotlib.figure import Figure
 
     count = len(scene.photographs)
-    figure = Figure(figsize=(11, 1.03 * count + 0.3), layout="constrained")
+    figure = Figure(figsize=(10, 0.95 * count + 0.3), layout="constrained")
     axes = figure.subplots(count, len(SHOWN) + 1, squeeze=False)
     for row, each, found in zip(axes, scene.photographs, shown, strict=True):
         row[0].imshow(each.image)
@@ -181,7 +181,7 @@ def _frames(setting: Setting) -> list[Any]:
     frames = []
     image = scene.photographs[0].image
     for alpha, scores in zip(alphas, _along(scene, "animation", alphas)[0], strict=True):
-        figure = Figure(figsize=(5.2, 2.8), layout="constrained")
+        figure = Figure(figsize=(5, 2.7), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.imshow(alpha * image, vmin=0, vmax=1)
         right.imshow(maps.scaled(scores), cmap="gray", vmin=0, vmax=1)

@@ -5,6 +5,7 @@ al. 2016, "Gradients of Counterfactuals", eq. 1). What is computed for a photogr
 cache folder at once. So an interrupted run goes on where it stopped, and experiments share maps.
 """
 
+import ast
 import functools
 import hashlib
 import inspect
@@ -144,8 +145,8 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 def _digest(scene: Scene, function: Any, operands: Any) -> str:
     """Return a digest of what decides a result: code, network and operands."""
     code = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
-    digest = hashlib.blake2b(_digest_of_code(), digest_size=10)
-    digest.update(Path(inspect.getfile(code)).read_bytes())
+    digest = hashlib.blake2b(_digest_of_library(), digest_size=10)
+    digest.update(_code_of(Path(inspect.getfile(code))))
     digest.update(repr((function, scene.setting.network)).partition(" at 0x")[0].encode())
     if isinstance(function, functools.partial):
         digest.update(repr((code.__qualname__, function.args, function.keywords)).encode())
@@ -156,13 +157,22 @@ def _digest(scene: Scene, function: Any, operands: Any) -> str:
 
 
 @functools.cache
-def _digest_of_code() -> bytes:
+def _digest_of_library() -> bytes:
     """Return a digest of the library, the network and this module, and of JAX's version."""
     digest = hashlib.blake2b(jax.__version__.encode())
     library = Path(inspect.getfile(xattr)).parent
     for file in [*sorted(library.rglob("*.py")), Path(efficientnet.__file__), Path(__file__)]:
-        digest.update(file.read_bytes())
+        digest.update(_code_of(file))
     return digest.digest()
+
+
+def _code_of(file: Path) -> bytes:
+    """Return the code of a module without comments and docstrings, which decide nothing."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = None
+    return ast.dump(tree).encode()
 
 
 def together(variant: str) -> int:
@@ -298,8 +308,9 @@ def inside(scores: np.ndarray, mask: np.ndarray) -> float:
 def scaled(scores: np.ndarray) -> np.ndarray:
     """Scale a map to [0, 1] for a picture, as the authors' code does.
 
-    The largest scores that make .1 % of the sum are clipped to 1. The pixels that make 70 % of the
-    sum start at .2, and the others are 0 (github.com/ankurtaly/Integrated-Gradients).
+    The largest scores, which make 30 % of the sum, go from .2 to 1; the others are 0. Those that
+    make the first .1 % are clipped to 1. The authors call this the percentiles 70 and 99.9
+    (github.com/ankurtaly/Integrated-Gradients).
     """
     high, low = _threshold(scores, 0.001), _threshold(scores, 0.3)
     values = 0.2 + 0.8 * (scores - low) / (high - low or 1.0)

@@ -110,8 +110,8 @@ def _note(beyond: int, count: int) -> str:
     return (
         f"There are {count} photographs whose label is not among the {missed} classes. IG explains "
         "the probability of either class from black; a pixel's score is Σ|A| over the colours. "
-        "The figure shows the two mistakes whose maps are least alike and most alike. A photograph "
-        "that is not free is left white, and the orange boxes are where the true class is."
+        "The figure shows the two mistakes whose maps are least alike and most alike, and their "
+        "photographs if those are free. The true class is in the orange boxes."
     )
 
 
@@ -124,21 +124,33 @@ def _draw(
 ) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
-    axes = figure.subplots(2, 4)
-    titles = ("maps least alike", "maps most alike")
-    for row, i, title in zip(axes, kinds, titles, strict=True):
-        maps.draw_picture(row[0], scene.photographs[i])
-        row[0].set_title(f"{title}: {decimal(float(numbers['pearson'][i]), 2)}", size=10)
-        for ax, found, which in zip(
-            row[1:3], (predicted, true), ("predicted", "true"), strict=True
-        ):
-            maps.draw_map(ax, found[i], scene.photographs[i])
+    free = any(scene.photographs[i].is_free for i in kinds)
+    figure = Figure(figsize=(12.5 if free else 10, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, 4 if free else 3, width_ratios=[1, 1, *[1] * free, 1.1])
+    titles = ("least alike", "most alike")
+    for row, (i, title) in enumerate(zip(kinds, titles, strict=True)):
+        photograph = scene.photographs[i]
+        for column, which in enumerate(("predicted", "true")):
+            ax = figure.add_subplot(grid[row, column])
+            maps.draw_map(ax, (predicted, true)[column][i], photograph)
             chance = decimal(float(numbers["probability"][which][i]))
-            name = numbers[which][i].split(",")[0]
-            ax.set_title(f"{which}: {name}, {chance}", size=10)
-        row[3].axis("off")
-    ax = figure.add_subplot(axes[0][3].get_gridspec()[:, 3])
-    ax.hist(numbers["pearson"], bins=20)
-    ax.set(xlabel="correlation of the two maps", ylabel="mistakes")
+            ax.set_title(f"{which}: {_short(numbers[which][i])}, {chance}", size=10)
+            if column == 0:
+                ax.set_ylabel(f"{title}: {decimal(float(numbers['pearson'][i]), 2)}")
+        if free:
+            maps.draw_picture(figure.add_subplot(grid[row, 2]), photograph)
+    _draw_all(figure.add_subplot(grid[:, -1]), numbers)
     return figure
+
+
+def _draw_all(ax: Any, numbers: dict[str, Any]) -> None:
+    """Draw the correlation of every mistake, the largest at the top."""
+    order = np.argsort(numbers["pearson"])[-25:]
+    names = [f"{_short(numbers['predicted'][i])}\nfor {_short(numbers['true'][i])}" for i in order]
+    ax.barh(range(len(order)), numbers["pearson"][order], color="tab:blue", height=0.6)
+    ax.set_yticks(range(len(order)), names, size=8)
+    ax.set(xlabel="correlation of the two maps", xlim=(min(0, numbers["pearson"].min()), 1))
+
+
+def _short(name: str) -> str:
+    return name.split(",")[0]
