@@ -286,6 +286,30 @@ def test_a_layer_however_it_is_written(spelling):
         close(attributions, explained(plain_layer)[1], 1e-4)
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_depthwise_convolution_as_shifted_products_has_the_patterns_of_the_convolution(
+    estimator, x64
+):
+    kernel, data = normal(7, 3, 3, 1, 4, dtype=float), normal(8, 12, 6, 6, 4, dtype=float)
+    layout = ("NHWC", "HWIO", "NHWC")
+    convolved = lambda x: lax.conv_general_dilated(x[None], kernel, (1, 1), "VALID", None, None,
+                                                   layout, 4)[0]  # fmt: skip
+    places = [(i, j) for i in range(3) for j in range(3)]
+    shifted = lambda x: functools.reduce(
+        jnp.add, [x[i : i + 4, j : j + 4] * kernel[i, j, 0][None, None] for i, j in places]
+    )
+    fs = [lambda x, layer=layer: jnp.sum(relu(layer(x) + 0.3)) for layer in (convolved, shifted)]
+    whole, parts = (fit_patterns(f, data, estimator=estimator) for f in fs)
+    for sign in (" y>0", " y<=0") if estimator == "two_point" else ("",):
+        found = [parts[f"00 conv weights {n}{sign}"] for n in range(9)]
+        assert {a.shape for a in found} == {(1, 1, 4)}
+        close(np.reshape(found, (3, 3, 1, 4)), whole[f"00 conv{sign}"], 1e-9)
+    for method in (pattern_net, pattern_attribution):
+        one, other = (method(f, data[0], a) for f, a in zip(fs, (whole, parts), strict=True))
+        close(one, other, 1e-9)
+        assert np.abs(one).max() > 0.1
+
+
 def test_masked_positions_are_no_samples_and_get_no_signal():
     def f(tokens, mask):
         hidden = relu((tokens @ MATRIX) * mask[:, None] + BIAS[None])

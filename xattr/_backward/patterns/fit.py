@@ -233,11 +233,7 @@ def _masks(y: jax.Array, estimator: Estimator) -> list[jax.Array]:
 
 def _added(sums: _Sums, product: Product, seen: _Seen) -> _Sums:
     """Add a batch of examples to the sums at one product."""
-    first = tuple(
-        slice(0, 1) if axis in product.positions else slice(None)
-        for axis in range(len(product.unit_shape))
-    )
-    origin = jnp.where(sums.number > 0, sums.origin, seen.y[0][first])
+    origin = jnp.where(sums.number > 0, sums.origin, seen.y[0][product.first])
     by_weight = _sum_of_products(product, seen.data, origin.dtype)
 
     def by_unit(values: jax.Array) -> jax.Array:

@@ -51,6 +51,12 @@ class Product(NamedTuple):
         sizes = self.equation.output.shape
         return tuple(1 if axis in self.positions else n for axis, n in enumerate(sizes))
 
+    @property
+    def first(self) -> tuple[slice, ...]:
+        """The index of the first position in an array shaped as the results."""
+        axes = range(len(self.equation.output.shape))
+        return tuple(slice(0, 1) if axis in self.positions else slice(None) for axis in axes)
+
     def by_weight(self, values: jax.Array) -> jax.Array:
         """Return values by unit, so that they broadcast to the shape of the weights."""
         ordered = jnp.transpose(jnp.squeeze(values, self.positions), _order(self.units))
@@ -155,13 +161,14 @@ def _back(
 def factors_of(
     operation: Operation, products: Sequence[Product], constants: Sequence[Any]
 ) -> list[jax.Array]:
-    """Return the factors beside the weights, shaped as the results of each product.
+    """Return the factors beside the weights, shaped as the results of each product or by unit.
 
     The transposes with and without factors move ones back; their quotient is the factor.
     """
     equations = [product.equation for product in products]
     if not any(e.primitive in _SCALING for e in operation.equations if e not in equations):
-        return [equation.output.full(1) for equation in equations]
+        # By unit: XLA would take seconds to fold the largest of as many ones as there are results.
+        return [product.equation.output.full(1)[product.first] for product in products]
     ones = operation.output.full(1)
     scaled, plain = (_back(operation, products, constants, scale)(ones) for scale in (True, False))
     return [affine.ratio(top, bottom) for top, bottom in zip(scaled, plain, strict=True)]
@@ -240,7 +247,11 @@ def products_of(operation: Operation) -> list[Product]:
 def _product(equation: Equation) -> Product:
     rank = len(equation.output.shape)
     if equation.primitive is p.mul_p:
-        return Product(equation, tuple(range(rank)), ())
+        # An axis of length 1 of the weights goes along a longer one of the data.
+        weights = equation.inputs[jaxpr.weight_position(equation)].shape
+        sizes = zip(equation.output.shape, weights, strict=True)
+        shared = tuple(axis for axis, (size, length) in enumerate(sizes) if size != length)
+        return Product(equation, tuple(a for a in range(rank) if a not in shared), shared)
     numbers = equation.params["dimension_numbers"]
     if equation.primitive is p.conv_general_dilated_p:
         feature = numbers.out_spec[1]
