@@ -1,0 +1,327 @@
+"""Curves of the score while features are taken away or put back, in the order of a map."""
+
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xattr._core import compilation, trees
+from xattr._program import workload
+from xattr.types import Args, Array, ArrayTree, Function
+
+Order: TypeAlias = Literal["most", "least"]
+"""Whether the features with the largest or with the smallest scores go first."""
+
+POINTS = 50
+"""Steps of a curve by default; fewer where there are fewer features."""
+
+
+def perturbation_curve(
+    f: Function,
+    attributions: ArrayTree,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    counts: Array | None = None,
+    order: Order = "most",
+    insert: bool = False,
+    args: Args = (),
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """Return f while features are replaced by the baseline's, those with the largest scores first.
+
+    f_k = f(x with the first counts_k features of the order at the baseline); with `insert`, f(the
+    baseline with those of x). Among equal scores the first in the array goes first.
+
+    A small change says that the order is bad, or that f is robust. A large one may say that the
+    perturbed x is unlike any input that f knows.
+
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        attributions: one score for each feature: a pytree like x, whose leaves have the shape of
+            those of x or the first axes of it. A feature is what has one score, such as a pixel.
+        x: the input, a pytree of floating arrays.
+        baseline: a pytree like x, such as zeros, noise or a blurred image. None is zeros.
+        counts: how many features are replaced at each point, whole numbers, of shape (n,). None is
+            50 steps from none to all, or one for each feature if there are fewer.
+        order: "most" for the largest scores first, "least" for the smallest.
+        insert: start from the baseline, and put the features of x into it.
+        args: further arguments of f. A new value does not recompile.
+        chunk_size: how many points to take together; memory is that of one chunk. None chooses.
+
+    Returns:
+        f at each point, of shape (n,).
+
+    Raises:
+        ValueError: if the attributions do not fit x, `order` is another, or `counts` is empty.
+        TypeError: if a leaf is not floating, or `args` is not a tuple.
+
+    Source:
+        Samek et al. 2017, "Evaluating the visualization of what a deep neural network has learned",
+        §III (most relevant first); Ancona et al. 2018 (least).
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> w = jnp.array([4.0, 3.0, 2.0, 1.0])
+        >>> f = lambda x: jnp.sum(w * x)
+        >>> xattr.evaluation.perturbation_curve(f, w, jnp.ones(4)).tolist()
+        [10.0, 6.0, 3.0, 1.0, 0.0]
+    """
+    compilation.check_args(args)
+    if order not in ("most", "least"):
+        raise ValueError(f'`order` must be "most" or "least", not {order!r}')
+    x, attributions, baseline = checked(x, attributions, baseline)
+    total = sum(leaf.size for leaf in jax.tree.leaves(attributions))
+    points = jnp.asarray(_counts(total) if counts is None else counts, jnp.int32)
+    if points.ndim != 1 or not points.size:
+        raise ValueError(
+            f"`counts` must be numbers of features, of shape (n,) with n ≥ 1, not {points.shape}"
+        )
+    size = min(workload.chunk_size(chunk_size, f, x, args), len(points))
+    run = compilation.compiled(curve_kernel, f, order=order, insert=insert, chunk_size=size)
+    curve: jax.Array = run(attributions, x, baseline, points, args)
+    return curve
+
+
+def _counts(total: int) -> np.ndarray:
+    steps = min(POINTS, total)
+    return np.rint(np.linspace(0, total, steps + 1)).astype(np.int32)
+
+
+def checked(
+    x: ArrayTree, attributions: ArrayTree, baseline: ArrayTree | None
+) -> tuple[ArrayTree, ArrayTree, ArrayTree]:
+    """Return all three as arrays; raise unless they fit together."""
+    x = trees.floating(x, "x")
+    attributions = trees.floating(attributions, "attributions")
+    trees.same_structure(attributions, x, "attributions", "x")
+    for scores, leaf in zip(jax.tree.leaves(attributions), jax.tree.leaves(x), strict=True):
+        if scores.shape != leaf.shape[: scores.ndim]:
+            raise ValueError(
+                f"`attributions` have shape {scores.shape}, but `x` has shape {leaf.shape}: pass "
+                "one score for each element of x, or for each place along its first axes"
+            )
+    return x, attributions, trees.baseline_like(baseline, x)
+
+
+def curve_kernel(
+    f: Function,
+    attributions: ArrayTree,
+    x: ArrayTree,
+    baseline: ArrayTree,
+    counts: jax.Array,
+    args: Args,
+    *,
+    order: Order,
+    insert: bool,
+    chunk_size: int,
+) -> jax.Array:
+    """Return f at each point."""
+    ranks = _ranks(attributions, order)
+    before, after = (baseline, x) if insert else (x, baseline)
+
+    def at(count: jax.Array) -> jax.Array:
+        return jnp.asarray(f(mixed(before, after, ranks, count), *args))
+
+    return jax.lax.map(at, counts, batch_size=chunk_size)
+
+
+def _ranks(attributions: ArrayTree, order: Order) -> ArrayTree:
+    """Return the place of every feature in the order, over all leaves."""
+    leaves, treedef = jax.tree.flatten(attributions)
+    dtype = trees.widest(leaves)
+    scores = jnp.concatenate([leaf.ravel().astype(dtype) for leaf in leaves])
+    chosen = jnp.argsort(-scores if order == "most" else scores, stable=True)
+    ranks = (
+        jnp.zeros(scores.size, jnp.int32).at[chosen].set(jnp.arange(scores.size, dtype=jnp.int32))
+    )
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(ranks, ends)
+    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(treedef, shaped)
+
+
+def mixed(before: ArrayTree, after: ArrayTree, ranks: ArrayTree, count: Any) -> ArrayTree:
+    """Return `before` with the first `count` features of the order taken from `after`."""
+
+    def of(old: jax.Array, new: jax.Array, rank: jax.Array) -> jax.Array:
+        gone = (rank < count).reshape(rank.shape + (1,) * (old.ndim - rank.ndim))
+        return jnp.where(gone, new, old)
+
+    return jax.tree.map(of, before, after, ranks)
+
+
+def aopc(
+    f: Function,
+    attributions: ArrayTree,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    counts: Array | None = None,
+    order: Order = "most",
+    args: Args = (),
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """Return the area over the perturbation curve: the mean drop of f.
+
+    AOPC = 1/(L + 1) Σ_{k=0}^{L} (f(x) − f_k), with f_k of `xattr.evaluation.perturbation_curve`.
+
+    In units of f, without bounds. With order "most", larger is better; with "least", smaller. It
+    compares orders on one f and one baseline, and says nothing about signs or sizes of the scores.
+
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        attributions: as for `xattr.evaluation.perturbation_curve`.
+        x: the input, a pytree of floating arrays.
+        baseline: a pytree like x. None is zeros.
+        counts: how many features are gone at each point, the first of them 0. For L steps of s
+            features it is `s * jnp.arange(L + 1)`. None is as for `perturbation_curve`.
+        order: "most" or "least".
+        args: further arguments of f. A new value does not recompile.
+        chunk_size: how many points to take together. None chooses.
+
+    Returns:
+        A scalar in units of f.
+
+    Raises:
+        ValueError: as `xattr.evaluation.perturbation_curve`.
+        TypeError: as `xattr.evaluation.perturbation_curve`.
+
+    Source:
+        Samek et al. 2017, eq. 12; Sundararajan et al. 2016, §2.5.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> w = jnp.array([4.0, 3.0, 2.0, 1.0])
+        >>> float(xattr.evaluation.aopc(lambda x: jnp.sum(w * x), w, jnp.ones(4)))
+        6.0
+    """
+    curve = perturbation_curve(
+        f,
+        attributions,
+        x,
+        baseline,
+        counts=counts,
+        order=order,
+        args=args,
+        chunk_size=chunk_size,
+    )
+    wide = trees.widen(curve)
+    return jnp.mean(wide[0] - wide)
+
+
+def deletion(
+    f: Function,
+    attributions: ArrayTree,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    counts: Array | None = None,
+    normalize: bool = True,
+    args: Args = (),
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """Return the area under f while the features with the largest scores go.
+
+    The trapezoid rule over the share of features that are gone, of (f_k − f_end) / (f(x) − f_end)
+    with `normalize`, where f_end has none of the features of `counts` left; of f_k without.
+
+    Smaller is better: the score falls early. Normalized, it is 1 for a score that falls only at the
+    end, 0 for one that falls at once, and may leave [0, 1] if f rises. It is infinite or NaN where
+    f(x) = f_end.
+
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        attributions: as for `xattr.evaluation.perturbation_curve`.
+        x: the input, a pytree of floating arrays.
+        baseline: a pytree like x. None is zeros.
+        counts: how many features are gone at each point. None is as for `perturbation_curve`.
+        normalize: whether to scale the curve to 1 at x and 0 at its end. The paper does not.
+        args: further arguments of f. A new value does not recompile.
+        chunk_size: how many points to take together. None chooses.
+
+    Returns:
+        A scalar; in units of f without `normalize`.
+
+    Raises:
+        ValueError: as `xattr.evaluation.perturbation_curve`.
+        TypeError: as `xattr.evaluation.perturbation_curve`.
+
+    Source:
+        Petsiuk et al. 2018, "RISE", §4.3.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> w = jnp.array([4.0, 3.0, 2.0, 1.0])
+        >>> float(xattr.evaluation.deletion(lambda x: jnp.sum(w * x), w, jnp.ones(4)))
+        0.375
+    """
+    options = {"counts": counts, "args": args, "chunk_size": chunk_size}
+    curve = perturbation_curve(f, attributions, x, baseline, **options)  # type: ignore[arg-type]
+    return _area(curve, attributions, counts, (0, -1) if normalize else None)
+
+
+def insertion(
+    f: Function,
+    attributions: ArrayTree,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    counts: Array | None = None,
+    normalize: bool = True,
+    args: Args = (),
+    chunk_size: int | None = None,
+) -> jax.Array:
+    """Return the area under f while the features with the largest scores come to the baseline.
+
+    The trapezoid rule over the share of features that are there, of (f_k − f(baseline)) / (f_end −
+    f(baseline)) with `normalize`, where f_end has all features of `counts`; of f_k without.
+
+    Larger is better: the score rises early. Normalized, it lies in [0, 1] unless f passes its ends.
+    It is infinite or NaN where f_end = f(baseline).
+
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example.
+        attributions: as for `xattr.evaluation.perturbation_curve`.
+        x: the input, a pytree of floating arrays.
+        baseline: a pytree like x. None is zeros; the paper takes a blurred image.
+        counts: how many features are there at each point. None is as for `perturbation_curve`.
+        normalize: whether to scale the curve to 0 at the baseline and 1 at its end. The paper does
+            not.
+        args: further arguments of f. A new value does not recompile.
+        chunk_size: how many points to take together. None chooses.
+
+    Returns:
+        A scalar; in units of f without `normalize`.
+
+    Raises:
+        ValueError: as `xattr.evaluation.perturbation_curve`.
+        TypeError: as `xattr.evaluation.perturbation_curve`.
+
+    Source:
+        Petsiuk et al. 2018, "RISE", §4.3.
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> w = jnp.array([4.0, 3.0, 2.0, 1.0])
+        >>> float(xattr.evaluation.insertion(lambda x: jnp.sum(w * x), w, jnp.ones(4)))
+        0.625
+    """
+    options = {"counts": counts, "args": args, "chunk_size": chunk_size, "insert": True}
+    curve = perturbation_curve(f, attributions, x, baseline, **options)  # type: ignore[arg-type]
+    return _area(curve, attributions, counts, (-1, 0) if normalize else None)
+
+
+def _area(
+    curve: jax.Array, attributions: ArrayTree, counts: Array | None, ends: tuple[int, int] | None
+) -> jax.Array:
+    """Return the area over counts from 0 to 1, of a curve that is 1 and 0 at the given ends."""
+    total = sum(np.size(leaf) for leaf in jax.tree.leaves(attributions))
+    curve = trees.widen(curve)
+    places = jnp.asarray(_counts(total) if counts is None else counts, curve.dtype)
+    width = places[-1] - places[0]
+    if ends is not None:
+        one, zero = ends
+        curve = (curve - curve[zero]) / (curve[one] - curve[zero])
+    return jnp.sum(jnp.diff(places) * (curve[1:] + curve[:-1])) / (2 * width)
