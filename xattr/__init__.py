@@ -19,6 +19,8 @@ from xattr import (
     attacks,
     axioms,
     composites,
+    evaluation,
+    groups,
     metrics,
     paths,
     plot,
@@ -52,6 +54,10 @@ from xattr._layers.hidden import (
     layer_gradient,
     layer_integrated_gradients,
 )
+from xattr._perturb.exact import ablation, banzhaf_values, shapley_values
+from xattr._perturb.masks import meaningful_perturbation
+from xattr._perturb.sampled import kernel_shap, lime, shapley_sampling
+from xattr._perturb.windows import occlusion, rise
 from xattr._scale.dataset import attribute_dataset
 from xattr._scale.sharding import sharded
 from xattr.axioms import completeness_gap

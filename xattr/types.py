@@ -103,3 +103,11 @@ class PathSamples(NamedTuple):
     points: ArrayTree
     velocities: ArrayTree
     weights: Array
+
+
+class Estimate(NamedTuple):
+    """Attributions from a sample, and how far they may be off."""
+
+    attributions: ArrayTree
+    standard_error: ArrayTree
+    """The standard error of each attribution; it falls as 1/√n with the sample."""
