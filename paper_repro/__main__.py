@@ -24,6 +24,8 @@ EXPERIMENTS = {
 }
 PHOTOGRAPHIC = {
     "saturation": "scores and layers along the path from black (counterfactuals, figs. 2 and 12)",
+    "cascade-imagenet": "maps while an ImageNet network is randomized (sanity checks, App. B; "
+    "Nie et al.)",
 }
 EXPERIMENTS |= PHOTOGRAPHIC
 

@@ -144,7 +144,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 def _digest(scene: Scene, function: Any, operands: Any) -> str:
     """Return a digest of what decides a result: code, network and operands."""
     code = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
-    digest = hashlib.blake2b(_digest_of_code(), digest_size=10)
+    digest = hashlib.blake2b(digest_of_code(), digest_size=10)
     digest.update(Path(inspect.getfile(code)).read_bytes())
     digest.update(repr((function, scene.setting.network)).partition(" at 0x")[0].encode())
     if isinstance(function, functools.partial):
@@ -156,7 +156,7 @@ def _digest(scene: Scene, function: Any, operands: Any) -> str:
 
 
 @functools.cache
-def _digest_of_code() -> bytes:
+def digest_of_code() -> bytes:
     """Return a digest of the library, the network and this module, and of JAX's version."""
     digest = hashlib.blake2b(jax.__version__.encode())
     library = Path(inspect.getfile(xattr)).parent
