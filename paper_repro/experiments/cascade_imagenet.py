@@ -43,6 +43,10 @@ NEAR_ZERO = 0.1
 """Unrelated masks are this near to 0 at most; the largest that the paper prints is .078."""
 KEPT = 0.8
 """A rank correlation above which we say that a map hardly changes."""
+HALF = 9
+"""Methods that share a figure or a row of one."""
+THUMBNAIL = 56
+"""Pixels along a side of a drawn map."""
 CONVERGING = ("deep Taylor", "PatternAttribution", "LRP preset A, flat")
 """Rules that keep to one sign, for which Sixt et al. show that later layers lose their say."""
 
@@ -51,7 +55,7 @@ def run(setting: Setting) -> Result:
     """Randomize units of blocks from the output down, and alone, and compare maps."""
     study = study_of(setting)
     return Result(
-        title="Maps while an ImageNet network is randomized (sanity checks, appendix B; Nie et al.)",
+        title="Maps while an ImageNet network is randomized (sanity checks, app. B; Nie et al.)",
         figures={
             "": _draw_curves(study, independent=False),
             "independent": _draw_curves(study, independent=True),
@@ -103,14 +107,13 @@ def _ends(study: Study, name: str) -> dict[str, dict[str, float]]:
 
 
 def _claims(study: Study) -> list[Claim]:
-    claims = [
+    return [
         *_claims_of_gradients(study),
         *_claims_of_products(study),
         *_claims_of_rules(study),
         *_claims_of_likeness(study),
         *_claims_of_masks(study),
     ]
-    return [claim for claim in claims if claim is not None]
 
 
 def _text(study: Study, name: str, metrics: Sequence[str] = METRICS, count: int = 2) -> str:
@@ -197,7 +200,7 @@ def _claims_of_rules(study: Study) -> Iterator[Claim]:
                 "converges, so it hardly changes",
                 _text(study, name),
                 bool(values[:2].min() > KEPT),
-                f"ρ of |A| of classifier and head; at all units {' '.join(map(decimal, values))}",
+                f"ρ of |A| by depth: {' '.join(map(decimal, values))}. {_why(name)}",
             )
     if PATTERN_NET in study.cascading:
         yield Claim(
@@ -206,7 +209,8 @@ def _claims_of_rules(study: Study) -> Iterator[Claim]:
             _text(study, PATTERN_NET),
             bool(study.mean(PATTERN_NET, "abs")[:2].min() > KEPT),
             "its patterns stay those of the trained network: randomizing reaches the map by the "
-            "masks of the ReLUs and a factor alone",
+            "masks of the ReLUs and a factor alone. This factor is the logit, whose sign a random "
+            "classifier often turns",
         )
     if "DeepLIFT" in study.cascading:
         signed = study.mean("DeepLIFT", "signed")
@@ -226,21 +230,35 @@ def _claims_of_rules(study: Study) -> Iterator[Claim]:
         )
 
 
+def _why(name: str) -> str:
+    if name.startswith("LRP"):
+        return "The ε-rule of the classifier lets both signs through, so that nothing converges yet"
+    if name == "PatternAttribution":
+        return (
+            "The patterns stay while the weights change, and their products have both signs, so "
+            "that nothing has to converge"
+        )
+    return "The map has the sign of the logit, which a random classifier often turns"
+
+
 def _claims_of_likeness(study: Study) -> Iterator[Claim]:
     guided, plain = (_ends(study, name) for name in ("guided backprop", "gradient"))
     yield Claim(
         "guided backprop stays like the picture for random weights (Nie et al. 2018)",
         "partial recovery of the picture",
         _ends_text(guided),
-        bool(guided["edges"]["random"] > 0.5 * guided["edges"]["trained"]),
-        "a half of the trained network's correlation with the edges counts as kept",
+        bool(guided["picture"]["random"] >= 0.5 * guided["picture"]["trained"]),
+        "a half of the trained network's correlation with the picture counts as kept. The paper "
+        "says that the picture itself is recovered, not its edges: strength is not high at edges",
     )
     yield Claim(
-        "the gradient of random weights is not like the picture (Nie et al. 2018)",
+        "the gradient is not like the picture, for trained and for random weights "
+        "(Nie et al. 2018)",
         "noise",
         _ends_text(plain),
-        bool(plain["edges"]["random"] < 0.5 * guided["edges"]["random"]),
-        "less than a half of guided backprop's correlation with the edges counts as agreement",
+        bool(max(plain["picture"].values()) < NEAR_ZERO),
+        f"a correlation with the picture below {decimal(NEAR_ZERO, 1)} counts as none. Where the "
+        "correlation with the edges is negative, the gradient is larger in smooth parts",
     )
 
 
@@ -366,33 +384,36 @@ def _pattern_note(study: Study) -> str:
 
 
 def _draw_curves(study: Study, *, independent: bool) -> Any:
-    from matplotlib import colormaps
+    """Draw a row of metrics for each half of the methods."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 8.2), layout="constrained")
-    units = study.order
-    places = np.arange(len(units))
-    axes = figure.subplots(2, 2, sharex=True)
-    for ax, (metric, title) in zip(axes.ravel(), TITLES.items(), strict=True):
-        for i, name in enumerate(study.cascading):
-            ax.plot(
-                places,
-                study.mean(name, metric, independent=independent),
-                "-" if i < 9 else "--",
-                marker="o",
-                markersize=3,
-                color=colormaps["tab10"](i % 9),
-                label=name,
-            )
+    names = list(study.cascading)
+    halves = [half for half in (names[:HALF], names[HALF:]) if half]
+    figure = Figure(figsize=(13, 3.3 * len(halves) + 0.6), layout="constrained")
+    figure.suptitle("Each unit random alone" if independent else "Cascading from the output down")
+    axes = figure.subplots(len(halves), len(TITLES), squeeze=False, sharex=True, sharey="col")
+    for row, half in zip(axes, halves, strict=True):
+        for ax, metric in zip(row, TITLES, strict=True):
+            _lines(ax, study, half, metric, independent)
+        row[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=8)
+    for ax, title in zip(axes[0], TITLES.values(), strict=True):
         ax.set_title(title, size=11)
-        ax.axhline(0, color="0.7", linewidth=0.8)
-        ax.set_xticks(places, units, rotation=45, ha="right", size=9)
     text = "unit that is random" if independent else "units random from the output down to"
     figure.supxlabel(text, size=10)
-    figure.suptitle("Each unit random alone" if independent else "Cascading randomization")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=9)
     return figure
+
+
+def _lines(ax: Any, study: Study, names: Sequence[str], metric: str, independent: bool) -> None:
+    from matplotlib import colormaps
+
+    places = np.arange(len(study.order))
+    for i, name in enumerate(names):
+        values = study.mean(name, metric, independent=independent)
+        colour = colormaps["tab10"](i)
+        style = "-" if i % 2 else "--"
+        ax.plot(places, values, style, marker="o", markersize=3, color=colour, label=name)
+    ax.axhline(0, color="0.7", linewidth=0.8)
+    ax.set_xticks(places, study.order, rotation=60, ha="right", size=8)
 
 
 def _draw_maps(study: Study) -> dict[str, Any]:
@@ -400,7 +421,7 @@ def _draw_maps(study: Study) -> dict[str, Any]:
     names = list(study.drawn)
     return {
         suffix: _grid(study, part)
-        for suffix, part in {"maps": names[:9], "maps-rules": names[9:]}.items()
+        for suffix, part in {"maps": names[:HALF], "maps-rules": names[HALF:]}.items()
         if part
     }
 
@@ -410,18 +431,21 @@ def _grid(study: Study, names: Sequence[str]) -> Any:
 
     titles = ["trained", *study.order]
     columns = _some(len(titles))
-    figure = Figure(figsize=(1.7 + 0.86 * len(columns), 0.86 * len(names) + 0.62))
-    axes = figure.subplots(len(names), len(columns), squeeze=False)
-    left = 1.65 / figure.get_figwidth()
-    top = 1 - 0.55 / figure.get_figheight()
-    figure.subplots_adjust(left, 0.01, 0.995, top, wspace=0.04, hspace=0.04)
-    for row, name in zip(axes, names, strict=True):
-        for ax, column in zip(row, columns, strict=True):
-            ax.imshow(_thumbnail(study.drawn[name][column]), cmap="gray_r", vmin=0, vmax=1)
-            ax.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", size=9)
-    for ax, column in zip(axes[0], columns, strict=True):
-        ax.set_title(titles[column].replace("blocks ", "blocks\n"), size=9)
+    left, top, step = 135, 45, THUMBNAIL + 4
+    width, height = left + step * len(columns), top + step * len(names)
+    figure = Figure(figsize=(width / 100, height / 100))
+    for i, name in enumerate(names):
+        for j, column in enumerate(columns):
+            # One pixel of the figure for each value: it stays sharp, and its file small.
+            x, y = left + step * j, height - top - step * (i + 1) + 4
+            place = (x / width, y / height, THUMBNAIL / width, THUMBNAIL / height)
+            ax = figure.add_axes(place, xticks=[], yticks=[], frame_on=False)
+            values = _thumbnail(study.drawn[name][column])
+            ax.imshow(values, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            if not j:
+                ax.set_ylabel(name, rotation=0, ha="right", va="center", size=8)
+            if not i:
+                ax.set_title(titles[column].replace(" ", "\n"), size=8)
     return figure
 
 
@@ -429,14 +453,15 @@ def _some(count: int) -> list[int]:
     """Return seven stages at most: the first three, the last, and some between."""
     if count <= 7:
         return list(range(count))
-    return [0, 1, 2, *(int(round(i)) for i in np.linspace(2, count - 1, 5)[1:])]
+    return [0, 1, 2, *np.linspace(2, count - 1, 5)[1:].round().astype(int).tolist()]
 
 
-def _thumbnail(scores: np.ndarray, square: int = 4, levels: int = 15) -> np.ndarray:
+def _thumbnail(scores: np.ndarray, levels: int = 15) -> np.ndarray:
     """Average squares of pixels and keep few grey levels, so that a figure has few bytes."""
-    side = len(scores) // square
-    scores = np.nan_to_num(scores[: side * square, : side * square].astype(float))
-    small = scores.reshape(side, square, side, square).mean((1, 3))
+    square = len(scores) // THUMBNAIL
+    side = THUMBNAIL * square
+    scores = np.nan_to_num(scores[:side, :side].astype(float))
+    small = scores.reshape(THUMBNAIL, square, THUMBNAIL, square).mean((1, 3))
     top = np.percentile(small, 99) or small.max() or 1.0
     return np.round(np.clip(small / top, 0, 1) * levels) / levels
 

@@ -25,7 +25,7 @@ from paper_repro.report.progress import shown
 from paper_repro.report.results import Setting
 from xattr import composites, quadrature, rules, sanity
 
-COUNT, SLOW_COUNT = 50, 14
+COUNT, SLOW_COUNT = 50, 11
 """Photographs, and those for the methods that need many gradients or slow ones."""
 BATCH = 3
 """Pictures taken together; with the one that is drawn, `COUNT` and `SLOW_COUNT` fill batches."""
@@ -72,6 +72,14 @@ def score(variant: str, depthwise: efficientnet.Depthwise) -> Callable[..., jax.
     return xattr.targets.logit(lambda image, params: network.apply({"params": params}, image))
 
 
+def shared_score(variant: str) -> Callable[..., jax.Array]:
+    """Return the score for patterns.
+
+    Only XLA's grouped convolution shares its weights over the picture in the traced program.
+    """
+    return score(variant, "conv")
+
+
 def _gradient(it: Case) -> Any:
     return xattr.gradient(*it.common, args=it.args)
 
@@ -89,9 +97,15 @@ def _guided(it: Case) -> Any:
     return xattr.guided_backprop(*it.common, args=it.args)
 
 
-def _patterned(method: Callable[..., Any], it: Case) -> Any:
-    # Only XLA's grouped convolution shares its weights over the picture in the traced program.
-    return method(score(it.variant, "conv"), it.image, it.patterns, args=it.args)
+def _pattern_net(it: Case) -> Any:
+    last = max(it.patterns)  # names begin with the number of the layer
+    patterns = it.patterns | {last: it.patterns[last] * START}
+    return xattr.pattern_net(shared_score(it.variant), it.image, patterns, args=it.args)
+
+
+def _pattern_attribution(it: Case) -> Any:
+    f = shared_score(it.variant)
+    return xattr.pattern_attribution(f, it.image, it.patterns, args=it.args)
 
 
 def _gradient_x_input(it: Case) -> Any:
@@ -159,8 +173,8 @@ METHODS = {
     "gradient ⊙ input": Kind(_gradient_x_input),
     "integrated gradients": Kind(_integrated, slow=True),
     "edge detector": Kind(_edges),
-    PATTERN_NET: Kind(functools.partial(_patterned, xattr.pattern_net), slow=True),
-    "PatternAttribution": Kind(functools.partial(_patterned, xattr.pattern_attribution), slow=True),
+    PATTERN_NET: Kind(_pattern_net, slow=True),
+    "PatternAttribution": Kind(_pattern_attribution, slow=True),
     "deep Taylor": Kind(_deep_taylor, slow=True),
     "LRP-Z": _lrp(composites.every_layer(rules.zero()), "include"),
     "LRP-ε": _lrp(composites.every_layer(rules.epsilon(EPSILON)), "include"),
@@ -169,7 +183,7 @@ METHODS = {
     "DeepLIFT": Kind(_deep_lift, slow=True),
     "CGI": Kind(_competitive, slow=True),
 }
-QUICK = ("gradient", "guided backprop", "Grad-CAM", "gradient ⊙ input", "edge detector")
+QUICK = ("gradient", "guided backprop", "Grad-CAM", "edge detector")
 
 METRICS = ("signed", "abs", "HOG", "SSIM")
 """In the order of the paper's tuple."""
@@ -283,7 +297,7 @@ def _patterns(scene: Scene) -> tuple[dict[str, jax.Array], float]:
     # Two sizes of batch at most, so that the step compiles at most twice.
     batches = [images[i : i + 10] for i in range(0, len(images), 10)]
     found = xattr.fit_patterns(
-        score(scene.setting.network, "conv"),
+        shared_score(scene.setting.network),
         batches,
         estimator="linear",
         args=(0, scene.params),
@@ -293,8 +307,7 @@ def _patterns(scene: Scene) -> tuple[dict[str, jax.Array], float]:
     heard = {name: _heard(pattern) for name, pattern in found.items()}
     silent = 1 - float(np.mean(np.concatenate([np.asarray(each) for each in heard.values()])))
     kept = {name: jnp.where(heard[name], pattern, 0) for name, pattern in found.items()}
-    last = list(kept)[-1]
-    return kept | {last: kept[last] * START}, silent
+    return kept, silent
 
 
 def _heard(pattern: jax.Array) -> jax.Array:
@@ -324,7 +337,7 @@ def _measured(
     if METHODS[name].slow:
         scene = scene.chosen(range(min(SLOW_COUNT, len(scene.photographs))))
     if not path.is_file():
-        found = _compared(scene, free, name, networks, patterns)
+        found: dict[str, Any] = _compared(scene, free, name, networks, patterns)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, part.open("wb") as file:
             np.savez(file, **found)
