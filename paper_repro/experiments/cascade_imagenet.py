@@ -336,8 +336,8 @@ def _notes(study: Study) -> list[str]:
         "slow ones take fewer of them, and the tables say how many.",
         "Every network explains the logit of the class that the trained network predicts. A unit "
         "of the tables is randomized as a whole: filters, biases and all four variables of its "
-        "batch normalizations. Blocks of one width are one unit, so that a run takes minutes and "
-        "not hours. New values are those before training: filters of variance 2 / inputs, scale 1, "
+        "batch normalizations. Blocks of one width are one unit, which halves the time of a run. "
+        "New values are those before training: filters of variance 2 / inputs, scale 1, "
         "bias 0, mean 0 and variance 1. The default of `xattr.sanity`, a normal distribution "
         "around 0, would make running variances negative.",
         "A pixel's score is Σ_c A_c over the colours with its signs and Σ_c |A_c| without them. ρ "
@@ -359,12 +359,13 @@ def _notes(study: Study) -> list[str]:
 def _settings() -> str:
     return (
         f"Full runs take at most {COUNT} photographs, {SLOW_COUNT} for the slow methods, in "
-        f"batches of {BATCH}. The paper's 50 nodes and samples would take hours on two cores: IG "
+        f"batches of {BATCH}. The paper's 50 nodes and samples would take longer than all else: IG "
         f"has {NODES} midpoints from black here, and SmoothGrad {SAMPLES} samples of deviation .15 "
         f"(max − min). CGI needs a gradient for every class; {RIVALS} classes compete, those that "
         "the trained network finds most likely. LRP-Z and LRP-ε hold the biases in their "
-        "denominators, as in iNNvestigate; without the biases they overflow float32 on this deep "
-        f"network. ε is {EPSILON:g}. Deep Taylor takes the bounds 0 and 1 at the first layer."
+        "denominators, as in iNNvestigate; without the biases their maps of the trained network "
+        f"were NaN in float32. ε is {EPSILON:g}. Deep Taylor takes the bounds 0 and 1 at the first "
+        "layer."
     )
 
 
@@ -372,11 +373,12 @@ def _pattern_note(study: Study) -> str:
     return (
         "Patterns are fitted once, by the linear estimator, on the trained network and "
         f"{study.pattern_photographs} photographs, few for this purpose; they are kept for random "
-        "networks. The estimator for ReLUs is not used, because its denominators come near 0 and "
-        f"PatternNet then overflows. Units with an entry above {SILENT:g} hardly change from "
-        f"photograph to photograph and get no pattern: {100 * study.silent:.1f} % of all units. "
-        "PatternNet's signal starts at a tiny multiple of the logit, or it would overflow; the map "
-        "is the same up to that factor."
+        "networks. The estimator for ReLUs is not used: PatternNet was NaN with it, probably "
+        f"because its denominators come near 0. Units with an entry above {SILENT:g} hardly change "
+        "from photograph to photograph and get no pattern: "
+        f"{100 * study.silent:.1f} % of all units. PatternNet's signal starts at a tiny multiple "
+        "of the logit, because it grows by 28 orders of magnitude on its way; the map is the same "
+        "up to that factor."
     )
 
 
