@@ -31,6 +31,8 @@ PHOTOGRAPHIC = {
     "localization": "the share of a map inside the object's boxes (counterfactuals, §2.5)",
     "misclassified": "maps for the predicted and the true class (counterfactuals, fig. 6)",
     "references": "IG and deep Taylor with several reference points (unreliability, fig. 1)",
+    "cascade-imagenet": "maps while an ImageNet network is randomized (sanity checks, App. B; "
+    "Nie et al.)",
 }
 EXPERIMENTS |= PHOTOGRAPHIC
 

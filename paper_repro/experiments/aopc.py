@@ -41,7 +41,7 @@ def run(setting: Setting) -> Result:
         numbers,
         _claims(curves),
         [_table(curves)],
-        [scene.source + f" The first {len(scene.photographs)} are taken.", *_notes()],
+        [scene.source, *_notes()],
     )
 
 

@@ -63,14 +63,17 @@ class Scene(NamedTuple):
     @property
     def source(self) -> str:
         """Say which photographs these are, and which network."""
-        count, which = len(self.photographs), "of the packages scikit-image and foolbox"
-        if self.setting.imagenet_dir is not None:
-            which = f"of the folder {self.setting.imagenet_dir.name}"
+        folder = self.setting.imagenet_dir
+        which = (
+            "They are of the packages scikit-image and foolbox; `--quick` takes the first of them."
+            if folder is None
+            else f"They are those of {folder.name}, the first if there are more than are needed."
+        )
         right = [int(t == p.label) for t, p in zip(self.tops, self.photographs, strict=True)]
         return (
             f"EfficientNet-{self.setting.network.capitalize()} explains the class that it predicts "
-            f"for {count} labelled photographs {which}; it is right for "
-            f"{100 * np.mean(right):.1f} % of them."
+            f"for {len(right)} labelled photographs; it is right for {100 * np.mean(right):.1f} % "
+            f"of them. {which}"
         )
 
     def chosen(self, which: Any) -> "Scene":
@@ -145,7 +148,7 @@ def _read(file: Path) -> dict[str, np.ndarray]:
 def _digest(scene: Scene, function: Any, operands: Any) -> str:
     """Return a digest of what decides a result: code, network and operands."""
     code = inspect.unwrap(function.func if isinstance(function, functools.partial) else function)
-    digest = hashlib.blake2b(_digest_of_library(), digest_size=10)
+    digest = hashlib.blake2b(digest_of_library(), digest_size=10)
     digest.update(_code_of(Path(inspect.getfile(code))))
     digest.update(repr((function, scene.setting.network)).partition(" at 0x")[0].encode())
     if isinstance(function, functools.partial):
@@ -157,7 +160,7 @@ def _digest(scene: Scene, function: Any, operands: Any) -> str:
 
 
 @functools.cache
-def _digest_of_library() -> bytes:
+def digest_of_library() -> bytes:
     """Return a digest of the library, the network and this module, and of JAX's version."""
     digest = hashlib.blake2b(jax.__version__.encode())
     library = Path(inspect.getfile(xattr)).parent

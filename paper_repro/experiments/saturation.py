@@ -46,7 +46,7 @@ def run(setting: Setting) -> Result:
         numbers,
         _claims(numbers, found),
         [_table(found)],
-        [scene.source + f" The first {len(scene.photographs)} are taken.", _note(setting.network)],
+        [scene.source, _note(setting.network)],
     )
 
 

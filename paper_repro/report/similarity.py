@@ -1,4 +1,4 @@
-"""How alike two maps (28, 28) are: rank correlations of xattr, SSIM and HOG of scikit-image."""
+"""How alike two maps are: rank correlations of xattr, SSIM and HOG of scikit-image."""
 
 import warnings
 from typing import Any
@@ -11,7 +11,9 @@ from xattr import metrics
 SSIM_WINDOW = 5
 """Pixels along a side of its windows, from Adebayo et al., appendix B."""
 HOG_CELL = 7
-"""Adebayo et al. take cells of 16 pixels for ImageNet; 3 × 3 of these do not fit in 28 pixels."""
+"""Pixels along a side of a cell, for 28 × 28: 3 × 3 cells of `PHOTOGRAPH_CELL` do not fit there."""
+PHOTOGRAPH_CELL = 16
+"""The same from Adebayo et al., for ImageNet."""
 
 METRICS = ("abs", "signed", "nonzero", "SSIM", "HOG")
 
@@ -24,7 +26,7 @@ def compare(first: np.ndarray, second: np.ndarray, images: np.ndarray) -> dict[s
     correlation of histograms of oriented gradients of the same.
     """
     ranks = _ranks(first, second, images.reshape(first.shape))
-    scaled = [(_unit(a), _unit(b)) for a, b in zip(first, second, strict=True)]
+    scaled = [(unit(a), unit(b)) for a, b in zip(first, second, strict=True)]
     return {
         **{name: np.asarray(values) for name, values in ranks.items()},
         "SSIM": np.array([ssim(a, b) for a, b in scaled]),
@@ -42,7 +44,7 @@ def _ranks(a: Any, b: Any, image: Any) -> dict[str, jax.Array]:
     }
 
 
-def _unit(attributions: np.ndarray) -> np.ndarray:
+def unit(attributions: np.ndarray) -> np.ndarray:
     """Scale |A| to [0, 1]; a constant map becomes zeros."""
     size = np.abs(np.asarray(attributions, np.float64))
     span = size.max() - size.min()
@@ -56,12 +58,21 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     return float(structural_similarity(first, second, win_size=SSIM_WINDOW, data_range=1.0))
 
 
-def hog(first: np.ndarray, second: np.ndarray) -> float:
+def hog(first: np.ndarray, second: np.ndarray, cell: int = HOG_CELL) -> float:
     """Return Pearson's correlation of the histograms of oriented gradients."""
-    from skimage.feature import hog as histograms
+    return correlation(histograms(first, cell), histograms(second, cell))
 
-    cells = (HOG_CELL, HOG_CELL)
-    a, b = (histograms(values, pixels_per_cell=cells) for values in (first, second))
+
+def histograms(values: np.ndarray, cell: int) -> np.ndarray:
+    """Return the histograms of oriented gradients of a map, with cells of cell × cell pixels."""
+    from skimage.feature import hog as oriented
+
+    found: np.ndarray = oriented(values, pixels_per_cell=(cell, cell))
+    return found
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return Pearson's correlation of two arrays, NaN if one is constant."""
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore")  # NaN is wanted where a constant map has no correlation
-        return float(np.corrcoef(a, b)[0, 1])
+        return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])

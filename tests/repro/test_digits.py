@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 import scipy.stats
 
-from paper_repro.experiments import cascade, saliency
+from paper_repro.experiments import cascade, photograph_cascade, saliency
 from paper_repro.experiments.spearman_zeros import closed_form
 from paper_repro.networks import digits
 from paper_repro.report import similarity
@@ -112,3 +112,18 @@ def test_similarity_of_maps(image):
 def test_closed_form_of_common_zeros():
     printed = {0: 0.0, 56: 0.1991, 224: 0.6269, 392: 0.8571, 448: 0.9032, 616: 0.9809, 728: 0.9982}
     np.testing.assert_allclose(closed_form(np.array([*printed])), [*printed.values()], atol=5e-5)
+
+
+def test_maps_of_photographs_are_compared_as_maps_of_digits_are():
+    """Ranks that are prepared once give the correlations of xattr.metrics; constants give NaN."""
+    a, b = np.random.default_rng(0).normal(size=(2, 2, 64, 64)).round(1)  # with ties
+    a[1], b[1] = abs(a[0]), abs(b[0])
+    found = photograph_cascade.Reference(a).compare(b)
+    expected = similarity.compare(a[:1], b[:1], np.ones((1, 64, 64, 1)))
+    hog = similarity.hog(*(similarity.unit(each[1]) for each in (a, b)), cell=16)
+    wanted = [expected["signed"][0], expected["abs"][0], hog, expected["SSIM"][0]]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(photograph_cascade.Reference(b).compare(b), 1, atol=1e-12)
+    flat = photograph_cascade.Reference(a).compare(np.zeros_like(b))
+    assert np.isnan(flat[:3]).all()
+    assert np.isnan(photograph_cascade.Reference(a * np.nan).compare(b)).all()

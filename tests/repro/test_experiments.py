@@ -253,3 +253,24 @@ def test_references_make_maps_diverge(folder):
     np.testing.assert_allclose(np.diag(scores), 1, atol=1e-5)
     np.testing.assert_allclose(scores, scores.T, atol=1e-5)
     assert scores[0, 1:5].max() < 0.7
+
+
+def test_maps_while_an_imagenet_network_is_randomized(folder):
+    found = numbers_of(folder, "cascade-imagenet")
+    cascading, independent = found["cascading"], found["independent"]
+    guided, gradient = cascading["guided backprop"], cascading["gradient"]
+    assert found["units"][:2] == ["classifier", "head"]
+    for metric in ("signed", "abs", "HOG", "SSIM"):
+        assert np.allclose(cascading["edge detector"][metric], 1)
+        assert min(guided[metric][:2]) > 0.9
+        assert guided[metric][-1] < 0.5
+        assert gradient[metric][0] < guided[metric][0] - 0.3
+        # The classifier alone is the first stage of both.
+        assert independent["gradient"][metric][0] == gradient[metric][0]
+    assert abs(gradient["signed"][0]) < 0.3
+    assert cascading["Grad-CAM"]["HOG"][0] < 0.5
+    for pair in ("gradient", "uniform", "Gaussian"):
+        assert np.abs([*found["calibration"][pair].values()]).max() < 0.1
+    likeness = found["likeness"]
+    assert likeness["guided backprop"]["picture"]["random"] > 0.2
+    assert max(likeness["gradient"]["picture"].values()) < 0.1
