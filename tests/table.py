@@ -306,6 +306,25 @@ def _expected(model, x, key, args, _):
     )
 
 
+def _groups(x):
+    """Return few enough features for all coalitions: patches of an image, else single numbers."""
+    return xattr.groups.grid(x, (3, 3)) if isinstance(x, jax.Array) and x.ndim == 3 else None
+
+
+def _coalitions(name, **options):
+    return lambda model, x, key, args, _: getattr(xattr, name)(
+        model.f, x, groups=_groups(x), args=args, **options
+    )
+
+
+def _estimated(name, **options):
+    return lambda model, x, key, args, _: (
+        getattr(xattr, name)(
+            model.f, x, None, key, groups=_groups(x), args=args, chunk_size=3, **options
+        ).attributions
+    )
+
+
 def _to_tolerance(model, x, key, args, _):
     path = xattr.paths.aumann_shapley(x)
     return xattr.integrate_to_tolerance(
@@ -392,6 +411,32 @@ LISTED = {
         _average("smooth_grad_squared", xattr.guided_backprop), FEWER, noisy=True
     ),
     "var_grad": Row(_average("var_grad"), IN_LINEN, noisy=True),
+    # Features left out.
+    "ablation": Row(_coalitions("ablation"), (*IN_LINEN, "conv")),
+    "occlusion": Row(_call("occlusion", window=2, stride=1), ("tanh", "conv", "linen")),
+    "shapley_values": Row(_coalitions("shapley_values"), (*IN_NNX, "conv")),
+    "banzhaf_values": Row(_coalitions("banzhaf_values"), (*IN_LINEN, "conv")),
+    "shapley_sampling": Row(
+        _estimated("shapley_sampling", num_permutations=4), (*IN_LINEN, "conv"), noisy=True
+    ),
+    "kernel_shap": Row(_estimated("kernel_shap", num_samples=20), ("tree", "conv"), noisy=True),
+    "lime": Row(_estimated("lime", num_samples=12), ("tree", "conv"), noisy=True),
+    "rise": Row(
+        lambda model, x, key, args, _: tuple(
+            xattr.rise(model.f, x, key, num_masks=5, grid=3, args=args, chunk_size=2)
+        ),
+        ("conv",),
+        like_x=False,
+        noisy=True,
+    ),
+    "meaningful_perturbation": Row(
+        lambda model, x, key, args, _: xattr.meaningful_perturbation(
+            model.f, x, None, key, num_steps=3, grid=(3, 3), jitter=1, args=args
+        ),
+        ("conv",),
+        like_x=False,
+        noisy=True,
+    ),
     # Under other rules.
     "guided_backprop": Row(_call("guided_backprop"), RECTIFIED),
     "deconvnet": Row(_call("deconvnet"), ("relu", *FEWER)),

@@ -9,7 +9,7 @@ import pytest
 import xattr
 
 MODULES = ["paths", "quadrature", "targets", "plot", "testing", "rules", "composites"]
-MODULES += ["sanity", "metrics", "attacks", "axioms"]
+MODULES += ["sanity", "metrics", "attacks", "axioms", "evaluation", "groups"]
 NAMES = {
     "xattr": (
         "sample integrate path_integral gradient gradient_x_input integrated_gradients "
@@ -18,8 +18,16 @@ NAMES = {
         "fit_patterns pattern_net pattern_attribution grad_cam guided_grad_cam at_layer "
         "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
         "explain relevance_report competitive_gradient_x_input edge_detector "
-        "integrate_to_tolerance exact_quadrature sharded attribute_dataset citation"
+        "integrate_to_tolerance exact_quadrature sharded attribute_dataset citation "
+        "ablation occlusion shapley_values banzhaf_values shapley_sampling kernel_shap lime rise "
+        "meaningful_perturbation"
     ),
+    "evaluation": (
+        "perturbation_curve aopc insertion deletion infidelity faithfulness_correlation "
+        "max_sensitivity average_sensitivity pointing_game relevance_mass relevance_rank "
+        "sparseness complexity input_recovery"
+    ),
+    "groups": "grid leaves",
     "sanity": "randomize cascading independent truncated_normal randomize_labels",
     "metrics": (
         "spearman spearman_nonzero pearson kendall top_k_intersection sign_agreement center_of_mass"
@@ -57,19 +65,22 @@ NAMES = {
 """Every public function: the promise that no name is lost."""
 
 OPERANDS = (
-    "axiom ax axes image method model f batches mesh claims maps attributions data samples g "
-    "shifted path paths points quadrature warp params labels a b k m x pieces label baseline "
-    "baselines composite patterns target key layer n shape name low high alpha beta epsilon gamma "
-    "rule operation height width predicates entries names"
+    "axiom ax axes image method model f batches mesh claims maps attributions mask data samples g "
+    "shifted path paths points quadrature warp params labels a b k m x pieces size label baseline "
+    "baselines composite patterns perturbation target key layer n shape name low high alpha beta "
+    "epsilon gamma rule operation height width predicates entries names"
 )
 """The words for what is passed by position, in the one order in which they come."""
 
 OPTIONS = (
-    "a absolute alphas args atol b batch_axis bias cell channels chunk_size colorbar epsilon "
-    "estimator feature gamma i in_axes init iterations j layers limit max_evaluations max_examples "
-    "max_pieces mean node_axis noise_scale num_samples objective on_uncovered options order out "
-    "padding percentile probes progress refined relu rtol scale seed shift shifted_baseline "
-    "spatial_axes std step_size strides surrogate title upsample variant warn_above where exponents"
+    "a absolute alphas antithetic area args atol b batch_axis bias cell channels chunk_size "
+    "colorbar counts epsilon estimator exponent exponents feature game gamma grid groups i in_axes "
+    "init insert iterations j jitter kernel_width layers learning_rate limit max_evaluations "
+    "max_examples max_pieces mean node_axis noise noise_scale normalize num_masks num_permutations "
+    "num_samples num_steps objective on_uncovered options order out padding penalty percentile "
+    "probability probes progress radius reference refined relu rtol scale seed shift "
+    "shifted_baseline smoothness sparsity spatial_axes std step_size stride strides subset_size "
+    "surrogate title upsample variant warn_above where window"
 )
 """The words for what is passed by keyword only, beside operands."""
 

@@ -8,7 +8,16 @@ import pytest
 from tests.test_api import PUBLIC
 
 SECTIONS = ("Args", "Returns", "Raises", "Source", "Example")
-WITHOUT_FORMULA = ("_citation", "testing", "plot", "sanity", "composites", "_scale", "_backward")
+WITHOUT_FORMULA = (
+    "_citation",
+    "testing",
+    "plot",
+    "sanity",
+    "composites",
+    "_scale",
+    "_backward",
+    "groups",
+)
 """Modules whose functions help, and need not compute what a formula says."""
 
 

@@ -282,6 +282,23 @@ def _kept(problem: Problem) -> Gap:
         raise UncoveredPrimitiveError(str(error)) from error
 
 
+# Features left out ------------------------------------------------------------------------------
+
+
+def estimated(
+    method: Method, number: int, f: Function, x: Any, baseline: Any, *, args: tuple[Any, ...] = ()
+) -> ArrayTree:
+    """Return what a sample of coalitions or orders gives, with one key."""
+    asked = "num_permutations" if method is xattr.shapley_sampling else "num_samples"
+    options = {asked: number}
+    return method(f, x, baseline, jax.random.key(0), args=args, **options).attributions
+
+
+def windows(f: Function, x: Any, baseline: Any, *, args: tuple[Any, ...] = ()) -> ArrayTree:
+    """Return the occlusion by windows of two, where x has as many along its first axis."""
+    return xattr.occlusion(f, x, baseline, window=min(2, len(x)), stride=1, args=args)
+
+
 # Layers -----------------------------------------------------------------------------------------
 
 LAYER = "hidden"
@@ -465,6 +482,14 @@ LISTED: dict[str, Row] = {
         "takes scores of two classes or more; of one score against 0 it is gradient_x_input",
     ),
     "edge_detector": Row(edges),
+    "occlusion, windows of 2": Row(windows),
+    "shapley_sampling": Row(functools.partial(estimated, xattr.shapley_sampling, 4)),
+    "kernel_shap": Row(functools.partial(estimated, xattr.kernel_shap, 64)),
+    "lime": Row(functools.partial(estimated, xattr.lime, 64)),
+    "rise": _all_silent(xattr.rise, "orders the pixels of an image; a constant f has no zeros"),
+    "meaningful_perturbation": _all_silent(
+        xattr.meaningful_perturbation, "returns a mask of an image, not shares of f"
+    ),
 }
 """Rows that take more than the method alone: with options, on a path, of a layer, …"""
 

@@ -1,7 +1,5 @@
 """Learned masks: where they lie on networks whose relevant pixels are known."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from xattr._perturb.masks import meaningful_perturbation
 from xattr.testing import count_compilations
 
+KEY = jax.random.key(0)
 IMAGE = jnp.ones((24, 24, 2))
 PATCH = (slice(6, 14), slice(12, 20))
 FAST = {"grid": (12, 12), "jitter": 0, "num_steps": 200}
@@ -40,7 +39,7 @@ def test_a_sparse_mask_lies_in_the_patch(game):
     # A cell in the patch has at least .035 of the score, one beside it at most .016: 4 / 144 is
     # between them.
     options = FAST | {"game": game, "smoothness": 0.0, "sparsity": 4.0}
-    mask = meaningful_perturbation(patch_mean, IMAGE, **options)
+    mask = meaningful_perturbation(patch_mean, IMAGE, None, KEY, **options)
     cells = np.zeros((12, 12))
     cells[3:7, 6:10] = 1
     np.testing.assert_array_equal(mask, jax.image.resize(cells, (24, 24), "linear"))
@@ -49,13 +48,13 @@ def test_a_sparse_mask_lies_in_the_patch(game):
 @pytest.mark.parametrize("area", [0.05, 0.2, 0.6])
 def test_the_area_is_met(area):
     network = lambda x: jnp.tanh(jnp.sum(x * jnp.sin(jnp.arange(24.0))[:, None, None]) / 20)
-    mask = meaningful_perturbation(network, IMAGE, **FAST, area=area)
+    mask = meaningful_perturbation(network, IMAGE, None, KEY, **FAST, area=area)
     assert float(mask.mean()) == pytest.approx(area, rel=1e-3)
 
 
 @pytest.mark.parametrize("game", ["delete", "preserve"])
 def test_a_constant_needs_nothing(game):
-    mask = meaningful_perturbation(lambda x: 0 * x.sum() + 3, IMAGE, **FAST, game=game)
+    mask = meaningful_perturbation(lambda x: 0 * x.sum() + 3, IMAGE, None, KEY, **FAST, game=game)
     np.testing.assert_array_equal(mask, 0)
 
 
@@ -63,14 +62,14 @@ def test_where_image_and_baseline_agree_nothing_has_to_go():
     """The score depends on two patches, and the baseline differs from the image in one."""
     f = lambda x: x[:6, :6].mean() + x[-6:, -6:].mean()
     baseline = IMAGE.at[:12].set(0)
-    mask = meaningful_perturbation(f, IMAGE, baseline, **FAST, smoothness=0.0, sparsity=0.5)
+    mask = meaningful_perturbation(f, IMAGE, baseline, KEY, **FAST, smoothness=0.0, sparsity=0.5)
     assert float(mask[:6, :6].mean()) > 0.9
     assert float(mask[-6:, -6:].max()) < 1e-6
 
 
 def test_more_smoothness_gives_a_smoother_mask():
     rough, smooth = (
-        np.asarray(meaningful_perturbation(patch_mean, IMAGE, **FAST, smoothness=s))
+        np.asarray(meaningful_perturbation(patch_mean, IMAGE, None, KEY, **FAST, smoothness=s))
         for s in (0.0, 20.0)
     )
     steepest = lambda mask: max(np.abs(np.diff(mask, axis=axis)).max() for axis in (0, 1))
@@ -79,7 +78,7 @@ def test_more_smoothness_gives_a_smoother_mask():
 
 def test_each_example_is_the_same_alone_and_in_a_batch(x64):
     images = jnp.stack([IMAGE, 2 * IMAGE]).astype(float)
-    one = functools.partial(meaningful_perturbation, patch_mean, **FAST)
+    one = lambda x: meaningful_perturbation(patch_mean, x, None, KEY, **FAST)
     both = jax.jit(jax.vmap(one))(images)
     for image, mask in zip(images, both, strict=True):
         np.testing.assert_allclose(mask, one(image), atol=1e-9)
@@ -103,7 +102,7 @@ def test_new_values_do_not_recompile():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_dtype_of_the_image(dtype):
-    mask = meaningful_perturbation(patch_mean, IMAGE.astype(dtype), **FAST, area=SHARE)
+    mask = meaningful_perturbation(patch_mean, IMAGE.astype(dtype), None, KEY, **FAST, area=SHARE)
     assert mask.dtype == dtype
     assert inside(mask.astype(float)) > 0.75
 
@@ -111,6 +110,6 @@ def test_dtype_of_the_image(dtype):
 def test_gradients_pass_through_the_search():
     options = FAST | {"num_steps": 5}
     total = lambda scale: meaningful_perturbation(
-        patch_mean, IMAGE, args=(scale,), smoothness=0.5, **options
+        patch_mean, IMAGE, None, KEY, args=(scale,), smoothness=0.5, **options
     ).sum()
     assert np.isfinite(jax.grad(total)(1.0))

@@ -15,7 +15,7 @@ import numpy as np
 
 from xattr._core import chunks, compilation, trees
 from xattr._program import workload
-from xattr.types import Args, Array, ArrayTree, Function, Progress
+from xattr.types import Args, ArrayTree, Function, Progress
 
 Design: TypeAlias = Callable[[Any, Any, int], jax.Array]
 """`design(index, operands, count) -> present`, bool (count,): the features of one evaluation."""

@@ -35,8 +35,8 @@ class _Search(NamedTuple):
 def meaningful_perturbation(
     f: Function,
     x: Array,
-    baseline: Array | None = None,
-    key: PRNGKey | None = None,
+    baseline: Array | None,
+    key: PRNGKey,
     *,
     area: float | None = None,
     game: Game = "delete",
@@ -65,7 +65,7 @@ def meaningful_perturbation(
         f: the function explained, `f(x, *args) -> scalar`, for one example.
         x: the input, one image (H, W, C), floating.
         baseline: an array that broadcasts to x, such as the blurred image. None is zeros.
-        key: a random key, for the jitter. None is allowed without jitter.
+        key: a random key, `jax.random.key(seed)`, for the jitter.
         area: the share of the image that the mask covers, between 0 and 1. None leaves it to
             `sparsity`.
         game: "delete" or "preserve".
@@ -84,8 +84,7 @@ def meaningful_perturbation(
         units of f.
 
     Raises:
-        ValueError: if x is not one image, an option is out of its range, or `key` is missing with
-            jitter.
+        ValueError: if x is not one image, or an option is out of its range.
         TypeError: if x is not floating, `key` is not a key, or `args` is not a tuple.
 
     Source:
@@ -98,23 +97,22 @@ def meaningful_perturbation(
         >>> f = lambda x: x[:4, :4].mean()
         >>> x = jnp.ones((8, 8, 1))
         >>> options = {"grid": (8, 8), "jitter": 0, "area": 0.25}
-        >>> mask = xattr.meaningful_perturbation(f, x, **options)
+        >>> mask = xattr.meaningful_perturbation(f, x, None, jax.random.key(0), **options)
         >>> float(mask[:4, :4].sum() / mask.sum()) > 0.9
         True
     """
     x = trees.floating(x, "x")
     _check(x, area, game, grid, learning_rate, exponent)
     trees.check_count(num_steps, "num_steps")
-    if jitter:
-        trees.check_count(jitter, "jitter")
-        if key is None:
-            raise ValueError("`key` is missing: pass jax.random.key(seed), or jitter=0")
-        trees.check_key(key)
+    trees.check_key(key)
+    if jitter != 0:
+        trees.check_count(jitter, "jitter", "; 0 for none")
     weights = (learning_rate, sparsity, smoothness, exponent, 0.0 if area is None else area)
     options = {"game": game, "grid": grid, "num_steps": num_steps, "jitter": jitter}
     run = compilation.compiled(mask_kernel, f, has_area=area is not None, **options)
     start = jnp.zeros_like(x) if baseline is None else trees.floating(baseline, "baseline")
-    return run(x, start, key if jitter else None, weights, args)
+    mask: jax.Array = run(x, start, key, weights, args)
+    return mask
 
 
 def _check(x: Any, area: Any, game: Any, grid: Any, learning_rate: Any, exponent: Any) -> None:
@@ -138,7 +136,7 @@ def mask_kernel(
     f: Function,
     x: jax.Array,
     baseline: jax.Array,
-    key: PRNGKey | None,
+    key: PRNGKey,
     weights: tuple[Any, ...],
     args: Args,
     *,
@@ -158,7 +156,7 @@ def mask_kernel(
 
     def loss(cells: jax.Array, step: Any) -> jax.Array:
         mask = _upsampled(cells, size)
-        shown = mask if key is None else _moved(mask, jax.random.fold_in(key, step), jitter)
+        shown = _moved(mask, jax.random.fold_in(key, step), jitter) if jitter else mask
         kept = (shown if game == "preserve" else 1 - shown)[..., None]
         picture = (kept * wide + (1 - kept) * baseline).astype(x.dtype)
         score = jnp.asarray(f(picture, *args), dtype)

@@ -1,6 +1,7 @@
 """Values of features from a sample of coalitions, with the standard error of each."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -111,7 +112,7 @@ def _error_of_mean(samples: jax.Array) -> jax.Array:
     number = samples.shape[0]
     if number == 1:
         return jnp.full(samples.shape[1:], jnp.nan, samples.dtype)
-    return samples.std(0, ddof=1) / np.sqrt(number)
+    return samples.std(0, ddof=1) / number**0.5
 
 
 def _estimate(it: coalitions.Problem, found: jax.Array, error: jax.Array) -> Estimate:
@@ -236,18 +237,24 @@ def _constrained(
     moments = jnp.einsum("ki,kj,k->ij", present, present, weights, precision="highest")
     mixed = jnp.einsum("ki,k,k->i", present, found, weights, precision="highest")
     ones = jnp.ones_like(mixed)
-    both = jnp.linalg.solve(moments, jnp.stack([mixed, ones], axis=1))
-    free, along = both[:, 0], both[:, 1]
+    inverse = _inverse(moments)
+    free, along = inverse(mixed), inverse(ones)
     fitted = free - along * (free.sum() - total) / along.sum()
     residuals = found - jnp.einsum("ki,i->k", present, fitted, precision="highest")
     scores = present * (residuals * weights)[:, None]
     pairs = scores[::2] + scores[1::2]
-    moved = jnp.linalg.solve(moments, pairs.T)
+    moved = inverse(pairs.T)
     # The constraint takes out what moves the sum.
     moved = moved - along[:, None] * (moved.sum(0) / along.sum())[None]
     number = pairs.shape[0]
     spread = jnp.sum((moved - moved.mean(1, keepdims=True)) ** 2, axis=1)
     return fitted, jnp.sqrt(spread * number / max(number - 1, 1))
+
+
+def _inverse(moments: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """Return the product with the pseudoinverse: what the sample does not determine gets 0."""
+    found = jnp.linalg.pinv(moments, hermitian=True)
+    return functools.partial(jnp.matmul, found, precision="highest")
 
 
 WIDTH = 0.25
@@ -354,7 +361,8 @@ def _ridge(
         found.dtype
     )
     mixed = jnp.einsum("ki,k,k->i", centred, target, weights, precision="highest")
-    fitted = jnp.linalg.solve(moments, mixed)
+    inverse = _inverse(moments)
+    fitted = inverse(mixed)
     residuals = target - jnp.einsum("ki,i->k", centred, fitted, precision="highest")
-    scores = jnp.linalg.solve(moments, (centred * (residuals * weights)[:, None]).T)
+    scores = inverse((centred * (residuals * weights)[:, None]).T)
     return fitted, jnp.sqrt(jnp.sum(scores**2, axis=1))

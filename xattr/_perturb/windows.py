@@ -136,11 +136,12 @@ def windows_kernel(
 
 
 def _window(shape: tuple[int, ...], corner: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-    inside = jnp.ones((), bool)
+    inside = jnp.ones((1,) * len(shape), bool)
     for axis, size in enumerate(sizes):
         places = jnp.arange(shape[axis], dtype=jnp.int32)
         along = (places >= corner[axis]) & (places < corner[axis] + size)
-        inside = inside & along.reshape((-1,) + (1,) * (len(shape) - axis - 1))
+        others = (1,) * axis, (1,) * (len(shape) - axis - 1)
+        inside = jnp.logical_and(inside, along.reshape(*others[0], -1, *others[1]))
     return jnp.broadcast_to(inside, shape)
 
 

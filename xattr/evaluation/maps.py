@@ -13,6 +13,8 @@ from xattr.types import Array
 def pointing_game(attributions: Array, mask: Array) -> jax.Array:
     """Return 1 if the largest score lies in the mask, else 0.
 
+    hit = mask[argmaxᵢ Aᵢ].
+
     Larger is better, in the mean over examples. Among equal scores the first counts. It looks at
     one element of the map alone.
 
@@ -77,6 +79,8 @@ def relevance_mass(attributions: Array, mask: Array) -> jax.Array:
 
 def relevance_rank(attributions: Array, mask: Array) -> jax.Array:
     """Return the share of the K largest scores that lie in the mask, K being its size.
+
+    RRA = |{the K elements of the largest A} ∩ mask| / K.
 
     From 0 to 1; larger is better. Among equal scores the first in the array count. A map without
     structure has the share of the mask in the array.
@@ -177,7 +181,7 @@ def complexity(attributions: Array) -> jax.Array:
 def input_recovery(attributions: Array, x: Array) -> jax.Array:
     """Return the absolute rank correlation of a map with the input.
 
-    |ρ(A, x)|, Spearman's.
+    |ρ|, with Spearman's ρ = corr(ranks of A, ranks of x).
 
     From 0 to 1. A large value says that the map shows x itself: guided backpropagation and
     DeConvNet recover the input, whatever the network has learned. Compare it with the same for

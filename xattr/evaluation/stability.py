@@ -79,7 +79,7 @@ def average_sensitivity(
 ) -> jax.Array:
     """Return the mean relative change of a map when x moves within a small cube.
 
-    mean_δ |Φ(x + δ) − Φ(x)| / |Φ(x)|, with δ as for `xattr.evaluation.max_sensitivity`.
+    SENS = mean_δ |Φ(x + δ) − Φ(x)| / |Φ(x)|, with δ as for `xattr.evaluation.max_sensitivity`.
 
     0 or more; smaller is steadier, and a method that ignores x has 0.
 
