@@ -234,6 +234,9 @@ def _constrained(
 ) -> tuple[jax.Array, jax.Array]:
     """Return least squares with Σ φ = total, and the standard error of each coefficient."""
     weights = weights / weights.sum()
+    # As Σ φ is given, presence may count from ½: coalitions and complements are then opposite, and
+    # the moments are far from singular.
+    present, found = present - 0.5, found - total / 2
     moments = jnp.einsum("ki,kj,k->ij", present, present, weights, precision="highest")
     mixed = jnp.einsum("ki,k,k->i", present, found, weights, precision="highest")
     ones = jnp.ones_like(mixed)
