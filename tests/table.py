@@ -306,6 +306,23 @@ def _expected(model, x, key, args, _):
     )
 
 
+def _group(x):
+    """Weights of all features: half of them are 0."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.arange(leaf.size).reshape(leaf.shape) % 2, leaf.dtype) * 2, x
+    )
+
+
+def _integrated_hessians(model, x, key, args, _):
+    return xattr.integrated_hessians(model.f, x, group=_group(x), args=args, **_STEPS)
+
+
+def _expected_hessians(model, x, key, args, _):
+    return xattr.expected_hessians(
+        model.f, x, _variants(x), key, group=_group(x), num_samples=7, args=args, chunk_size=4
+    )
+
+
 def _to_tolerance(model, x, key, args, _):
     path = xattr.paths.aumann_shapley(x)
     return xattr.integrate_to_tolerance(
@@ -374,6 +391,9 @@ LISTED = {
     "exact_quadrature": Row(
         _exact, FEWER, lambda m: xattr.exact_quadrature(m.f, m.inputs(), args=m.args())
     ),
+    # Of pairs of features.
+    "integrated_hessians": Row(_integrated_hessians, SMOOTH),
+    "expected_hessians": Row(_expected_hessians, IN_LINEN, noisy=True),
     # Averages.
     "expected_gradients": Row(_expected, IN_LINEN, noisy=True),
     "smooth_grad": Row(_average("smooth_grad"), SMOOTH, noisy=True),

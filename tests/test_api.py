@@ -18,6 +18,7 @@ NAMES = {
         "fit_patterns pattern_net pattern_attribution grad_cam guided_grad_cam at_layer "
         "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
         "explain relevance_report competitive_gradient_x_input edge_detector "
+        "integrated_hessians expected_hessians "
         "integrate_to_tolerance exact_quadrature sharded attribute_dataset citation"
     ),
     "sanity": "randomize cascading independent truncated_normal randomize_labels",
@@ -66,10 +67,11 @@ OPERANDS = (
 
 OPTIONS = (
     "a absolute alphas args atol b batch_axis bias cell channels chunk_size colorbar epsilon "
-    "estimator feature gamma i in_axes init iterations j layers limit max_evaluations max_examples "
-    "max_pieces mean node_axis noise_scale num_samples objective on_uncovered options order out "
-    "padding percentile probes progress refined relu rtol scale seed shift shifted_baseline "
-    "spatial_axes std step_size strides surrogate title upsample variant warn_above where exponents"
+    "estimator feature gamma group i in_axes init iterations j layers limit max_evaluations "
+    "max_examples max_pieces mean node_axis noise_scale num_samples objective on_uncovered options "
+    "order out padding percentile probes progress refined relu rtol scale seed shift "
+    "shifted_baseline spatial_axes std step_size strides surrogate title upsample variant "
+    "warn_above where exponents"
 )
 """The words for what is passed by keyword only, beside operands."""
 

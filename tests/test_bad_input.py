@@ -331,6 +331,21 @@ CASES = {
         TypeError,
         "`exponents` must be floating, but has dtype int32: pass floats",
     ),
+    "group of another shape": (
+        lambda: xattr.integrated_hessians(F, X, group=jnp.ones(2)),
+        ValueError,
+        "`group` has shape (2,), but `x` has shape (3,)",
+    ),
+    "a mask for a group": (
+        lambda: xattr.expected_hessians(F, X, X[None], KEY, group=X > 0, num_samples=2),
+        TypeError,
+        "`group` must be floating, but has dtype bool: pass floats",
+    ),
+    "NaN in x, interactions": (
+        lambda: xattr.integrated_hessians(F, jnp.nan * X, group=X),
+        ValueError,
+        "the path is not finite at node 0 of 64",
+    ),
     "several keys": (
         lambda: xattr.smooth_grad(F, X, jax.random.split(KEY, 3)),
         TypeError,

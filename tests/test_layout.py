@@ -53,7 +53,7 @@ FLOORS = [
     {"_recognise.composite"},
     {"_integrate.kernel"},
     {"_integrate.expected", "_integrate.interval", "_integrate.sides", "_integrate.straight_line"},
-    {"_integrate.adaptive", "_integrate.exact"},
+    {"_integrate.adaptive", "_integrate.exact", "_integrate.hessians"},
     {"_gradients.gradient"},
     {"_gradients.competitive", "_gradients.noise"},
     {"_backward.rewrite"},

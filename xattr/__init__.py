@@ -42,6 +42,7 @@ from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad
 from xattr._integrate.adaptive import AdaptiveResult, integrate_to_tolerance
 from xattr._integrate.exact import exact_quadrature
 from xattr._integrate.expected import expected_gradients
+from xattr._integrate.hessians import expected_hessians, integrated_hessians
 from xattr._integrate.kernel import integrate, path_integral, sample
 from xattr._integrate.straight_line import aumann_shapley, integrated_gradients
 from xattr._layers.cam import grad_cam, guided_grad_cam
@@ -89,6 +90,7 @@ __all__ = [
     "edge_detector",
     "exact_quadrature",
     "expected_gradients",
+    "expected_hessians",
     "explain",
     "fit_patterns",
     "grad_cam",
@@ -99,6 +101,7 @@ __all__ = [
     "integrate",
     "integrate_to_tolerance",
     "integrated_gradients",
+    "integrated_hessians",
     "interior_gradients",
     "internal_influence",
     "layer_gradient",

@@ -335,6 +335,7 @@ def _at_input(method: Method, problem: Problem) -> Gap:
 
 
 NOT_OF_X = "attributes to units of a layer, not to features of x"
+OF_PAIRS = "attributes to pairs of features, not to features of x"
 NO_CONVOLUTION = "no convolution among this axiom's functions has a layer of that name"
 
 
@@ -465,6 +466,8 @@ LISTED: dict[str, Row] = {
         "takes scores of two classes or more; of one score against 0 it is gradient_x_input",
     ),
     "edge_detector": Row(edges),
+    "integrated_hessians": _all_silent(xattr.integrated_hessians, OF_PAIRS),
+    "expected_hessians": _all_silent(xattr.expected_hessians, OF_PAIRS),
 }
 """Rows that take more than the method alone: with options, on a path, of a layer, …"""
 
