@@ -280,6 +280,10 @@ def _coordinates(x):
     return xattr.paths.coordinatewise(baseline=zeros, x=x, order=np.arange(count)[::-1])
 
 
+def _serial(x):
+    return xattr.paths.serial(baseline=jax.tree.map(jnp.zeros_like, x), x=x)
+
+
 def _detour(x):
     """Over a corner and back by another way, at another pace."""
     zeros = jax.tree.map(lambda leaf: 0 * leaf, x)  # sharded as x is
@@ -384,6 +388,8 @@ LISTED = {
     "sample_and_integrate": Row(_sample_and_integrate, IN_LINEN),
     "monotone": Row(_along(_curved), IN_NNX),
     "coordinatewise": Row(_along(_coordinates), IN_LINEN),
+    "serial": Row(_along(_serial), IN_LINEN),
+    "blur": Row(_along(lambda x: xattr.paths.blur(x, max_sigma=2.0)), ("conv",)),
     "own_path": Row(_along(_own), IN_NNX),
     "detour": Row(_along(_detour), IN_LINEN),
     "reversed": Row(_along(lambda x: xattr.paths.reverse(_own(x))), IN_NNX),

@@ -33,7 +33,7 @@ NAMES = {
     ),
     "paths": (
         "straight_line aumann_shapley monotone polyline coordinatewise reparametrize reverse "
-        "concatenate"
+        "concatenate serial blur"
     ),
     "quadrature": (
         "riemann_left riemann_right midpoint trapezoid gauss_legendre composite concentrated"
@@ -67,11 +67,11 @@ OPERANDS = (
 
 OPTIONS = (
     "a absolute alphas args atol b batch_axis bias cell channels chunk_size colorbar epsilon "
-    "estimator feature gamma group i in_axes init iterations j layers limit max_evaluations "
-    "max_examples max_pieces mean node_axis noise_scale num_samples objective on_uncovered options "
-    "order out padding percentile probes progress refined relu rtol scale seed shift "
-    "shifted_baseline spatial_axes std step_size strides surrogate title upsample variant "
-    "warn_above where exponents"
+    "estimator exponents feature fraction gamma group i in_axes init iterations j layers limit "
+    "max_distance max_evaluations max_examples max_pieces max_sigma mean neighbors node_axis "
+    "noise_scale num_samples objective on_uncovered options order out padding percentile probes "
+    "progress refined relu rtol scale seed shift shifted_baseline spatial_axes std step_size "
+    "steps strides surrogate title upsample variant warn_above where"
 )
 """The words for what is passed by keyword only, beside operands."""
 

@@ -161,6 +161,33 @@ CASES = {
         ValueError,
         "`order` must be",
     ),
+    "blur of width 0": (
+        lambda: paths.blur(jnp.ones((2, 2)), max_sigma=0.0),
+        ValueError,
+        "`max_sigma` must be a finite number greater than 0, in pixels, not 0.0",
+    ),
+    "two widths of a blur": (
+        lambda: paths.blur(jnp.ones((2, 2)), max_sigma=jnp.ones(2)),
+        ValueError,
+        "`max_sigma` must be a finite number greater than 0",
+    ),
+    "blur of a vector": (
+        lambda: paths.blur({"a": X}, max_sigma=1.0),
+        ValueError,
+        "`axes` must be different axes of every leaf, at least one, but is (0, 1) where `x`['a'] "
+        "has shape (3,): pass those of height and width",
+    ),
+    "blur twice": (
+        lambda: paths.blur(jnp.ones((2, 2)), max_sigma=1.0, axes=[1, -1]),
+        ValueError,
+        "`axes` must be different axes",
+    ),
+    "blur of no axes": (lambda: paths.blur(X, max_sigma=1.0, axes=[]), ValueError, "`axes` must"),
+    "serial of two shapes": (
+        lambda: paths.serial(baseline=jnp.zeros(2), x=X),
+        ValueError,
+        "`baseline` has shape (2,)",
+    ),
     "one waypoint": (
         lambda: paths.polyline(X[None]),
         ValueError,

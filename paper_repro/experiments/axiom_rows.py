@@ -423,6 +423,9 @@ LISTED: dict[str, Row] = {
     "path_integral, powers": _path(powers),
     "path_integral, coordinates": _path(coordinates),
     "path_integral, detour": _path(detour),
+    "path_integral, serial": _path(
+        lambda baseline, x: paths.serial(baseline=baseline, x=x),
+    ),
     "path_integral, bent": _path(bent),
     "path_integral, depends on its ends": _path(own_pace),
     "expected_gradients, 1 baseline": _sampled(functools.partial(expected, (0.0,)), NODES),
