@@ -284,6 +284,12 @@ def _serial(x):
     return xattr.paths.serial(baseline=jax.tree.map(jnp.zeros_like, x), x=x)
 
 
+def _directional(model, x, key, args, _):
+    return xattr.integrated_directional_gradients(
+        model.f, _own(x), steps=6, args=args, chunk_size=4
+    )
+
+
 def _detour(x):
     """Over a corner and back by another way, at another pace."""
     zeros = jax.tree.map(lambda leaf: 0 * leaf, x)  # sharded as x is
@@ -388,6 +394,10 @@ LISTED = {
     "sample_and_integrate": Row(_sample_and_integrate, IN_LINEN),
     "monotone": Row(_along(_curved), IN_NNX),
     "coordinatewise": Row(_along(_coordinates), IN_LINEN),
+    "guided_integrated_gradients": Row(
+        _call("guided_integrated_gradients", steps=5, fraction=0.4, max_distance=0.15), SMOOTH
+    ),
+    "integrated_directional_gradients": Row(_directional, SMOOTH),
     "serial": Row(_along(_serial), IN_LINEN),
     "blur": Row(_along(lambda x: xattr.paths.blur(x, max_sigma=2.0)), ("conv",)),
     "own_path": Row(_along(_own), IN_NNX),

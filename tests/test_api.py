@@ -18,7 +18,8 @@ NAMES = {
         "fit_patterns pattern_net pattern_attribution grad_cam guided_grad_cam at_layer "
         "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
         "explain relevance_report competitive_gradient_x_input edge_detector "
-        "integrated_hessians expected_hessians "
+        "integrated_hessians expected_hessians guided_integrated_gradients "
+        "integrated_directional_gradients "
         "integrate_to_tolerance exact_quadrature sharded attribute_dataset citation"
     ),
     "sanity": "randomize cascading independent truncated_normal randomize_labels",

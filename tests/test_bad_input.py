@@ -358,6 +358,31 @@ CASES = {
         TypeError,
         "`exponents` must be floating, but has dtype int32: pass floats",
     ),
+    "a fraction of 25": (
+        lambda: xattr.guided_integrated_gradients(F, X, fraction=25),
+        ValueError,
+        "`fraction` must be a share, one number in [0, 1], not 25",
+    ),
+    "a negative distance": (
+        lambda: xattr.guided_integrated_gradients(F, X, max_distance=-0.1),
+        ValueError,
+        "`max_distance` must be a share",
+    ),
+    "guided by no steps": (
+        lambda: xattr.guided_integrated_gradients(F, X, steps=0),
+        ValueError,
+        "`steps` must be a whole number of at least 1, not 0",
+    ),
+    "directional steps": (
+        lambda: xattr.integrated_directional_gradients(F, LINE, steps=1.5),
+        ValueError,
+        "`steps` must be a whole number of at least 1, not 1.5",
+    ),
+    "directional along an array": (
+        lambda: xattr.integrated_directional_gradients(F, X),
+        TypeError,
+        "`path` must be a function",
+    ),
     "group of another shape": (
         lambda: xattr.integrated_hessians(F, X, group=jnp.ones(2)),
         ValueError,

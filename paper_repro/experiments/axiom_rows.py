@@ -101,6 +101,19 @@ def along(
     )
 
 
+def guided(f: Function, x: Any, baseline: Any, *, steps: int = 100, args: Any = ()) -> ArrayTree:
+    """Return guided integrated gradients that may go far from the straight line."""
+    return xattr.guided_integrated_gradients(
+        f, x, baseline, steps=steps, max_distance=0.25, args=args
+    )
+
+
+def directional(f: Function, x: Any, baseline: Any, *, args: tuple[Any, ...] = ()) -> ArrayTree:
+    """Return integrated directional gradients along the straight line."""
+    path = paths.straight_line(baseline=baseline, x=x)
+    return xattr.integrated_directional_gradients(f, path, steps=NODES, args=args)
+
+
 def exact(f: Function, x: Any, baseline: Any, *, args: tuple[Any, ...] = ()) -> ArrayTree:
     """Return integrated gradients with a node for each linear piece, filled up with nodes of 0."""
     rule = xattr.exact_quadrature(f, x, baseline, args=args)
@@ -428,6 +441,10 @@ LISTED: dict[str, Row] = {
     ),
     "path_integral, bent": _path(bent),
     "path_integral, depends on its ends": _path(own_pace),
+    "guided_integrated_gradients": Row(
+        guided, [functools.partial(guided, steps=steps) for steps in (170, 290)]
+    ),
+    "integrated_directional_gradients": Row(directional),
     "expected_gradients, 1 baseline": _sampled(functools.partial(expected, (0.0,)), NODES),
     "expected_gradients, 3 baselines": _sampled(
         functools.partial(expected, (0.0, 0.5, -0.5)), NODES
