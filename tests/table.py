@@ -316,6 +316,11 @@ def _expected(model, x, key, args, _):
     )
 
 
+def _sensitivity(model, x, key, args, _):
+    method = functools.partial(xattr.integrated_gradients, **_STEPS)
+    return xattr.baseline_sensitivity(model.f, x, _variants(x), method=method, args=args)
+
+
 def _group(x):
     """Weights of all features: half of them are 0."""
     return jax.tree.map(
@@ -407,6 +412,7 @@ LISTED = {
     "exact_quadrature": Row(
         _exact, FEWER, lambda m: xattr.exact_quadrature(m.f, m.inputs(), args=m.args())
     ),
+    "baseline_sensitivity": Row(_sensitivity, IN_LINEN, like_x=False),
     # Of pairs of features.
     "integrated_hessians": Row(_integrated_hessians, SMOOTH),
     "expected_hessians": Row(_expected_hessians, IN_LINEN, noisy=True),

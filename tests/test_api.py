@@ -19,7 +19,7 @@ NAMES = {
         "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
         "explain relevance_report competitive_gradient_x_input edge_detector "
         "integrated_hessians expected_hessians guided_integrated_gradients "
-        "integrated_directional_gradients "
+        "integrated_directional_gradients baseline_sensitivity "
         "integrate_to_tolerance exact_quadrature sharded attribute_dataset citation"
     ),
     "sanity": "randomize cascading independent truncated_normal randomize_labels",
@@ -34,7 +34,7 @@ NAMES = {
     ),
     "paths": (
         "straight_line aumann_shapley monotone polyline coordinatewise reparametrize reverse "
-        "concatenate serial blur"
+        "concatenate serial blur embedding_waypoints"
     ),
     "quadrature": (
         "riemann_left riemann_right midpoint trapezoid gauss_legendre composite concentrated"
@@ -72,7 +72,7 @@ OPTIONS = (
     "max_distance max_evaluations max_examples max_pieces max_sigma mean neighbors node_axis "
     "noise_scale num_samples objective on_uncovered options order out padding percentile probes "
     "progress refined relu rtol scale seed shift shifted_baseline spatial_axes std step_size "
-    "steps strides surrogate title upsample variant warn_above where"
+    "steps strides surrogate table title upsample variant warn_above where"
 )
 """The words for what is passed by keyword only, beside operands."""
 

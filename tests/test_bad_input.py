@@ -383,6 +383,31 @@ CASES = {
         TypeError,
         "`path` must be a function",
     ),
+    "embeddings of another width": (
+        lambda: paths.embedding_waypoints(baseline=X, x=X, table=jnp.ones((5, 2))),
+        ValueError,
+        "`table` has shape (5, 2), but needs rows of the last axis of `x`, which has shape (3,)",
+    ),
+    "no waypoints": (
+        lambda: paths.embedding_waypoints(baseline=X, x=X, table=X[None], steps=0),
+        ValueError,
+        "`steps` must be a whole number of at least 1",
+    ),
+    "unknown way to choose words": (
+        lambda: paths.embedding_waypoints(baseline=X, x=X, table=X[None], variant="nearest"),
+        ValueError,
+        '`variant` must be "greedy" or "max_count", not \'nearest\'',
+    ),
+    "one baseline for a menu": (
+        lambda: xattr.baseline_sensitivity(F, X, X, method=IG),
+        ValueError,
+        "`baselines` has a leaf of shape (3,), but needs a leading axis",
+    ),
+    "sensitivity of a name": (
+        lambda: xattr.baseline_sensitivity(F, X, X[None], method="integrated_gradients"),
+        TypeError,
+        "`method` must be a function, but is a str",
+    ),
     "group of another shape": (
         lambda: xattr.integrated_hessians(F, X, group=jnp.ones(2)),
         ValueError,

@@ -54,7 +54,7 @@ FLOORS = [
     {"_integrate.kernel"},
     {"_integrate.directional", "_integrate.expected", "_integrate.guided", "_integrate.interval"},
     {"_integrate.sides", "_integrate.straight_line"},
-    {"_integrate.adaptive", "_integrate.exact", "_integrate.hessians"},
+    {"_integrate.adaptive", "_integrate.baselines", "_integrate.exact", "_integrate.hessians"},
     {"_gradients.gradient"},
     {"_gradients.competitive", "_gradients.noise"},
     {"_backward.rewrite"},

@@ -233,6 +233,109 @@ def test_random_orders_run_one_executable():
     assert counts[KERNEL] == 1
 
 
+def waypoints_of_one(x, baseline, table, steps, variant):
+    """The rule of the docstring in NumPy, for one embedding, with all rows as neighbours."""
+    free = [not np.array_equal(row, baseline) for row in table]
+    points = [x]
+    for _ in range(steps):
+        point, best = points[-1], None
+        part = point + (baseline - point) / steps
+        moves = part, None
+        for index in np.argsort(((table - point) ** 2).sum(1), kind="stable"):
+            row = table[index]
+            if not free[index] or np.array_equal(row, point):
+                continue
+            kept = (np.minimum(point, baseline) <= row) & (row <= np.maximum(point, baseline))
+            moved = np.where(kept, row, part)
+            lost = ((row - moved) ** 2).sum() if variant == "greedy" else (~kept).sum()
+            if best is None or lost < best:
+                best, moves = lost, (moved, index)
+        if moves[1] is not None:
+            free[moves[1]] = False
+        points.append(moves[0])
+    return np.stack([baseline, *points[:0:-1], x])
+
+
+@pytest.mark.parametrize("variant", ["greedy", "max_count"])
+@pytest.mark.parametrize("steps", [1, 5, 12])
+@pytest.mark.usefixtures("x64")
+def test_embedding_waypoints(variant, steps):
+    """Against the slow rule; from the baseline to x, every coordinate in one direction."""
+    random = np.random.default_rng(steps)
+    words = random.normal(size=(10, 3))
+    x = np.stack([words[4], words[7], random.normal(size=3)])
+    baseline = np.stack([words[0], words[0], words[0]])
+    found = paths.embedding_waypoints(
+        baseline=jnp.asarray(baseline), x=jnp.asarray(x), table=jnp.asarray(words), steps=steps,
+        variant=variant,
+    )  # fmt: skip
+    assert found.shape == (steps + 2, 3, 3)
+    for token in range(3):
+        expected = waypoints_of_one(x[token], baseline[token], words, steps, variant)
+        np.testing.assert_allclose(found[:, token], expected, rtol=1e-12, atol=1e-12)
+    ways = np.diff(found, axis=0) * np.sign(x - baseline)
+    assert ways.min() >= -1e-12
+    np.testing.assert_array_equal(found[0], baseline)
+    np.testing.assert_array_equal(found[-1], x)
+
+
+def test_neighbors_limit_the_choice():
+    """The row that fits best is the farthest: only with enough neighbours it is taken."""
+    table_ = jnp.array([[0.0, 0.0], [3.9, 4.2], [3.0, 4.5], [1.0, 1.0]])
+    x = jnp.array([4.0, 4.0])
+    far, near = (
+        paths.embedding_waypoints(baseline=table_[0], x=x, table=table_, steps=1, neighbors=n)[1]
+        for n in (3, 1)
+    )
+    np.testing.assert_array_equal(far, [1.0, 1.0])
+    np.testing.assert_allclose(near, [3.9, 0.0])
+
+
+def test_a_table_without_a_row_to_take_gives_parts_of_the_way():
+    x = jnp.array([8.0, -8.0])
+    found = paths.embedding_waypoints(baseline=0 * x, x=x, table=0 * x[None], steps=2)
+    np.testing.assert_array_equal(found[:, 0], [0, 2, 4, 8])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_discretized_integrated_gradients(dtype):
+    """Under jit and vmap, in half precision; complete along the polyline."""
+    words = jax.random.normal(jax.random.key(0), (50, 4), dtype)
+    texts = words[jnp.array([[1, 2, 3], [4, 5, 6]])]
+    f = lambda x: jnp.sum(jnp.tanh(x) ** 3) + jnp.prod(jnp.sum(x, 1))
+
+    def attribute(x):
+        baseline = jnp.broadcast_to(words[0], x.shape)
+        w = paths.embedding_waypoints(baseline=baseline, x=x, table=words, steps=7)
+        rule = xattr.quadrature.composite(xattr.quadrature.gauss_legendre(4), 8)
+        samples = xattr.PathSamples(w[1:], jnp.diff(w, axis=0), jnp.ones(8))
+        along = xattr.path_integral(f, paths.polyline(w), quadrature=rule, warn_above=None)
+        return w, along, xattr.integrate(f, samples)
+
+    waypoints, along, summed = jax.jit(jax.vmap(attribute))(texts)
+    assert {leaf.dtype for leaf in (waypoints, along, summed)} == {jnp.dtype(dtype)}
+    single = attribute(texts[1])
+    table.close(jax.tree.map(lambda leaf: leaf[1], (waypoints, along)), single[:2], 0.05)
+    gap = xattr.completeness_gap(f, along[0], texts[0], jnp.broadcast_to(words[0], (3, 4)))
+    assert abs(float(gap)) < (0.1 if dtype == "bfloat16" else 1e-3) * table.size(along[0])
+    jumps = sum(
+        jax.grad(f)(there) * (there - here)
+        for here, there in itertools.pairwise(waypoints[0].astype("float32"))
+    )
+    table.close(summed[0], jumps, 0.05 if dtype == "bfloat16" else 1e-5)
+
+
+def test_a_new_table_of_embeddings_is_not_compiled_again():
+    make = lambda seed: paths.embedding_waypoints(
+        baseline=jnp.zeros((2, 3)), x=jnp.full((2, 3), 1.0 + seed),
+        table=jax.random.normal(jax.random.key(seed), (9, 3)), steps=4,
+    )  # fmt: skip
+    make(0)
+    with count_compilations() as counts:
+        make(1)
+    assert not counts
+
+
 def test_gradients_through_a_concatenation_are_finite():
     """The branch that is not taken has an infinite slope at its start."""
 

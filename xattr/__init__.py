@@ -40,6 +40,7 @@ from xattr._gradients.competitive import competitive_gradient_x_input
 from xattr._gradients.gradient import gradient, gradient_x_input, interior_gradients
 from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad
 from xattr._integrate.adaptive import AdaptiveResult, integrate_to_tolerance
+from xattr._integrate.baselines import baseline_sensitivity
 from xattr._integrate.directional import integrated_directional_gradients
 from xattr._integrate.exact import exact_quadrature
 from xattr._integrate.expected import expected_gradients
@@ -81,6 +82,7 @@ __all__ = [
     "attribute_dataset",
     "aumann_shapley",
     "axioms",
+    "baseline_sensitivity",
     "citation",
     "competitive_gradient_x_input",
     "completeness_gap",

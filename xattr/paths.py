@@ -10,11 +10,12 @@ operation: if that is slow, put the whole call under `jax.jit`.
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from xattr._core import compilation, deprecated, trees
 from xattr.types import Alpha, Array, ArrayTree, Path
@@ -24,6 +25,7 @@ __all__ = [
     "blur",
     "concatenate",
     "coordinatewise",
+    "embedding_waypoints",
     "monotone",
     "polyline",
     "reparametrize",
@@ -432,6 +434,121 @@ def _gaussian(size: int, sigma: jax.Array) -> jax.Array:
     weights = jnp.exp(squares / (-2 * jnp.where(wide, sigma, 1) ** 2))
     weights = weights / jnp.sum(weights, axis=1, keepdims=True)
     return jnp.where(wide, weights, jnp.eye(size, dtype=sigma.dtype))
+
+
+def embedding_waypoints(
+    *,
+    baseline: Array,
+    x: Array,
+    table: Array,
+    steps: int = 30,
+    neighbors: int = 500,
+    variant: Literal["greedy", "max_count"] = "greedy",
+) -> jax.Array:
+    """Return waypoints from the baseline to x that are near rows of a table of embeddings.
+
+    pₖ₊₁ = M(c), from p₀ = x, with M(c)ᵢ = cᵢ if cᵢ is between pₖᵢ and baselineᵢ, and else
+    M(c)ᵢ = pₖᵢ + (baselineᵢ − pₖᵢ) / steps.
+
+    c is chosen for each embedding of x apart, from the rows of the table that are nearest to pₖ:
+    "greedy" takes the row with the smallest ‖c − M(c)‖, "max_count" the one of which M keeps the
+    most coordinates. A row is taken once, and rows that are the baseline or pₖ are not taken. Every
+    coordinate moves in one direction from the baseline to x. (The authors' code looks for the
+    neighbours of the word taken last; here they are those of pₖ, so that x need not be a row.)
+
+    Discretised integrated gradients are the sum of gradients at the waypoints w themselves:
+    `xattr.integrate(f, PathSamples(w[1:], jnp.diff(w, axis=0), jnp.ones(steps + 1)))`. The integral
+    along the `polyline` through them is complete: give every segment its own nodes, with
+    `xattr.quadrature.composite(quadrature, steps + 1)`.
+
+    Args:
+        baseline: the start, an array like x.
+        x: the end, the embeddings of a text, of shape (..., d): (tokens, d) or (d,).
+        table: the embeddings of all tokens, of shape (n, d). A new one does not recompile.
+        steps: the number of waypoints between the ends, at least 1.
+        neighbors: how many rows to choose from, at least 1; all n if there are fewer.
+        variant: "greedy" or "max_count".
+
+    Returns:
+        The waypoints, of shape (steps + 2, ..., d): the first is the baseline, the last is x.
+
+    Raises:
+        ValueError: if the shapes of `baseline` and `x` differ, `table` has no rows of the last axis
+            of x, a number is less than 1, or the variant is unknown.
+        TypeError: if an array is not floating.
+
+    Source:
+        Sanyal & Ren 2021, "Discretized Integrated Gradients for Explaining Language Models".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> table = jnp.array([[0.0, 0.0], [1.0, 3.0], [2.0, 4.0]])
+        >>> embedding_waypoints(baseline=table[0], x=table[2], table=table, steps=1)
+        Array([[0., 0.],
+               [1., 3.],
+               [2., 4.]], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    baseline, table = trees.like(baseline, x, "baseline"), trees.floating(table, "table")
+    if jnp.ndim(table) != 2 or not jnp.ndim(x) or table.shape[-1] != x.shape[-1] or not len(table):
+        raise ValueError(
+            f"`table` has shape {jnp.shape(table)}, but needs rows of the last axis of `x`, which "
+            f"has shape {jnp.shape(x)}: pass the embeddings of all tokens, of shape (n, d)"
+        )
+    trees.check_count(steps, "steps")
+    trees.check_count(neighbors, "neighbors")
+    if variant not in ("greedy", "max_count"):
+        raise ValueError(f'`variant` must be "greedy" or "max_count", not {variant!r}')
+    return _waypoints(
+        baseline, x, table, steps=steps, neighbors=min(neighbors, len(table)), variant=variant
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "neighbors", "variant"))
+def _waypoints(
+    baseline: jax.Array, x: jax.Array, table: jax.Array, *, steps: int, neighbors: int, variant: str
+) -> jax.Array:
+    dtype = trees.wide(x.dtype)
+    rows = table.astype(dtype)
+
+    def of_one(ends: tuple[jax.Array, jax.Array]) -> jax.Array:
+        start, point = ends
+        free = jnp.any(rows != start[None], axis=1)
+
+        def step(state: tuple[jax.Array, jax.Array], _: None) -> Any:
+            point, free = state
+            taken, point = _next_waypoint(point, start, rows, free, steps, neighbors, variant)
+            return (point, free & (jnp.arange(len(rows), dtype=jnp.int32) != taken)), point
+
+        return lax.scan(step, (point, free), None, steps)[1]
+
+    ends = [leaf.astype(dtype).reshape(-1, leaf.shape[-1]) for leaf in (baseline, x)]
+    points = jnp.moveaxis(lax.map(of_one, (ends[0], ends[1])), 0, 1)[::-1]
+    between = points.reshape(steps, *x.shape).astype(x.dtype)
+    return jnp.concatenate([baseline[None], between, x[None]])
+
+
+def _next_waypoint(
+    point: jax.Array,
+    start: jax.Array,
+    rows: jax.Array,
+    free: jax.Array,
+    steps: int,
+    neighbors: int,
+    variant: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Return which row is taken, and the next waypoint; a part of the way if no row is free."""
+    distances = jnp.sum((rows - point[None]) ** 2, axis=1)
+    usable = free & (distances > 0)
+    chosen = lax.top_k(jnp.where(usable, -distances, -jnp.inf), neighbors)[1]
+    near, part = rows[chosen], point + (start - point) / steps
+    inside = (near - point[None]) * (near - start[None]) <= 0
+    moved = jnp.where(inside, near, part[None])
+    apart = jnp.sum((near - moved) ** 2, axis=1)
+    lost = apart if variant == "greedy" else jnp.sum(~inside, axis=1).astype(apart.dtype)
+    best = jnp.argmin(jnp.where(usable[chosen], lost, jnp.inf))
+    found = usable[chosen[best]]
+    return jnp.where(found, chosen[best], -1), jnp.where(found, moved[best], part)
 
 
 def reparametrize(path: Path, warp: Warp) -> Path:
