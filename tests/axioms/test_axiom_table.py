@@ -71,7 +71,7 @@ GRID = {
 }
 EXAMPLES = 1
 """Problems on which an entry that holds is tried anew; the committed table has the full number."""
-SLOW = ("integrate_to", "pattern_", "lrp", "deep_", "smooth_grad", "expected_gradients")
+SLOW = ("integrate_to", "pattern_", "lrp", "deep_", "smooth_grad", "expected_gradients", "guided_")
 """Rows that share no compiled program with others: these are tried on one."""
 
 COMMITTED = json.loads(
