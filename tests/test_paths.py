@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import xattr
 from tests import table
@@ -222,6 +224,20 @@ def test_mean_over_all_orders_is_the_shapley_value(n, seed):
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9)
 
 
+def test_shapley_value_of_a_minimum():
+    """From 0 to (1, 3): integrated gradients give (1, 0), the mean over orders (½, ½)."""
+    f, x = lambda x: jnp.min(x), jnp.array([1.0, 3.0])
+    rule = xattr.quadrature.composite(xattr.quadrature.midpoint(30), 2)
+
+    def along(order):
+        path = paths.coordinatewise(baseline=0 * x, x=x, order=order)
+        return xattr.path_integral(f, path, quadrature=rule)
+
+    each = jax.vmap(along)(jnp.array([[0, 1], [1, 0]]))
+    np.testing.assert_allclose(each.mean(0), [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(xattr.integrated_gradients(f, x), [1, 0], atol=1e-6)
+
+
 def test_random_orders_run_one_executable():
     x, f = jnp.arange(1.0, 5.0), lambda x: jnp.prod(x) + jnp.min(x)
     rule = xattr.quadrature.composite(xattr.quadrature.midpoint(4), 4)
@@ -323,6 +339,17 @@ def test_discretized_integrated_gradients(dtype):
         for here, there in itertools.pairwise(waypoints[0].astype("float32"))
     )
     table.close(summed[0], jumps, 0.05 if dtype == "bfloat16" else 1e-5)
+
+
+def test_embedding_waypoints_under_shard_map():
+    """Texts are spread over the devices; the table and the baseline are on each of them."""
+    words = jax.random.normal(jax.random.key(0), (20, 4))
+    make = lambda x: paths.embedding_waypoints(
+        baseline=words[0], x=x, table=words, steps=3, neighbors=6
+    )
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(jax.vmap(make), mesh=mesh, in_specs=P("batch"), out_specs=P("batch"))
+    table.close(jax.jit(mapped)(words[1:17]), jax.vmap(make)(words[1:17]))
 
 
 def test_a_new_table_of_embeddings_is_not_compiled_again():

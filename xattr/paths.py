@@ -508,6 +508,7 @@ def embedding_waypoints(
 def _waypoints(
     baseline: jax.Array, x: jax.Array, table: jax.Array, *, steps: int, neighbors: int, variant: str
 ) -> jax.Array:
+    baseline, x, table = trees.with_same_varying_axes((baseline, x, table))
     dtype = trees.wide(x.dtype)
     rows = table.astype(dtype)
 
