@@ -280,6 +280,16 @@ def _coordinates(x):
     return xattr.paths.coordinatewise(baseline=zeros, x=x, order=np.arange(count)[::-1])
 
 
+def _serial(x):
+    return xattr.paths.serial(baseline=jax.tree.map(jnp.zeros_like, x), x=x)
+
+
+def _directional(model, x, key, args, _):
+    return xattr.integrated_directional_gradients(
+        model.f, _own(x), steps=6, args=args, chunk_size=4
+    )
+
+
 def _detour(x):
     """Over a corner and back by another way, at another pace."""
     zeros = jax.tree.map(lambda leaf: 0 * leaf, x)  # sharded as x is
@@ -322,6 +332,28 @@ def _estimated(name, **options):
         getattr(xattr, name)(
             model.f, x, None, key, groups=_groups(x), args=args, chunk_size=3, **options
         ).attributions
+    )
+
+
+def _sensitivity(model, x, key, args, _):
+    method = functools.partial(xattr.integrated_gradients, **_STEPS)
+    return xattr.baseline_sensitivity(model.f, x, _variants(x), method=method, args=args)
+
+
+def _group(x):
+    """Weights of all features: half of them are 0."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.arange(leaf.size).reshape(leaf.shape) % 2, leaf.dtype) * 2, x
+    )
+
+
+def _integrated_hessians(model, x, key, args, _):
+    return xattr.integrated_hessians(model.f, x, group=_group(x), args=args, **_STEPS)
+
+
+def _expected_hessians(model, x, key, args, _):
+    return xattr.expected_hessians(
+        model.f, x, _variants(x), key, group=_group(x), num_samples=7, args=args, chunk_size=4
     )
 
 
@@ -386,6 +418,12 @@ LISTED = {
     "sample_and_integrate": Row(_sample_and_integrate, IN_LINEN),
     "monotone": Row(_along(_curved), IN_NNX),
     "coordinatewise": Row(_along(_coordinates), IN_LINEN),
+    "guided_integrated_gradients": Row(
+        _call("guided_integrated_gradients", steps=5, fraction=0.4, max_distance=0.15), SMOOTH
+    ),
+    "integrated_directional_gradients": Row(_directional, SMOOTH),
+    "serial": Row(_along(_serial), IN_LINEN),
+    "blur": Row(_along(lambda x: xattr.paths.blur(x, max_sigma=2.0)), ("conv",)),
     "own_path": Row(_along(_own), IN_NNX),
     "detour": Row(_along(_detour), IN_LINEN),
     "reversed": Row(_along(lambda x: xattr.paths.reverse(_own(x))), IN_NNX),
@@ -393,6 +431,10 @@ LISTED = {
     "exact_quadrature": Row(
         _exact, FEWER, lambda m: xattr.exact_quadrature(m.f, m.inputs(), args=m.args())
     ),
+    "baseline_sensitivity": Row(_sensitivity, IN_LINEN, like_x=False),
+    # Of pairs of features.
+    "integrated_hessians": Row(_integrated_hessians, SMOOTH),
+    "expected_hessians": Row(_expected_hessians, IN_LINEN, noisy=True),
     # Averages.
     "expected_gradients": Row(_expected, IN_LINEN, noisy=True),
     "smooth_grad": Row(_average("smooth_grad"), SMOOTH, noisy=True),

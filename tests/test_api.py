@@ -18,6 +18,8 @@ NAMES = {
         "fit_patterns pattern_net pattern_attribution grad_cam guided_grad_cam at_layer "
         "layer_gradient layer_integrated_gradients conductance internal_influence with_rules "
         "explain relevance_report competitive_gradient_x_input edge_detector "
+        "integrated_hessians expected_hessians guided_integrated_gradients "
+        "integrated_directional_gradients baseline_sensitivity "
         "integrate_to_tolerance exact_quadrature sharded attribute_dataset citation "
         "ablation occlusion shapley_values banzhaf_values shapley_sampling kernel_shap lime rise "
         "meaningful_perturbation"
@@ -40,7 +42,7 @@ NAMES = {
     ),
     "paths": (
         "straight_line aumann_shapley monotone polyline coordinatewise reparametrize reverse "
-        "concatenate"
+        "concatenate serial blur embedding_waypoints"
     ),
     "quadrature": (
         "riemann_left riemann_right midpoint trapezoid gauss_legendre composite concentrated"
@@ -74,13 +76,14 @@ OPERANDS = (
 
 OPTIONS = (
     "a absolute alphas antithetic area args atol b batch_axis bias cell channels chunk_size "
-    "colorbar counts epsilon estimator exponent exponents feature game gamma grid groups i in_axes "
-    "init insert iterations j jitter kernel_width layers learning_rate limit max_evaluations "
-    "max_examples max_pieces mean node_axis noise noise_scale normalize num_masks num_permutations "
-    "num_samples num_steps objective on_uncovered options order out padding penalty percentile "
+    "colorbar counts epsilon estimator exponent exponents feature fraction game gamma grid "
+    "group groups i in_axes init insert iterations j jitter kernel_width layers "
+    "learning_rate limit max_distance max_evaluations max_examples max_pieces max_sigma mean "
+    "neighbors node_axis noise noise_scale normalize num_masks num_permutations num_samples "
+    "num_steps objective on_uncovered options order out padding penalty percentile "
     "probability probes progress radius reference refined relu rtol scale seed shift "
-    "shifted_baseline smoothness sparsity spatial_axes std step_size stride strides subset_size "
-    "surrogate title upsample variant warn_above where window"
+    "shifted_baseline smoothness sparsity spatial_axes std step_size steps stride strides "
+    "subset_size surrogate table title upsample variant warn_above where window"
 )
 """The words for what is passed by keyword only, beside operands."""
 

@@ -161,6 +161,33 @@ CASES = {
         ValueError,
         "`order` must be",
     ),
+    "blur of width 0": (
+        lambda: paths.blur(jnp.ones((2, 2)), max_sigma=0.0),
+        ValueError,
+        "`max_sigma` must be a finite number greater than 0, in pixels, not 0.0",
+    ),
+    "two widths of a blur": (
+        lambda: paths.blur(jnp.ones((2, 2)), max_sigma=jnp.ones(2)),
+        ValueError,
+        "`max_sigma` must be a finite number greater than 0",
+    ),
+    "blur of a vector": (
+        lambda: paths.blur({"a": X}, max_sigma=1.0),
+        ValueError,
+        "`axes` must be different axes of every leaf, at least one, but is (0, 1) where `x`['a'] "
+        "has shape (3,): pass those of height and width",
+    ),
+    "blur twice": (
+        lambda: paths.blur(jnp.ones((2, 2)), max_sigma=1.0, axes=[1, -1]),
+        ValueError,
+        "`axes` must be different axes",
+    ),
+    "blur of no axes": (lambda: paths.blur(X, max_sigma=1.0, axes=[]), ValueError, "`axes` must"),
+    "serial of two shapes": (
+        lambda: paths.serial(baseline=jnp.zeros(2), x=X),
+        ValueError,
+        "`baseline` has shape (2,)",
+    ),
     "one waypoint": (
         lambda: paths.polyline(X[None]),
         ValueError,
@@ -330,6 +357,71 @@ CASES = {
         lambda: paths.monotone(baseline=X, x=X, exponents=jnp.ones(3, int)),
         TypeError,
         "`exponents` must be floating, but has dtype int32: pass floats",
+    ),
+    "a fraction of 25": (
+        lambda: xattr.guided_integrated_gradients(F, X, fraction=25),
+        ValueError,
+        "`fraction` must be a share, one number in [0, 1], not 25",
+    ),
+    "a negative distance": (
+        lambda: xattr.guided_integrated_gradients(F, X, max_distance=-0.1),
+        ValueError,
+        "`max_distance` must be a share",
+    ),
+    "guided by no steps": (
+        lambda: xattr.guided_integrated_gradients(F, X, steps=0),
+        ValueError,
+        "`steps` must be a whole number of at least 1, not 0",
+    ),
+    "directional steps": (
+        lambda: xattr.integrated_directional_gradients(F, LINE, steps=1.5),
+        ValueError,
+        "`steps` must be a whole number of at least 1, not 1.5",
+    ),
+    "directional along an array": (
+        lambda: xattr.integrated_directional_gradients(F, X),
+        TypeError,
+        "`path` must be a function",
+    ),
+    "embeddings of another width": (
+        lambda: paths.embedding_waypoints(baseline=X, x=X, table=jnp.ones((5, 2))),
+        ValueError,
+        "`table` has shape (5, 2), but needs rows of the last axis of `x`, which has shape (3,)",
+    ),
+    "no waypoints": (
+        lambda: paths.embedding_waypoints(baseline=X, x=X, table=X[None], steps=0),
+        ValueError,
+        "`steps` must be a whole number of at least 1",
+    ),
+    "unknown way to choose words": (
+        lambda: paths.embedding_waypoints(baseline=X, x=X, table=X[None], variant="nearest"),
+        ValueError,
+        '`variant` must be "greedy" or "max_count", not \'nearest\'',
+    ),
+    "one baseline for a menu": (
+        lambda: xattr.baseline_sensitivity(F, X, X, method=IG),
+        ValueError,
+        "`baselines` has a leaf of shape (3,), but needs a leading axis",
+    ),
+    "sensitivity of a name": (
+        lambda: xattr.baseline_sensitivity(F, X, X[None], method="integrated_gradients"),
+        TypeError,
+        "`method` must be a function, but is a str",
+    ),
+    "group of another shape": (
+        lambda: xattr.integrated_hessians(F, X, group=jnp.ones(2)),
+        ValueError,
+        "`group` has shape (2,), but `x` has shape (3,)",
+    ),
+    "a mask for a group": (
+        lambda: xattr.expected_hessians(F, X, X[None], KEY, group=X > 0, num_samples=2),
+        TypeError,
+        "`group` must be floating, but has dtype bool: pass floats",
+    ),
+    "NaN in x, interactions": (
+        lambda: xattr.integrated_hessians(F, jnp.nan * X, group=X),
+        ValueError,
+        "the path is not finite at node 0 of 64",
     ),
     "several keys": (
         lambda: xattr.smooth_grad(F, X, jax.random.split(KEY, 3)),

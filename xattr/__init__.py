@@ -42,8 +42,12 @@ from xattr._gradients.competitive import competitive_gradient_x_input
 from xattr._gradients.gradient import gradient, gradient_x_input, interior_gradients
 from xattr._gradients.noise import smooth_grad, smooth_grad_squared, var_grad
 from xattr._integrate.adaptive import AdaptiveResult, integrate_to_tolerance
+from xattr._integrate.baselines import baseline_sensitivity
+from xattr._integrate.directional import integrated_directional_gradients
 from xattr._integrate.exact import exact_quadrature
 from xattr._integrate.expected import expected_gradients
+from xattr._integrate.guided import guided_integrated_gradients
+from xattr._integrate.hessians import expected_hessians, integrated_hessians
 from xattr._integrate.kernel import integrate, path_integral, sample
 from xattr._integrate.straight_line import aumann_shapley, integrated_gradients
 from xattr._layers.cam import grad_cam, guided_grad_cam
@@ -88,6 +92,7 @@ __all__ = [
     "aumann_shapley",
     "axioms",
     "banzhaf_values",
+    "baseline_sensitivity",
     "citation",
     "competitive_gradient_x_input",
     "completeness_gap",
@@ -100,6 +105,7 @@ __all__ = [
     "evaluation",
     "exact_quadrature",
     "expected_gradients",
+    "expected_hessians",
     "explain",
     "fit_patterns",
     "grad_cam",
@@ -108,9 +114,12 @@ __all__ = [
     "groups",
     "guided_backprop",
     "guided_grad_cam",
+    "guided_integrated_gradients",
     "integrate",
     "integrate_to_tolerance",
+    "integrated_directional_gradients",
     "integrated_gradients",
+    "integrated_hessians",
     "interior_gradients",
     "internal_influence",
     "kernel_shap",

@@ -10,23 +10,27 @@ operation: if that is slow, put the whole call under `jax.jit`.
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from xattr._core import compilation, deprecated, trees
-from xattr.types import Alpha, ArrayTree, Path
+from xattr.types import Alpha, Array, ArrayTree, Path
 
 __all__ = [
     "aumann_shapley",
+    "blur",
     "concatenate",
     "coordinatewise",
+    "embedding_waypoints",
     "monotone",
     "polyline",
     "reparametrize",
     "reverse",
+    "serial",
     "straight_line",
 ]
 
@@ -293,6 +297,259 @@ def _coordinatewise(alpha: Alpha, baseline: ArrayTree, x: ArrayTree, ranks: Arra
         return _between(jnp.where(rank == moving, fraction, passed), start, end)
 
     return jax.tree.map(feature, baseline, x, ranks)
+
+
+def serial(*, baseline: ArrayTree, x: ArrayTree) -> Path:
+    """Return the path of serial cost sharing: all features move alike until each is at its end.
+
+    γᵢ(α) = baselineᵢ + sign(Δᵢ) min(τ, |Δᵢ|), with Δ = x − baseline and τ = α maxⱼ |Δⱼ|.
+
+    From a baseline of zeros to x ≥ 0 this is γᵢ = min(τ, xᵢ). The path has a corner wherever a
+    feature arrives, at α = |Δᵢ| / max |Δ|. A quadrature across a corner is less accurate: take more
+    nodes, or `xattr.integrate_to_tolerance`.
+
+    Args:
+        baseline: the start, a pytree of floating arrays with the structure and shapes of x.
+        x: the end, the input that is explained, a pytree of floating arrays. The features are
+            compared with each other: they need one unit.
+
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        ValueError: if structure or shapes of `baseline` and `x` differ.
+        TypeError: if a leaf is not floating.
+
+    Source:
+        Moulin & Shenker 1992, "Serial Cost Sharing"; Friedman & Moulin 1999, "Three Methods to
+        Share Joint Costs or Surplus".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> serial(baseline=jnp.zeros(2), x=jnp.array([1.0, 4.0]))(0.5)
+        Array([1., 2.], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    return compilation.Named(_serial, {"baseline": trees.like(baseline, x, "baseline"), "x": x})
+
+
+def _serial(alpha: Alpha, baseline: ArrayTree, x: ArrayTree) -> ArrayTree:
+    changes = jax.tree.map(lambda a, b: jnp.abs(b - a), *map(trees.widen, (baseline, x)))
+    dtype = trees.widest(jax.tree.leaves(changes))
+    tops = [jnp.max(leaf, initial=0).astype(dtype) for leaf in jax.tree.leaves(changes)]
+    level = jnp.asarray(alpha, dtype) * jnp.max(jnp.stack(tops))
+
+    def feature(start: jax.Array, end: jax.Array, change: jax.Array) -> jax.Array:
+        reached = level.astype(change.dtype)
+        moving = reached < change
+        fraction = reached / jnp.where(moving, change, 1)
+        # At α = 1 the last features have the velocity with which they arrive.
+        last = (change > 0) & (reached == change)
+        arriving = 1 + (reached - change) / jnp.where(last, change, 1)
+        return _between(jnp.where(moving, fraction, jnp.where(last, arriving, 1)), start, end)
+
+    return jax.tree.map(feature, baseline, x, changes)
+
+
+def blur(x: ArrayTree, *, max_sigma: float | Array, axes: Sequence[int] = (0, 1)) -> Path:
+    """Return the path from a blurred image to the image, the path of Blur IG.
+
+    γ(α) = Σⱼ K(i, j) xⱼ along each of the axes, with K(i, j) = exp(−(i − j)² / (2 σ²)) / Z(i) and
+    σ = (1 − α) max_sigma.
+
+    Z(i) makes the weights of a pixel sum to 1, so that an image of one colour stays as it is, up to
+    its borders. (The authors' code pads with zeros: there the borders darken.) γ(1) is x. γ(0) is
+    the baseline: give it to what needs one, as `path(0.0)` to `xattr.completeness_gap`. Below
+    σ = 0.05 pixels the weights of other pixels are 0 in every precision.
+
+    Args:
+        x: the image, a pytree of floating arrays. All leaves have the axes.
+        max_sigma: the width of the Gaussian at α = 0, in pixels, a number greater than 0. A new
+            value does not recompile.
+        axes: the axes along which x is blurred: those of height and width, not the channels.
+
+    Returns:
+        The path `alpha -> pytree like x`.
+
+    Raises:
+        ValueError: if `max_sigma` is not a number greater than 0, or if a leaf lacks one of the
+            `axes` or has it twice.
+        TypeError: if a leaf is not floating.
+
+    Source:
+        Xu, Venugopalan & Sundararajan 2020, "Attribution in Scale and Space".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> path = blur(jnp.array([0.0, 0.0, 1.0, 0.0, 0.0]), max_sigma=1.0, axes=[0])
+        >>> path(1.0)
+        Array([0., 0., 1., 0., 0.], dtype=float32)
+        >>> (100 * path(0.0)).round()
+        Array([ 8., 26., 40., 26.,  8.], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    checked = tuple(axes)
+    jax.tree_util.tree_map_with_path(functools.partial(_check_axes, checked), x)
+    known = trees.on_host(max_sigma)
+    if jnp.shape(max_sigma) or (known is not None and not (known > 0 and np.isfinite(known))):
+        raise ValueError(
+            f"`max_sigma` must be a finite number greater than 0, in pixels, not {max_sigma!r}: "
+            "for example a quarter of the width of the image"
+        )
+    dtype = trees.widest(jax.tree.leaves(x))
+    return compilation.Named(
+        _blur, {"x": x, "max_sigma": jnp.asarray(max_sigma, dtype), "axes": checked}
+    )
+
+
+def _check_axes(axes: tuple[int, ...], path: Any, leaf: jax.Array) -> None:
+    inside = all(isinstance(axis, int) and -leaf.ndim <= axis < leaf.ndim for axis in axes)
+    if not inside or len({axis % max(leaf.ndim, 1) for axis in axes}) < max(len(axes), 1):
+        raise ValueError(
+            f"`axes` must be different axes of every leaf, at least one, but is {axes} where "
+            f"{trees.leaf_name('x', path)} has shape {leaf.shape}: pass those of height and width, "
+            "as (0, 1) for an image of shape (height, width, channels)"
+        )
+
+
+def _blur(alpha: Alpha, x: ArrayTree, max_sigma: jax.Array, axes: tuple[int, ...]) -> ArrayTree:
+    sigma = (1 - jnp.asarray(alpha, max_sigma.dtype)) * max_sigma
+
+    def blurred(leaf: jax.Array) -> jax.Array:
+        values = trees.widen(leaf)
+        for axis in axes:
+            weights = _gaussian(leaf.shape[axis], sigma.astype(values.dtype))
+            product = jnp.tensordot(weights, values, ([1], [axis]), precision="highest")
+            values = jnp.moveaxis(product, 0, axis)
+        return trees.cast(values, leaf)
+
+    return jax.tree.map(blurred, x)
+
+
+def _gaussian(size: int, sigma: jax.Array) -> jax.Array:
+    """Return the matrix of a blur of one axis, whose rows sum to 1."""
+    places = np.arange(size)
+    squares = jnp.asarray((places[:, None] - places) ** 2, sigma.dtype)
+    wide = sigma > 0.05  # below, exp(−1 / (2 σ²)) < 1e-86, and its slope would be 0 times infinity
+    weights = jnp.exp(squares / (-2 * jnp.where(wide, sigma, 1) ** 2))
+    weights = weights / jnp.sum(weights, axis=1, keepdims=True)
+    return jnp.where(wide, weights, jnp.eye(size, dtype=sigma.dtype))
+
+
+def embedding_waypoints(
+    *,
+    baseline: Array,
+    x: Array,
+    table: Array,
+    steps: int = 30,
+    neighbors: int = 500,
+    variant: Literal["greedy", "max_count"] = "greedy",
+) -> jax.Array:
+    """Return waypoints from the baseline to x that are near rows of a table of embeddings.
+
+    pₖ₊₁ = M(c), from p₀ = x, with M(c)ᵢ = cᵢ if cᵢ is between pₖᵢ and baselineᵢ, and else
+    M(c)ᵢ = pₖᵢ + (baselineᵢ − pₖᵢ) / steps.
+
+    c is chosen for each embedding of x apart, from the rows of the table that are nearest to pₖ:
+    "greedy" takes the row with the smallest ‖c − M(c)‖, "max_count" the one of which M keeps the
+    most coordinates. A row is taken once, and rows that are the baseline or pₖ are not taken. Every
+    coordinate moves in one direction from the baseline to x. (The authors' code looks for the
+    neighbours of the word taken last; here they are those of pₖ, so that x need not be a row.)
+
+    Discretised integrated gradients are the sum of gradients at the waypoints w themselves:
+    `xattr.integrate(f, PathSamples(w[1:], jnp.diff(w, axis=0), jnp.ones(steps + 1)))`. The integral
+    along the `polyline` through them is complete: give every segment its own nodes, with
+    `xattr.quadrature.composite(quadrature, steps + 1)`.
+
+    Args:
+        baseline: the start, an array like x.
+        x: the end, the embeddings of a text, of shape (..., d): (tokens, d) or (d,).
+        table: the embeddings of all tokens, of shape (n, d). A new one does not recompile.
+        steps: the number of waypoints between the ends, at least 1.
+        neighbors: how many rows to choose from, at least 1; all n if there are fewer.
+        variant: "greedy" or "max_count".
+
+    Returns:
+        The waypoints, of shape (steps + 2, ..., d): the first is the baseline, the last is x.
+
+    Raises:
+        ValueError: if the shapes of `baseline` and `x` differ, `table` has no rows of the last axis
+            of x, a number is less than 1, or the variant is unknown.
+        TypeError: if an array is not floating.
+
+    Source:
+        Sanyal & Ren 2021, "Discretized Integrated Gradients for Explaining Language Models".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> table = jnp.array([[0.0, 0.0], [1.0, 3.0], [2.0, 4.0]])
+        >>> embedding_waypoints(baseline=table[0], x=table[2], table=table, steps=1)
+        Array([[0., 0.],
+               [1., 3.],
+               [2., 4.]], dtype=float32)
+    """
+    x = trees.floating(x, "x")
+    baseline, table = trees.like(baseline, x, "baseline"), trees.floating(table, "table")
+    if jnp.ndim(table) != 2 or not jnp.ndim(x) or table.shape[-1] != x.shape[-1] or not len(table):
+        raise ValueError(
+            f"`table` has shape {jnp.shape(table)}, but needs rows of the last axis of `x`, which "
+            f"has shape {jnp.shape(x)}: pass the embeddings of all tokens, of shape (n, d)"
+        )
+    trees.check_count(steps, "steps")
+    trees.check_count(neighbors, "neighbors")
+    if variant not in ("greedy", "max_count"):
+        raise ValueError(f'`variant` must be "greedy" or "max_count", not {variant!r}')
+    return _waypoints(
+        baseline, x, table, steps=steps, neighbors=min(neighbors, len(table)), variant=variant
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "neighbors", "variant"))
+def _waypoints(
+    baseline: jax.Array, x: jax.Array, table: jax.Array, *, steps: int, neighbors: int, variant: str
+) -> jax.Array:
+    baseline, x, table = trees.with_same_varying_axes((baseline, x, table))
+    dtype = trees.wide(x.dtype)
+    rows = table.astype(dtype)
+
+    def of_one(ends: tuple[jax.Array, jax.Array]) -> jax.Array:
+        start, point = ends
+        free = jnp.any(rows != start[None], axis=1)
+
+        def step(state: tuple[jax.Array, jax.Array], _: None) -> Any:
+            point, free = state
+            taken, point = _next_waypoint(point, start, rows, free, steps, neighbors, variant)
+            return (point, free & (jnp.arange(len(rows), dtype=jnp.int32) != taken)), point
+
+        return lax.scan(step, (point, free), None, steps)[1]
+
+    ends = [leaf.astype(dtype).reshape(-1, leaf.shape[-1]) for leaf in (baseline, x)]
+    points = jnp.moveaxis(lax.map(of_one, (ends[0], ends[1])), 0, 1)[::-1]
+    between = points.reshape(steps, *x.shape).astype(x.dtype)
+    return jnp.concatenate([baseline[None], between, x[None]])
+
+
+def _next_waypoint(
+    point: jax.Array,
+    start: jax.Array,
+    rows: jax.Array,
+    free: jax.Array,
+    steps: int,
+    neighbors: int,
+    variant: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Return which row is taken, and the next waypoint; a part of the way if no row is free."""
+    distances = jnp.sum((rows - point[None]) ** 2, axis=1)
+    usable = free & (distances > 0)
+    chosen = lax.top_k(jnp.where(usable, -distances, -jnp.inf), neighbors)[1]
+    near, part = rows[chosen], point + (start - point) / steps
+    inside = (near - point[None]) * (near - start[None]) <= 0
+    moved = jnp.where(inside, near, part[None])
+    apart = jnp.sum((near - moved) ** 2, axis=1)
+    lost = apart if variant == "greedy" else jnp.sum(~inside, axis=1).astype(apart.dtype)
+    best = jnp.argmin(jnp.where(usable[chosen], lost, jnp.inf))
+    found = usable[chosen[best]]
+    return jnp.where(found, chosen[best], -1), jnp.where(found, moved[best], part)
 
 
 def reparametrize(path: Path, warp: Warp) -> Path:

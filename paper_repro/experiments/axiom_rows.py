@@ -101,6 +101,19 @@ def along(
     )
 
 
+def guided(f: Function, x: Any, baseline: Any, *, steps: int = 100, args: Any = ()) -> ArrayTree:
+    """Return guided integrated gradients that may go far from the straight line."""
+    return xattr.guided_integrated_gradients(
+        f, x, baseline, steps=steps, max_distance=0.25, args=args
+    )
+
+
+def directional(f: Function, x: Any, baseline: Any, *, args: tuple[Any, ...] = ()) -> ArrayTree:
+    """Return integrated directional gradients along the straight line."""
+    path = paths.straight_line(baseline=baseline, x=x)
+    return xattr.integrated_directional_gradients(f, path, steps=NODES, args=args)
+
+
 def exact(f: Function, x: Any, baseline: Any, *, args: tuple[Any, ...] = ()) -> ArrayTree:
     """Return integrated gradients with a node for each linear piece, filled up with nodes of 0."""
     rule = xattr.exact_quadrature(f, x, baseline, args=args)
@@ -352,6 +365,7 @@ def _at_input(method: Method, problem: Problem) -> Gap:
 
 
 NOT_OF_X = "attributes to units of a layer, not to features of x"
+OF_PAIRS = "attributes to pairs of features, not to features of x"
 NO_CONVOLUTION = "no convolution among this axiom's functions has a layer of that name"
 
 
@@ -439,8 +453,15 @@ LISTED: dict[str, Row] = {
     "path_integral, powers": _path(powers),
     "path_integral, coordinates": _path(coordinates),
     "path_integral, detour": _path(detour),
+    "path_integral, serial": _path(
+        lambda baseline, x: paths.serial(baseline=baseline, x=x),
+    ),
     "path_integral, bent": _path(bent),
     "path_integral, depends on its ends": _path(own_pace),
+    "guided_integrated_gradients": Row(
+        guided, [functools.partial(guided, steps=steps) for steps in (170, 290)]
+    ),
+    "integrated_directional_gradients": Row(directional),
     "expected_gradients, 1 baseline": _sampled(functools.partial(expected, (0.0,)), NODES),
     "expected_gradients, 3 baselines": _sampled(
         functools.partial(expected, (0.0, 0.5, -0.5)), NODES
@@ -490,6 +511,8 @@ LISTED: dict[str, Row] = {
     "meaningful_perturbation": _all_silent(
         xattr.meaningful_perturbation, "returns a mask of an image, not shares of f"
     ),
+    "integrated_hessians": _all_silent(xattr.integrated_hessians, OF_PAIRS),
+    "expected_hessians": _all_silent(xattr.expected_hessians, OF_PAIRS),
 }
 """Rows that take more than the method alone: with options, on a path, of a layer, …"""
 

@@ -31,6 +31,8 @@ def paths_of(x):
         "monotone": xattr.paths.monotone(baseline=zeros, x=x, exponents=jnp.array([0.5, 1.0, 2.0])),
         "polyline": xattr.paths.polyline(jnp.stack([zeros, x * x, x])),
         "coordinatewise": xattr.paths.coordinatewise(baseline=zeros, x=x, order=[2, 0, 1]),
+        "serial": xattr.paths.serial(baseline=zeros, x=x),
+        "blur": xattr.paths.blur(x, max_sigma=2.0, axes=[0]),
         "reparametrized": xattr.paths.reparametrize(lambda a: a * x, jnp.square),
         "reverse": xattr.paths.reverse(lambda a: a * x),
         "concatenated": xattr.paths.concatenate([lambda a: a * x, lambda a: (1 + a) * x]),

@@ -63,27 +63,34 @@ def expected_gradients(
         Array([1.5, 2. ], dtype=float32)
     """
     x = trees.floating(x, "x")
-    baselines, baseline_count = _checked(baselines, x)
+    baselines, baseline_count = checked_baselines(baselines, x)
     trees.check_key(key)
     trees.check_count(num_samples, "num_samples")
-    order, alphas = _draw(key, num_samples, baseline_count, trees.widest(jax.tree.leaves(x)))
+    order, alphas = draw(key, num_samples, baseline_count, trees.widest(jax.tree.leaves(x)))
 
     def samples_of(start: Any, size: int, valid: Array) -> PathSamples:
-        drawn, alpha = chunks.take((order, alphas), start, size)
-        chosen = jax.tree.map(lambda leaf: leaf[drawn], baselines)
-        points = jax.vmap(lambda baseline, a: paths.straight_line(baseline=baseline, x=x)(a))(
-            chosen, alpha
-        )
-        velocities = jax.vmap(lambda baseline: jax.tree.map(jnp.subtract, x, baseline))(chosen)
-        weights = jnp.where(jnp.asarray(valid), jnp.asarray(1 / num_samples, alphas.dtype), 0)
-        return PathSamples(points, velocities, weights)
+        chosen, alpha = chunks.take((order, alphas), start, size)
+        return samples_from(x, baselines, chosen, alpha, valid, num_samples)
 
     return kernel.accumulate(
         f, samples_of, num_samples, x, args=args, chunk_size=chunk_size, progress=progress
     )
 
 
-def _draw(key: PRNGKey, count: int, baselines: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+def samples_from(
+    x: ArrayTree, baselines: ArrayTree, chosen: Array, alphas: Array, valid: Array, count: int
+) -> PathSamples:
+    """Return samples of the lines from the chosen baselines to x, each with weight 1 / count."""
+    starts = jax.tree.map(lambda leaf: leaf[chosen], baselines)
+    points = jax.vmap(lambda baseline, a: paths.straight_line(baseline=baseline, x=x)(a))(
+        starts, alphas
+    )
+    velocities = jax.vmap(lambda baseline: jax.tree.map(jnp.subtract, x, baseline))(starts)
+    weights = jnp.where(jnp.asarray(valid), jnp.asarray(1 / count, alphas.dtype), 0)
+    return PathSamples(points, velocities, weights)
+
+
+def draw(key: PRNGKey, count: int, baselines: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Draw the index of a baseline and α for each of `count` samples, as the docstring above says.
 
     Stratified in both: a baseline is drawn again only after all others, and α covers [0, 1] evenly.
@@ -95,7 +102,7 @@ def _draw(key: PRNGKey, count: int, baselines: int, dtype: Any) -> tuple[jax.Arr
     return order, (jnp.arange(count, dtype=dtype) + shifts) / count
 
 
-def _checked(baselines: ArrayTree, x: ArrayTree) -> tuple[ArrayTree, int]:
+def checked_baselines(baselines: ArrayTree, x: ArrayTree) -> tuple[ArrayTree, int]:
     """Return the baselines in the dtypes of x, and their number."""
     baselines = trees.floating(baselines, "baselines")
     trees.same_structure(baselines, x, "baselines")

@@ -217,10 +217,10 @@ def path_integral(
         chunk_size=chunk_size,
         progress=progress,
     )
-    return completeness.checked(result, f, functools.partial(_ends, path), args, warn_above)
+    return completeness.checked(result, f, functools.partial(ends_of, path), args, warn_above)
 
 
-def _ends(path: Path) -> tuple[ArrayTree, ArrayTree]:
+def ends_of(path: Path) -> tuple[ArrayTree, ArrayTree]:
     """Return γ(1) and γ(0)."""
     value = compilation.compiled_if_library(path_value, path)
     return value(jnp.asarray(1.0)), value(jnp.asarray(0.0))
