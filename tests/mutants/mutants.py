@@ -1618,4 +1618,114 @@ WARNINGS = (
     ),
 )
 
-MUTANTS = (*WARNINGS, *PATH_METHODS, *GRADIENTS, *RULES, *TOOLS, *PROGRAMS)
+COALITIONS = "perturb/test_coalitions.py"
+MEASURES = "evaluation/test_evaluation.py"
+
+PERTURBATIONS = (
+    mutant(
+        "coalitions-turned-around",
+        "_perturb/coalitions",
+        "jnp.where(_as_first_axes(present[group], leaf), leaf, start)",
+        "jnp.where(_as_first_axes(present[group], leaf), start, leaf)",
+        "features that are present are at the baseline",
+        f"{COALITIONS}::test_a_linear_function",
+    ),
+    mutant(
+        "group-value-not-shared",
+        "_perturb/coalitions",
+        "shares = values / self.sizes.astype(values.dtype)",
+        "shares = values",
+        "every element gets its group's whole value",
+        f"{COALITIONS}::test_a_group_is_one_player_and_its_elements_share",
+    ),
+    mutant(
+        "shapley-weights-alike",
+        "_perturb/exact",
+        "weights.append(weights[-1] * size / (count - size))",
+        "weights.append(weights[-1])",
+        "coalitions of all sizes weigh the same",
+        f"{COALITIONS}::test_against_the_definitions",
+    ),
+    mutant(
+        "error-of-one-order",
+        "_perturb/sampled",
+        "return samples.std(0, ddof=1) / number**0.5",
+        "return samples.std(0, ddof=1)",
+        "the deviation of one order stands for the error of the mean",
+        f"{COALITIONS}::test_the_standard_error_is_that_over_seeds_and_falls_as_the_root[orders]",
+    ),
+    mutant(
+        "kernel-of-all-sizes-alike",
+        "_perturb/sampled",
+        "chances = 1 / (sizes * (count - sizes))",
+        "chances = 1.0 / (sizes * 0 + 1)",
+        "coalitions are drawn with every size as likely",
+        f"{COALITIONS}::test_coalitions_are_drawn_by_the_kernel",
+    ),
+    mutant(
+        "overlaps-summed",
+        "_perturb/windows",
+        "return losses / (numbers * size)",
+        "return losses / size",
+        "windows that overlap are summed",
+        f"{COALITIONS}::test_overlaps_are_averaged",
+    ),
+    mutant(
+        "games-swapped",
+        "_perturb/masks",
+        'kept = (shown if game == "preserve" else 1 - shown)[..., None]',
+        'kept = (shown if game == "delete" else 1 - shown)[..., None]',
+        "the mask marks what does not matter",
+        "perturb/test_masks.py::test_a_sparse_mask_lies_in_the_patch",
+    ),
+    mutant(
+        "grid-without-rows",
+        "groups",
+        "numbers = numbers[..., None] * np.int32(-(-length // step)) + places",
+        "numbers = numbers[..., None] + places",
+        "patches of different rows have the same number",
+        f"{COALITIONS}::test_windows_side_by_side_are_groups",
+    ),
+    mutant(
+        "least-relevant-first",
+        "evaluation/curves",
+        '-scores if order == "most" else scores',
+        'scores if order == "most" else -scores',
+        "the features with the smallest scores go first",
+        f"{MEASURES}::test_areas_of_a_linear_function",
+    ),
+    mutant(
+        "steps-of-equal-width",
+        "evaluation/curves",
+        "jnp.diff(places) * (curve[1:] + curve[:-1])",
+        "width / (len(places) - 1) * (curve[1:] + curve[:-1])",
+        "uneven steps count alike",
+        f"{MEASURES}::test_uneven_steps_count_by_their_width",
+    ),
+    mutant(
+        "infidelity-the-other-way",
+        "evaluation/faithfulness",
+        "left = jax.tree.map(jnp.subtract, x, drawn)",
+        "left = jax.tree.map(jnp.add, x, drawn)",
+        "the perturbation is added",
+        f"{MEASURES}::test_infidelity_by_hand",
+    ),
+    mutant(
+        "mass-with-signs",
+        "evaluation/maps",
+        "return jnp.sum(jnp.where(inside, size, 0)) / jnp.sum(size)",
+        "return jnp.sum(jnp.where(inside, scores, 0)) / jnp.sum(scores)",
+        "negative scores take away from the mass",
+        f"{MEASURES}::test_places",
+    ),
+    mutant(
+        "sensitivity-not-relative",
+        "evaluation/stability",
+        "return _norm(apart) / size",
+        "return _norm(apart)",
+        "the change is not divided by the norm of the map",
+        f"{MEASURES}::test_sensitivity_of_the_gradient_of_a_quadratic",
+    ),
+)
+
+MUTANTS = (*WARNINGS, *PATH_METHODS, *GRADIENTS, *RULES, *TOOLS, *PROGRAMS, *PERTURBATIONS)
