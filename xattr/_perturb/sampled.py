@@ -232,26 +232,24 @@ def _by_kernel(index: Any, key: PRNGKey, count: int) -> jax.Array:
 def _constrained(
     present: jax.Array, found: jax.Array, weights: jax.Array, total: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Return least squares with Σ φ = total, and the standard error of each coefficient."""
+    """Return least squares with Σ φ = total, and the standard error of each coefficient.
+
+    φ is equal shares of the total plus a part whose sum is 0, which rows without their mean fit.
+    """
     weights = weights / weights.sum()
-    # As Σ φ is given, presence may count from ½: coalitions and complements are then opposite, and
-    # the moments are far from singular.
-    present, found = present - 0.5, found - total / 2
-    moments = jnp.einsum("ki,kj,k->ij", present, present, weights, precision="highest")
-    mixed = jnp.einsum("ki,k,k->i", present, found, weights, precision="highest")
-    ones = jnp.ones_like(mixed)
+    equal = total / present.shape[1]
+    target = found - equal * present.sum(1)
+    rows = present - present.mean(1, keepdims=True)
+    moments = jnp.einsum("ki,kj,k->ij", rows, rows, weights, precision="highest")
+    mixed = jnp.einsum("ki,k,k->i", rows, target, weights, precision="highest")
     inverse = _inverse(moments)
-    free, along = inverse(mixed), inverse(ones)
-    fitted = free - along * (free.sum() - total) / along.sum()
-    residuals = found - jnp.einsum("ki,i->k", present, fitted, precision="highest")
-    scores = present * (residuals * weights)[:, None]
-    pairs = scores[::2] + scores[1::2]
-    moved = inverse(pairs.T)
-    # The constraint takes out what moves the sum.
-    moved = moved - along[:, None] * (moved.sum(0) / along.sum())[None]
-    number = pairs.shape[0]
-    spread = jnp.sum((moved - moved.mean(1, keepdims=True)) ** 2, axis=1)
-    return fitted, jnp.sqrt(spread * number / max(number - 1, 1))
+    fitted = inverse(mixed)
+    residuals = target - jnp.einsum("ki,i->k", rows, fitted, precision="highest")
+    scores = rows * (residuals * weights)[:, None]
+    pairs = inverse((scores[::2] + scores[1::2]).T)
+    number = pairs.shape[1]
+    spread = jnp.sum((pairs - pairs.mean(1, keepdims=True)) ** 2, axis=1)
+    return fitted + equal, jnp.sqrt(spread * number / max(number - 1, 1))
 
 
 def _inverse(moments: jax.Array) -> Callable[[jax.Array], jax.Array]:
