@@ -457,6 +457,9 @@ LISTED = {
     "ablation": Row(_coalitions("ablation"), (*IN_LINEN, "conv")),
     "occlusion": Row(_call("occlusion", window=2, stride=1), ("tanh", "conv", "linen")),
     "shapley_values": Row(_coalitions("shapley_values"), (*IN_NNX, "conv")),
+    "shapley_interactions": Row(
+        _coalitions("shapley_interactions"), ("tree", "conv"), like_x=False
+    ),
     "banzhaf_values": Row(_coalitions("banzhaf_values"), (*IN_LINEN, "conv")),
     "shapley_sampling": Row(
         _estimated("shapley_sampling", num_permutations=4), (*IN_LINEN, "conv"), noisy=True

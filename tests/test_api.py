@@ -22,7 +22,7 @@ NAMES = {
         "integrated_directional_gradients baseline_sensitivity "
         "integrate_to_tolerance exact_quadrature sharded attribute_dataset citation "
         "ablation occlusion shapley_values banzhaf_values shapley_sampling kernel_shap lime rise "
-        "meaningful_perturbation"
+        "meaningful_perturbation shapley_interactions"
     ),
     "evaluation": (
         "perturbation_curve aopc insertion deletion infidelity faithfulness_correlation "

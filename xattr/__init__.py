@@ -58,7 +58,12 @@ from xattr._layers.hidden import (
     layer_gradient,
     layer_integrated_gradients,
 )
-from xattr._perturb.exact import ablation, banzhaf_values, shapley_values
+from xattr._perturb.exact import (
+    ablation,
+    banzhaf_values,
+    shapley_interactions,
+    shapley_values,
+)
 from xattr._perturb.masks import meaningful_perturbation
 from xattr._perturb.sampled import kernel_shap, lime, shapley_sampling
 from xattr._perturb.windows import occlusion, rise
@@ -141,6 +146,7 @@ __all__ = [
     "rules",
     "sample",
     "sanity",
+    "shapley_interactions",
     "shapley_sampling",
     "shapley_values",
     "sharded",

@@ -507,6 +507,7 @@ LISTED: dict[str, Row] = {
     "shapley_sampling": Row(functools.partial(estimated, xattr.shapley_sampling, 4)),
     "kernel_shap": Row(functools.partial(estimated, xattr.kernel_shap, 64)),
     "lime": Row(functools.partial(estimated, xattr.lime, 64)),
+    "shapley_interactions": _all_silent(xattr.shapley_interactions, OF_PAIRS),
     "rise": _all_silent(xattr.rise, "orders the pixels of an image; a constant f has no zeros"),
     "meaningful_perturbation": _all_silent(
         xattr.meaningful_perturbation, "returns a mask of an image, not shares of f"

@@ -14,7 +14,12 @@ from jax.flatten_util import ravel_pytree
 
 import xattr
 from xattr._perturb import sampled
-from xattr._perturb.exact import ablation, banzhaf_values, shapley_values
+from xattr._perturb.exact import (
+    ablation,
+    banzhaf_values,
+    shapley_interactions,
+    shapley_values,
+)
 from xattr._perturb.sampled import kernel_shap, lime, shapley_sampling
 from xattr._perturb.windows import occlusion, rise
 from xattr.testing import count_compilations
@@ -152,6 +157,41 @@ def test_a_penalty_shrinks_the_slopes(x64):
     options = {"num_samples": 4, "kernel_width": jnp.inf, "penalty": 0.25}
     found = lime(lambda x: jnp.sum(w * x), jnp.ones(2), None, KEY, **options)
     close(found.attributions, w / 2)
+
+
+# Interactions -----------------------------------------------------------------------------------
+
+
+def interactions_by_definition(f, x, baseline):
+    """Half the weighted sum of second differences; the diagonal has what the values leave."""
+    x, baseline, n = np.asarray(x, float), np.asarray(baseline, float), len(x)
+    v = lambda chosen: float(f(jnp.array(np.where(np.isin(np.arange(n), chosen), x, baseline))))
+    found = np.zeros((n, n))
+    for i, j in itertools.permutations(range(n), 2):
+        others = [k for k in range(n) if k not in (i, j)]
+        for size in range(n - 1):
+            weight = math.factorial(size) * math.factorial(n - size - 2) / math.factorial(n - 1)
+            for s in itertools.combinations(others, size):
+                both = v([*s, i, j]) - v([*s, i]) - v([*s, j]) + v([*s])
+                found[i, j] += weight * both / 2
+    return found + np.diag(by_orders(f, x, baseline) - found.sum(1))
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 4])
+def test_interactions_against_the_definition(inputs, x64):
+    f = network(inputs + 3, inputs)
+    x, baseline = jnp.asarray(np.random.default_rng(inputs).normal(size=(2, inputs)))
+    found = shapley_interactions(f, x, baseline)
+    close(found, interactions_by_definition(f, x, baseline))
+    close(found, found.T)
+    close(found.sum(1), shapley_values(f, x, baseline))
+    close(found.sum(), f(x) - f(baseline))
+
+
+def test_a_sum_has_no_interactions(x64):
+    f = lambda x: jnp.sin(x[0]) + x[1] ** 2 - x[2]
+    found = np.asarray(shapley_interactions(f, jnp.array([1.0, 2.0, 3.0])))
+    close(found - np.diag(np.diag(found)), 0)
 
 
 # Axioms -----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from xattr._core import trees
 from xattr._perturb import coalitions
 from xattr.types import Args, ArrayTree, Function, Progress
 
@@ -173,6 +174,68 @@ def banzhaf_values(
     return it.features.spread(_weighted(found, np.full(count, 0.5 ** (count - 1))), it.x)
 
 
+def shapley_interactions(
+    f: Function,
+    x: ArrayTree,
+    baseline: ArrayTree | None = None,
+    *,
+    baselines: ArrayTree | None = None,
+    groups: ArrayTree | None = None,
+    args: Args = (),
+    chunk_size: int | None = None,
+    progress: Progress | None = None,
+) -> jax.Array:
+    """Return the Shapley interactions of every two features, from all 2ⁿ coalitions.
+
+    Φᵢⱼ = ½ Σ_S |S|! (n − |S| − 2)! / (n − 1)! (v(S ∪ ij) − v(S ∪ i) − v(S ∪ j) + v(S)), over the
+    coalitions S without i and j, with v as for `xattr.shapley_values`; Φᵢᵢ = φᵢ − Σ_{j≠i} Φᵢⱼ, what
+    the Shapley value of i has left.
+
+    Φ is symmetric. Its rows sum to the Shapley values, and all of it to f(x) − f(baseline). It is 0
+    off the diagonal where f is a sum over features.
+
+    Args:
+        f: the function explained, `f(x, *args) -> scalar`, for one example. It may have no
+            gradient.
+        x: the input, a pytree of floating arrays.
+        baseline: a pytree like x. None is zeros.
+        baselines: instead of one baseline a pytree like x with a leading axis of them.
+        groups: which elements are one feature, as for `xattr.ablation`; at most 20 features.
+        args: further arguments of f. They are not attributed; a new value does not recompile.
+        chunk_size: how many evaluations of f to take together. None chooses.
+        progress: wraps the loop over the chunks, as `tqdm.tqdm` does.
+
+    Returns:
+        An array (n, n), in units of f: features in the order of their numbers in `groups`, or of
+        the elements of x, leaf after leaf.
+
+    Raises:
+        ValueError: for more than 20 features; else as `xattr.ablation`.
+        TypeError: as `xattr.ablation`.
+
+    Source:
+        Grabisch & Roubens 1999, "An axiomatic approach to the concept of interaction among players
+        in cooperative games"; halves and diagonal Lundberg et al. 2020, "From local explanations to
+        global understanding with explainable AI for trees".
+
+    Example:
+        >>> import jax.numpy as jnp, xattr
+        >>> xattr.shapley_interactions(lambda x: x[0] * x[1] + 3 * x[0], jnp.ones(2))
+        Array([[3. , 0.5],
+               [0.5, 0. ]], dtype=float32)
+    """
+    it = coalitions.problem(f, x, baseline, baselines, groups, args, chunk_size, progress)
+    count = it.features.number
+    found = _all_values(it, "shapley_interactions")
+    values = _weighted(found, _shapley_weights(count))
+    if count > 1:
+        halves = _pairs(found, _shapley_weights(count - 1)) / 2
+    else:
+        halves = jnp.zeros((1, 1), values.dtype)
+    own = jnp.diag(values - halves.sum(1))
+    return (halves + own).astype(trees.widest(jax.tree.leaves(it.x)))
+
+
 def _all_values(it: coalitions.Problem, name: str) -> jax.Array:
     """Return v of every coalition; the bits of its number say who is in it."""
     count = it.features.number
@@ -194,15 +257,33 @@ def _shapley_weights(count: int) -> np.ndarray:
 
 def _weighted(found: jax.Array, weights: np.ndarray) -> jax.Array:
     """Return Σ_S weight(|S|) (v(S ∪ i) − v(S)) for each i."""
-    count = len(weights)
-    sizes = np.zeros(2 ** (count - 1), np.int64)
-    for bit in range(count - 1):
-        sizes += (np.arange(sizes.size) >> bit) & 1
-    factors = jnp.asarray(weights[sizes], found.dtype)
+    factors = _by_size(weights, found)
 
     def of(feature: int) -> Any:
         # Axis 1 is the feature's own bit; the others are the coalition of the rest.
         split = found.reshape(-1, 2, 2**feature)
         return jnp.sum(factors * (split[:, 1] - split[:, 0]).ravel())
 
-    return jnp.stack([of(feature) for feature in range(count)])
+    return jnp.stack([of(feature) for feature in range(len(weights))])
+
+
+def _pairs(found: jax.Array, weights: np.ndarray) -> jax.Array:
+    """Return Σ_S weight(|S|) of the second difference of v, for every two features; diagonal 0."""
+    count = len(weights) + 1
+    rows = [[jnp.zeros((), found.dtype)] * count for _ in range(count)]
+    for high in range(1, count):
+        for low in range(high):
+            # Axes 1 and 3 are the two bits; the others are the coalition of the rest.
+            split = found.reshape(-1, 2, 2 ** (high - low - 1), 2, 2**low)
+            both = split[:, 1, :, 1] - split[:, 1, :, 0] - split[:, 0, :, 1] + split[:, 0, :, 0]
+            rows[high][low] = rows[low][high] = jnp.sum(_by_size(weights, found) * both.ravel())
+    return jnp.stack([jnp.stack(row) for row in rows])
+
+
+def _by_size(weights: np.ndarray, like: jax.Array) -> jax.Array:
+    """Return the weight of the size of each coalition of the other features."""
+    bits = len(weights) - 1
+    sizes = np.zeros(2**bits, np.int64)
+    for bit in range(bits):
+        sizes += (np.arange(sizes.size) >> bit) & 1
+    return jnp.asarray(weights[sizes], like.dtype)
