@@ -195,7 +195,8 @@ def test_the_limit_is_a_number(above):
 
 def test_every_complete_method_says_how_to_see_its_gap():
     complete = "integrated_gradients aumann_shapley path_integral deep_lift "
-    complete += "layer_integrated_gradients"
+    complete += "layer_integrated_gradients guided_integrated_gradients "
+    complete += "integrated_directional_gradients"
     methods = [m for m in vars(xattr).values() if inspect.isfunction(m)]
     found = {m.__name__ for m in methods if "warn_above" in inspect.signature(m).parameters}
     assert found == {*complete.split()}

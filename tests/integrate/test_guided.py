@@ -107,6 +107,12 @@ def test_guided_axioms(seed, distance):
     assert abs(float(gap)) < 1e-3 * max(1, table.size(found))
 
 
+def test_too_few_steps_are_told():
+    with pytest.warns(xattr.IncompleteWarning, match="take more `steps`") as told:
+        guided(lambda x: jnp.sum(x**3), jnp.array([1.0, 2.0]), steps=1)
+    assert [each.filename for each in told] == [__file__]
+
+
 @given(seed=SEEDS)
 @pytest.mark.usefixtures("x64")
 def test_features_with_one_gradient_move_together(seed):
@@ -186,7 +192,7 @@ def test_directional_where_the_gradient_is_zero():
     """0/0 is 0; what a plateau's last step changes is left out, and said."""
     f, path = lambda x: jax.nn.relu(x - 0.5), xattr.paths.aumann_shapley(jnp.float32(1))
     assert float(directional(f, path, steps=4, warn_above=None)) == pytest.approx(0.25)
-    with pytest.warns(xattr.IncompleteWarning):
+    with pytest.warns(xattr.IncompleteWarning, match="take more `steps`"):
         directional(f, path, steps=3)
     flat = lambda x: directional(lambda x: 0 * x, xattr.paths.aumann_shapley(x))
     assert float(flat(jnp.float32(2))) == 0

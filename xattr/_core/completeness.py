@@ -36,6 +36,8 @@ MORE_NODES = (
     "xattr.integrate_to_tolerance"
 )
 
+MORE_STEPS = "take more `steps`"
+
 
 def rounding_share(spacing: float) -> float:
     """Return the share of the largest term that rounding may cost, for numbers of this spacing."""
@@ -59,12 +61,13 @@ def checked(
     ends: Callable[[], tuple[ArrayTree, ArrayTree]],
     args: Args,
     warn_above: float | None,
+    remedy: str = MORE_NODES,
 ) -> ArrayTree:
     """Return the attributions; outside a trace, warn if their sum misses the change of f."""
     if warn_above is not None and not trees.is_traced(attributions):
         points = ends()
         values = [compilation.value_of(f, point, args) for point in points]
-        warn(completeness_kernel(attributions, points, *values), warn_above, MORE_NODES)
+        warn(completeness_kernel(attributions, points, *values), warn_above, remedy)
     return attributions
 
 

@@ -76,12 +76,12 @@ def integrated_directional_gradients(
     form = sampling.form_of(path)
     points_at = sampling.sampler(sampling.path_points, path)
     program = compilation.compiled(directional_kernel, f)
-    starts = np.arange(steps) / steps
-    ends = np.arange(1, steps + 1) / steps
+    alphas = np.arange(steps + 1) / steps
 
     def operands_of(start: Any, size: int, valid: Array) -> Steps:
-        first, last = (jnp.asarray(chunks.take(alphas, start, size)) for alphas in (starts, ends))
-        return points_at(first), points_at(last), jnp.asarray(valid)
+        starts, stops = (chunks.take(part, start, size) for part in (alphas[:-1], alphas[1:]))
+        points = points_at(jnp.asarray(starts)), points_at(jnp.asarray(stops))
+        return *points, jnp.asarray(valid)
 
     result = kernel.sum_of_chunks(
         lambda operands: program(operands, args),
@@ -91,9 +91,8 @@ def integrated_directional_gradients(
         progress,
     )
     result = trees.cast_like(result, form)
-    return completeness.checked(
-        result, f, functools.partial(kernel.ends_of, path), args, warn_above
-    )
+    ends = functools.partial(kernel.ends_of, path)
+    return completeness.checked(result, f, ends, args, warn_above, completeness.MORE_STEPS)
 
 
 def directional_kernel(f: Function, steps: Steps, args: Args) -> ArrayTree:

@@ -87,7 +87,9 @@ def guided_integrated_gradients(
     shares = [jnp.asarray(share, dtype) for share in (fraction, max_distance)]
     program = compilation.compiled(guided_kernel, f, steps=int(steps))
     result = trees.cast_like(program(baseline, x, *shares, args), x)
-    return completeness.checked(result, f, lambda: (x, baseline), args, warn_above)
+    return completeness.checked(
+        result, f, lambda: (x, baseline), args, warn_above, completeness.MORE_STEPS
+    )
 
 
 def _check_share(value: Any, name: str) -> None:

@@ -116,7 +116,7 @@ def integrated_hessians(
         progress=progress,
     )
     if trees.has_nonfinite(result):
-        kernel.check_finite(samples_of, rule.nodes.shape[0], rule.nodes.shape[0])
+        kernel.check_finite(samples_of, rule.nodes.shape[0], chunks.DEFAULT_SIZE)
     return result
 
 
