@@ -27,6 +27,21 @@ PHOTOGRAPHS = {
     for name, (kind, sha256) in _PICTURES.items()
 }
 
+TEXTURES = {
+    name: Source("scikit-image", "0.26.0", f"skimage/data/{name}.png", sha256)
+    for name, sha256 in (
+        ("grass", "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
+        ("gravel", "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
+    )
+}
+"""Grey photographs of surfaces (CC0), 512 × 512."""
+
+
+def texture(name: str, *, progress: bool = True) -> np.ndarray:
+    """Return a texture in grey: float64 in [0, 1], (512, 512)."""
+    picture = photograph(package_file(TEXTURES[name], progress=progress))
+    return np.asarray(picture.convert("L"), np.float64) / 255
+
 
 def imagenet_classes(*, progress: bool = True) -> list[str]:
     """Return the names of the 1000 ImageNet classes, in the order of the logits."""
