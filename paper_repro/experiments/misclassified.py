@@ -109,8 +109,9 @@ def _note(beyond: int, count: int) -> str:
     return (
         f"There are {count} photographs whose label is not among the first {beyond} of the classes "
         "by their logits. IG explains the probability of either class from black; a pixel's score "
-        "is Σ|A| over the colours. The figure shows the two mistakes whose maps are least alike and most alike, and their "
-        "photographs if those are free. The true class is in the orange boxes."
+        "is Σ|A| over the colours. The figure shows the two mistakes whose maps are least alike "
+        "and most alike, and their photographs if those are free. The true class is in the orange "
+        "boxes."
     )
 
 
