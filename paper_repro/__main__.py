@@ -221,7 +221,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="NAME",
         help=f"rows of the table: {'; '.join(demo.METHODS)}; give names or unique parts of names, "
-        "such as straight (default: all)",
+        "such as straight; or all (default: the first ten)",
     )
     command.add_argument(
         "--steps", type=int, default=64, help="nodes of the path integrals" + default

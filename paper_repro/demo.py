@@ -95,8 +95,13 @@ def find_class(text: str, names: list[str]) -> int:
 
 
 def find_methods(texts: list[str] | None) -> list[str]:
-    """Return the methods with these names, or unique parts of names, in the table's order."""
+    """Return the methods with these names, or unique parts of names, in the table's order.
+
+    None gives `DEFAULT`, and ["all"] all of them.
+    """
     if texts is None:
+        return DEFAULT
+    if [text.strip().casefold() for text in texts] == ["all"]:
         return list(METHODS)
     found = {_find_method(text) for text in texts}
     return [name for name in METHODS if name in found]
@@ -235,6 +240,102 @@ def _smooth(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
     )
 
 
+def _superpixels(scene: Scene) -> np.ndarray:
+    """Return about 196 segments of the image, numbered from 0."""
+    from skimage.segmentation import slic
+
+    found = slic(np.asarray(scene.image), n_segments=196, compactness=10, start_label=0)
+    return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int32)
+
+
+def _evaluations(options: argparse.Namespace) -> int:
+    """Return how many masked images the samplers evaluate: 1,024 for the default 64 steps."""
+    return 16 * options.steps
+
+
+def _grouped(name: str, scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    """Call a method that leaves out superpixels."""
+    shared = {"groups": _superpixels(scene), "args": scene.args, "progress": progress}
+    shared["chunk_size"] = CHUNK
+    if name == "ablation":
+        return xattr.ablation(scene.f, scene.image, scene.baseline, **shared)
+    number = _evaluations(options)
+    count = {"num_samples": number}
+    if name == "shapley_sampling":
+        count = {"num_permutations": 2 * max(1, number // 400)}
+    method = getattr(xattr, name)
+    found = method(scene.f, scene.image, scene.baseline, scene.key, **count, **shared)
+    return found.attributions
+
+
+def _occlusion(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    return xattr.occlusion(
+        scene.f,
+        scene.image,
+        scene.baseline,
+        window=(32, 32),
+        stride=(16, 16),
+        args=scene.args,
+        chunk_size=CHUNK,
+        progress=progress,
+    )
+
+
+def _rise(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    scores, _ = xattr.rise(
+        scene.f,
+        scene.image,
+        scene.key,
+        num_masks=_evaluations(options),
+        grid=7,
+        args=scene.args,
+        chunk_size=CHUNK,
+        progress=progress,
+    )
+    return scores[..., None]
+
+
+def _learned_mask(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    mask = xattr.meaningful_perturbation(
+        scene.f,
+        scene.image,
+        scene.baseline,
+        scene.key,
+        num_steps=4 * options.steps,
+        args=scene.args,
+    )
+    return mask[..., None]
+
+
+def _guided_path(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    return xattr.guided_integrated_gradients(
+        scene.f,
+        scene.image,
+        scene.baseline,
+        steps=options.steps,
+        args=scene.args,
+        warn_above=None,
+    )
+
+
+def _blur_path(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    path = xattr.paths.blur(scene.image, max_sigma=scene.image.shape[0] / 10)
+    return _along(path, scene, options, progress)
+
+
+def _directional(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
+    path = xattr.paths.straight_line(baseline=scene.baseline, x=scene.image)
+    return xattr.integrated_directional_gradients(
+        scene.f,
+        path,
+        steps=options.steps,
+        args=scene.args,
+        chunk_size=CHUNK,
+        progress=progress,
+        warn_above=None,
+    )
+
+
 METHODS: dict[str, tuple[Method, Callable[[argparse.Namespace], int]]] = {
     "gradient": (_gradient, lambda options: 1),
     "gradient x input": (_gradient_x_input, lambda options: 1),
@@ -246,7 +347,22 @@ METHODS: dict[str, tuple[Method, Callable[[argparse.Namespace], int]]] = {
     "Aumann-Shapley": (_aumann_shapley, lambda options: options.steps),
     "expected gradients": (_expected, lambda options: options.steps),
     "SmoothGrad": (_smooth, lambda options: options.samples),
+    "guided IG": (_guided_path, lambda options: options.steps + 1),
+    "blur IG": (_blur_path, lambda options: options.steps),
+    "IDGI": (_directional, lambda options: options.steps),
+    "ablation": (functools.partial(_grouped, "ablation"), lambda options: 0),
+    "occlusion": (_occlusion, lambda options: 0),
+    "Shapley sampling": (functools.partial(_grouped, "shapley_sampling"), lambda options: 0),
+    "KernelSHAP": (functools.partial(_grouped, "kernel_shap"), lambda options: 0),
+    "LIME": (functools.partial(_grouped, "lime"), lambda options: 0),
+    "RISE": (_rise, lambda options: 0),
+    "learned mask": (_learned_mask, lambda options: 4 * options.steps),
 }
+"""Name -> method, and the number of gradients that it takes."""
+DEFAULT = list(METHODS)[:10]
+"""The rows that run in one or two minutes; `--methods all` runs every row."""
+WITHOUT_GAP = ("RISE", "learned mask")
+"""Scores that are not shares of f: their sum says nothing."""
 
 
 def measure(name: str, scene: Scene, options: argparse.Namespace) -> Row:
@@ -279,6 +395,11 @@ def gap_of(name: str, scene: Scene, attributions: jax.Array) -> float:
     gap = functools.partial(
         xattr.completeness_gap, scene.f, attributions, scene.image, args=scene.args
     )
+    if name in WITHOUT_GAP:
+        return float("nan")
+    if name == "blur IG":
+        sigma = scene.image.shape[0] / 10
+        return float(gap(xattr.paths.blur(scene.image, max_sigma=sigma)(0.0)))
     if name == "expected gradients":
         return float(np.mean([gap(other) for other in scene.others]))
     if name == "LRP":

@@ -50,7 +50,7 @@ def test_demo_end_to_end(capsys, tmp_path):
     assert code == 0
     assert "class      967 (espresso)" in text
     rows = rows_of(text)
-    assert [*rows] == [*demo.METHODS]
+    assert [*rows] == demo.DEFAULT
     assert sorted(path.name for path in out.iterdir()) == ["attributions.npz", "attributions.png"]
     with Image.open(out / "attributions.png") as picture:
         assert picture.size == (1350, 960)
@@ -66,7 +66,7 @@ def test_demo_end_to_end(capsys, tmp_path):
 
 
 def test_chosen_methods(capsys, tmp_path, small_network):
-    chosen = ["lrp", "DeepLIFT", "Guided", "deep", "--score", "logit", "--out", tmp_path]
+    chosen = ["lrp", "DeepLIFT", "Guided b", "deep", "--score", "logit", "--out", tmp_path]
     code, text, _ = run(capsys, "--methods", *chosen)
     assert code == 0
     rows = rows_of(text)
@@ -83,11 +83,36 @@ def test_chosen_methods(capsys, tmp_path, small_network):
     assert rows["DeepLIFT"][1] == pytest.approx(0, abs=2e-4)
 
 
+def test_methods_that_leave_parts_out(capsys, tmp_path, small_network):
+    chosen = [
+        "ablation",
+        "occlusion",
+        "shapley s",
+        "kernel",
+        "LIME",
+        "rise",
+        "learned",
+        "guided IG",
+    ]
+    options = ["--steps", 50, "--score", "logit", "--out", tmp_path]
+    code, text, _ = run(capsys, "--methods", *chosen, "blur", "IDGI", *options)
+    assert code == 0
+    rows = rows_of(text)
+    for name in ("Shapley sampling", "KernelSHAP"):
+        assert rows[name][1] == pytest.approx(0, abs=2e-3)  # they are efficient
+    assert rows["learned mask"][2] == 200
+    assert np.isnan(rows["RISE"][1])
+    arrays = np.load(tmp_path / "attributions.npz")
+    assert all(arrays[name].any() for name in arrays.files)
+
+
 @pytest.mark.parametrize(
     ("texts", "names"),
     [
-        (None, [*demo.METHODS]),
+        (None, demo.DEFAULT),
+        (["All"], [*demo.METHODS]),
         (["smooth", "gradient"], ["gradient", "SmoothGrad"]),
+        (["kernel"], ["KernelSHAP"]),
         ([" ig, STRAIGHT line "], ["IG, straight line"]),
         (["LRP", "lrp"], ["LRP"]),
     ],
