@@ -40,20 +40,12 @@ def ratio(ours, theirs, runs=RUNS):
     return f"{middle:.2f} ({low:.2f}–{high:.2f})"
 
 
-def superpixels(image, count=196):
-    """Segments of an image, as scikit-image makes them."""
-    from skimage.segmentation import slic
-
-    found = slic(np.asarray(image), n_segments=count, compactness=10, start_label=0)
-    return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int32)
-
-
 def photograph():
-    """Return f of a photograph, the photograph, its args and its superpixels."""
+    """Return f of a photograph, the photograph, its args and its 14 × 14 patches."""
     params = efficientnet.load(progress=False)
     image = jnp.asarray(imagenet.load(224, progress=False)[0].image)
     f = xattr.targets.probability(efficientnet.network)
-    return f, image, (967, params), superpixels(image)
+    return f, image, (967, params), xattr.groups.grid(image, (16, 16))
 
 
 def mlp(inputs=12, units=64):
@@ -113,7 +105,7 @@ def beside_a_loop():
             lambda: xattr.occlusion(f, x, window=(28, 28), args=args, chunk_size=size),
         ),
     }
-    print(f"EfficientNet-Lite0, {count} superpixels, chunks of {size}")
+    print(f"EfficientNet-Lite0, {count} patches, chunks of {size}")
     for name, (evaluations, run) in methods.items():
         bare = loop(f, x, args, groups, evaluations, size)
         found = ratio(lambda run=run: jax.block_until_ready(run()), bare, 5)
@@ -144,7 +136,7 @@ def captum_rows(torch, network, f, x, args, groups):
 
     count, key = int(groups.max()) + 1, jax.random.key(0)
     image = torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].contiguous()
-    mask = torch.from_numpy(np.asarray(groups, np.int64))[None, None].expand(1, 3, -1, -1)
+    mask = torch.from_numpy(np.asarray(groups, np.int64))[None, None].repeat(1, 3, 1, 1)
     score = lambda batch: torch.softmax(network(batch), -1)[:, 967]
     common = {"baselines": 0, "feature_mask": mask}
 
@@ -172,7 +164,7 @@ def captum_rows(torch, network, f, x, args, groups):
     }
     for name, (ours, theirs) in pairs.items():
         found = ratio(lambda ours=ours: jax.block_until_ready(ours()), theirs, 3)
-        print(f"| `{name}`, {count} superpixels | captum | {found} |", flush=True)
+        print(f"| `{name}`, {count} patches | captum | {found} |", flush=True)
 
 
 def shap_rows():
