@@ -348,5 +348,5 @@ def _draw_shares(shares: Any) -> Any:
     ax.set_xticks(places, names, rotation=25, ha="right", size=9)
     ax.set_ylabel("share outside the digit")
     ax.set_ylim(0, 1.02)
-    ax.legend(loc="lower left")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure

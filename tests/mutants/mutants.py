@@ -1633,7 +1633,7 @@ PERTURBATIONS = (
     mutant(
         "group-value-not-shared",
         "_perturb/coalitions",
-        "shares = values / self.sizes.astype(values.dtype)",
+        "shares = values / sizes.astype(values.dtype)",
         "shares = values",
         "every element gets its group's whole value",
         f"{COALITIONS}::test_a_group_is_one_player_and_its_elements_share",

@@ -21,6 +21,10 @@ Design: TypeAlias = Callable[[Any, Any, int], jax.Array]
 """`design(index, operands, count) -> present`, bool (count,): the features of one evaluation."""
 
 
+TOGETHER, MOST = 2**16, 1024
+"""Elements of x in a chunk by default, and evaluations: small f would wait for each other."""
+
+
 class Features(NamedTuple):
     """The groups of elements of x: their numbers, how many there are, and how large each is."""
 
@@ -32,14 +36,17 @@ class Features(NamedTuple):
 
     def spread(self, values: jax.Array, x: ArrayTree) -> ArrayTree:
         """Give each element of x its share of its group's value: an equal one, in its dtype."""
-        shares = values / self.sizes.astype(values.dtype)
+        return _spread(values, self.groups, self.sizes, x)
 
-        def of(leaf: jax.Array, group: jax.Array) -> jax.Array:
-            return jnp.broadcast_to(_as_first_axes(shares[group], leaf), leaf.shape).astype(
-                leaf.dtype
-            )
 
-        return jax.tree.map(of, x, self.groups)
+@jax.jit
+def _spread(values: jax.Array, groups: ArrayTree, sizes: jax.Array, x: ArrayTree) -> ArrayTree:
+    shares = values / sizes.astype(values.dtype)
+
+    def of(leaf: jax.Array, group: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(_as_first_axes(shares[group], leaf), leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(of, x, groups)
 
 
 class Problem(NamedTuple):
@@ -75,8 +82,11 @@ def problem(
         )
     rows = _rows(x, baseline, baselines)
     count = jax.tree.leaves(rows)[0].shape[0]
+    size = workload.chunk_size(chunk_size, f, x, args)
+    if chunk_size is None:
+        size = max(size, min(MOST, TOGETHER // sum(leaf.size for leaf in jax.tree.leaves(x))))
     # A chunk is a number of evaluations of f, and a coalition takes one for each baseline.
-    size = max(1, workload.chunk_size(chunk_size, f, x, args) // count)
+    size = max(1, size // count)
     return Problem(f, x, rows, features_of(x, groups), args, size, progress)
 
 
@@ -226,6 +236,7 @@ def _value(
     return jax.vmap(at)(baselines).mean()
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def designs(design: Design, operands: Any, count: int, number: int) -> jax.Array:
     """Return which features are present at each evaluation, bool (number, count)."""
     return jax.vmap(lambda index: design(index, operands, count))(

@@ -98,6 +98,7 @@ def _before(index: Any, key: PRNGKey, count: int, pairs: bool = False) -> jax.Ar
 _before_in_pairs = functools.partial(_before, pairs=True)
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _gains(found: jax.Array, key: PRNGKey, pairs: bool) -> jax.Array:
     """Return what each feature adds in each order, (orders, features)."""
     number, count = found.shape[0], found.shape[1] - 1
@@ -189,7 +190,7 @@ def kernel_shap(
         number, design, weigh = num_samples, _by_kernel, _one
     found = coalitions.values(it, design, key, number) - empty
     present = coalitions.designs(design, key, count, number).astype(found.dtype)
-    weights = jax.vmap(lambda row: weigh(row, count))(present)
+    weights = weigh(present.sum(1).astype(jnp.int32), count, found.dtype)
     fitted, errors = _constrained(present, found, weights, full - empty)
     exact = design is _proper_subset
     return _estimate(it, fitted, jnp.zeros_like(errors) if exact else errors)
@@ -207,16 +208,16 @@ def _proper_subset(index: Any, key: PRNGKey, count: int) -> jax.Array:
     return coalitions.subset(index + 1, key, count)
 
 
-def _kernel_of_subset(present: jax.Array, count: int) -> jax.Array:
-    """Return the Shapley kernel (n − 1) / (C(n, s) s (n − s)) of a coalition of s features."""
+def _kernel_of_subset(present: jax.Array, count: int, dtype: Any) -> jax.Array:
+    """Return the Shapley kernel (n − 1) / (C(n, s) s (n − s)) of coalitions of s features."""
     sizes = np.arange(1, count)
     log_binomial = np.cumsum(np.log((count - sizes + 1) / sizes))
     table = np.exp(np.log((count - 1) / (sizes * (count - sizes))) - log_binomial)
-    return jnp.asarray(table, present.dtype)[present.sum().astype(jnp.int32) - 1]
+    return jnp.asarray(table, dtype)[present - 1]
 
 
-def _one(present: jax.Array, count: int) -> jax.Array:
-    return jnp.ones((), present.dtype)
+def _one(present: jax.Array, count: int, dtype: Any) -> jax.Array:
+    return jnp.ones(present.shape, dtype)
 
 
 def _by_kernel(index: Any, key: PRNGKey, count: int) -> jax.Array:
@@ -229,6 +230,7 @@ def _by_kernel(index: Any, key: PRNGKey, count: int) -> jax.Array:
     return present ^ (index % 2 == 1)
 
 
+@jax.jit
 def _constrained(
     present: jax.Array, found: jax.Array, weights: jax.Array, total: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -350,6 +352,7 @@ def _coins(index: Any, key: PRNGKey, count: int) -> jax.Array:
     return jax.random.bernoulli(jax.random.fold_in(key, index), shape=(count,)) | (index == 0)
 
 
+@jax.jit
 def _ridge(
     present: jax.Array, found: jax.Array, weights: jax.Array, penalty: Any
 ) -> tuple[jax.Array, jax.Array]:
