@@ -287,6 +287,11 @@ def with_patterns(
     return method(f, x, fitted(estimator, f, x, args), args=args)
 
 
+def _patterned(method: Method, estimator: str) -> Row:
+    """Return a row of more problems: most functions have no layer to fit a pattern for."""
+    return Row(functools.partial(with_patterns, method, estimator), times=4)
+
+
 def _kept(problem: Problem) -> Gap:
     """Measure input invariance with the patterns of the network before the shift."""
     patterns = fitted("relu", problem.f, problem.x, problem.args)
@@ -486,13 +491,9 @@ LISTED: dict[str, Row] = {
     "deep_taylor": Row(xattr.deep_taylor),
     "deep_lift, rescale": Row(xattr.deep_lift),
     "deep_lift, reveal_cancel": Row(functools.partial(xattr.deep_lift, variant="reveal_cancel")),
-    "pattern_net, relu": Row(functools.partial(with_patterns, xattr.pattern_net, "relu")),
-    "pattern_attribution, relu": Row(
-        functools.partial(with_patterns, xattr.pattern_attribution, "relu")
-    ),
-    "pattern_attribution, linear": Row(
-        functools.partial(with_patterns, xattr.pattern_attribution, "linear")
-    ),
+    "pattern_net, relu": _patterned(xattr.pattern_net, "relu"),
+    "pattern_attribution, relu": _patterned(xattr.pattern_attribution, "relu"),
+    "pattern_attribution, linear": _patterned(xattr.pattern_attribution, "linear"),
     "pattern_attribution, kept patterns": _only(
         "input_invariance", _kept, "patterns kept for another function are not its own"
     ),
