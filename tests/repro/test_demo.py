@@ -167,7 +167,7 @@ def test_classes_are_found_by_index_or_name(text, index, classes):
         ),
         (
             ["--methods", "ig"],
-            "--methods 'ig': could be IG, straight line; IG, monotone path: give",
+            "--methods 'ig': could be IG, straight line; IG, monotone path; guided IG; blur IG",
         ),
         (["--methods", " "], "--methods ' ': no such method; there are gradient; gradient x input"),
         (["--samples", "-2"], "--samples must be at least 1, not -2"),

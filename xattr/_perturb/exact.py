@@ -270,14 +270,21 @@ def _weighted(found: jax.Array, weights: np.ndarray) -> jax.Array:
 def _pairs(found: jax.Array, weights: np.ndarray) -> jax.Array:
     """Return Σ_S weight(|S|) of the second difference of v, for every two features; diagonal 0."""
     count = len(weights) + 1
-    rows = [[jnp.zeros((), found.dtype)] * count for _ in range(count)]
-    for high in range(1, count):
-        for low in range(high):
-            # Axes 1 and 3 are the two bits; the others are the coalition of the rest.
-            split = found.reshape(-1, 2, 2 ** (high - low - 1), 2, 2**low)
-            both = split[:, 1, :, 1] - split[:, 1, :, 0] - split[:, 0, :, 1] + split[:, 0, :, 0]
-            rows[high][low] = rows[low][high] = jnp.sum(_by_size(weights, found) * both.ravel())
-    return jnp.stack([jnp.stack(row) for row in rows])
+    factors = _by_size(weights, found)
+
+    def of(high: int, low: int) -> jax.Array:
+        # Axes 1 and 3 are the two bits; the others are the coalition of the rest.
+        split = found.reshape(-1, 2, 2 ** (high - low - 1), 2, 2**low)
+        both = split[:, 1, :, 1] - split[:, 1, :, 0] - split[:, 0, :, 1] + split[:, 0, :, 0]
+        return jnp.sum(factors * both.ravel())
+
+    highs, lows = np.tril_indices(count, -1)
+    places = np.zeros((count, count), np.int32)
+    places[highs, lows] = places[lows, highs] = np.arange(len(highs))
+    pairs = jnp.stack(
+        [of(high, low) for high, low in zip(highs.tolist(), lows.tolist(), strict=True)]
+    )
+    return jnp.where(np.eye(count, dtype=bool), 0, pairs[places])
 
 
 def _by_size(weights: np.ndarray, like: jax.Array) -> jax.Array:
