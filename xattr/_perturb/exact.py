@@ -8,7 +8,7 @@ import numpy as np
 
 from xattr._core import trees
 from xattr._perturb import coalitions
-from xattr.types import Args, ArrayTree, Function, Progress
+from xattr.types import Args, Array, ArrayTree, Function, Progress
 
 MOST = 20
 """Features of which all coalitions are evaluated: 2²⁰ are a million evaluations."""
@@ -255,7 +255,8 @@ def _shapley_weights(count: int) -> np.ndarray:
     return np.array(weights)
 
 
-def _weighted(found: jax.Array, weights: np.ndarray) -> jax.Array:
+@jax.jit
+def _weighted(found: jax.Array, weights: Array) -> jax.Array:
     """Return Σ_S weight(|S|) (v(S ∪ i) − v(S)) for each i."""
     factors = _by_size(weights, found)
 
@@ -267,7 +268,8 @@ def _weighted(found: jax.Array, weights: np.ndarray) -> jax.Array:
     return jnp.stack([of(feature) for feature in range(len(weights))])
 
 
-def _pairs(found: jax.Array, weights: np.ndarray) -> jax.Array:
+@jax.jit
+def _pairs(found: jax.Array, weights: Array) -> jax.Array:
     """Return Σ_S weight(|S|) of the second difference of v, for every two features; diagonal 0."""
     count = len(weights) + 1
     factors = _by_size(weights, found)
@@ -287,10 +289,10 @@ def _pairs(found: jax.Array, weights: np.ndarray) -> jax.Array:
     return jnp.where(np.eye(count, dtype=bool), 0, pairs[places])
 
 
-def _by_size(weights: np.ndarray, like: jax.Array) -> jax.Array:
+def _by_size(weights: Array, like: jax.Array) -> jax.Array:
     """Return the weight of the size of each coalition of the other features."""
     bits = len(weights) - 1
     sizes = np.zeros(2**bits, np.int64)
     for bit in range(bits):
         sizes += (np.arange(sizes.size) >> bit) & 1
-    return jnp.asarray(weights[sizes], like.dtype)
+    return jnp.asarray(weights)[sizes].astype(like.dtype)
