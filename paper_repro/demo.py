@@ -319,8 +319,11 @@ def _guided_path(scene: Scene, options: argparse.Namespace, progress: Any) -> An
 
 
 def _blur_path(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
-    path = xattr.paths.blur(scene.image, max_sigma=scene.image.shape[0] / 10)
-    return _along(path, scene, options, progress)
+    return _along(_blurring(scene), scene, options, progress)
+
+
+def _blurring(scene: Scene) -> Any:
+    return xattr.paths.blur(scene.image, max_sigma=scene.image.shape[0] / 10)
 
 
 def _directional(scene: Scene, options: argparse.Namespace, progress: Any) -> Any:
@@ -398,8 +401,7 @@ def gap_of(name: str, scene: Scene, attributions: jax.Array) -> float:
     if name in WITHOUT_GAP:
         return float("nan")
     if name == "blur IG":
-        sigma = scene.image.shape[0] / 10
-        return float(gap(xattr.paths.blur(scene.image, max_sigma=sigma)(0.0)))
+        return float(gap(_blurring(scene)(0.0)))
     if name == "expected gradients":
         return float(np.mean([gap(other) for other in scene.others]))
     if name == "LRP":

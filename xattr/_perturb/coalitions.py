@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr._core import chunks, compilation, trees
+from xattr._integrate import expected
 from xattr._program import workload
 from xattr.types import Args, ArrayTree, Function, Progress
 
@@ -80,31 +81,17 @@ def problem(
             "`baseline` and `baselines` exclude each other: pass one baseline, or many of which "
             "the mean is taken"
         )
-    rows = _rows(x, baseline, baselines)
-    count = jax.tree.leaves(rows)[0].shape[0]
+    if baselines is None:
+        start = trees.baseline_like(baseline, x)
+        rows, count = jax.tree.map(lambda leaf: leaf[None], start), 1
+    else:
+        rows, count = expected.checked_baselines(baselines, x)
     size = workload.chunk_size(chunk_size, f, x, args)
     if chunk_size is None:
         size = max(size, min(MOST, TOGETHER // sum(leaf.size for leaf in jax.tree.leaves(x))))
     # A chunk is a number of evaluations of f, and a coalition takes one for each baseline.
     size = max(1, size // count)
     return Problem(f, x, rows, features_of(x, groups), args, size, progress)
-
-
-def _rows(x: ArrayTree, baseline: ArrayTree | None, baselines: ArrayTree | None) -> ArrayTree:
-    if baselines is None:
-        return jax.tree.map(lambda leaf: leaf[None], trees.baseline_like(baseline, x))
-    baselines = trees.floating(baselines, "baselines")
-    trees.same_structure(baselines, x, "baselines")
-    for leaf, target in zip(jax.tree.leaves(baselines), jax.tree.leaves(x), strict=True):
-        if leaf.shape[1:] != target.shape or leaf.ndim == target.ndim or not leaf.shape[0]:
-            raise ValueError(
-                f"`baselines` has a leaf of shape {leaf.shape}, but needs a leading axis of at "
-                f"least one baseline before the shape {target.shape} of `x`"
-            )
-    counts = {leaf.shape[0] for leaf in jax.tree.leaves(baselines)}
-    if len(counts) > 1:
-        raise ValueError(f"`baselines` has leaves of {sorted(counts)} baselines: give all as many")
-    return trees.cast_like(baselines, x)
 
 
 def features_of(x: ArrayTree, groups: ArrayTree | None) -> Features:
@@ -171,10 +158,10 @@ def values(it: Problem, design: Design, operands: Any, number: int) -> jax.Array
         run = compilation.compiled(
             values_kernel, it.f, **static, number=number, chunk_size=it.chunk_size
         )
-        found: jax.Array = run(*arrays)
+        found: jax.Array = run(*arrays, np.int32(0))
         return found
     size, starts, valid = chunks.split(number, it.chunk_size)
-    part = compilation.compiled(part_kernel, it.f, **static, size=size)
+    part = compilation.compiled(values_kernel, it.f, **static, number=size, chunk_size=size)
     parts = []
     for place in it.progress(range(len(starts))):
         parts.append(part(*arrays, np.int32(starts[place]))[valid[place]])
@@ -188,33 +175,16 @@ def values_kernel(
     groups: ArrayTree,
     operands: Any,
     args: Args,
+    start: Any,
     *,
     design: Design,
     count: int,
     number: int,
     chunk_size: int,
 ) -> jax.Array:
-    """Return all values, chunk by chunk."""
+    """Return the values of evaluations start … start + number − 1, chunk by chunk."""
     value = functools.partial(_value, f, x, baselines, groups, operands, args, design, count)
-    return jax.lax.map(value, jnp.arange(number, dtype=jnp.int32), batch_size=chunk_size)
-
-
-def part_kernel(
-    f: Function,
-    x: ArrayTree,
-    baselines: ArrayTree,
-    groups: ArrayTree,
-    operands: Any,
-    args: Args,
-    start: Any,
-    *,
-    design: Design,
-    count: int,
-    size: int,
-) -> jax.Array:
-    """Return the values of one chunk."""
-    value = functools.partial(_value, f, x, baselines, groups, operands, args, design, count)
-    return jax.vmap(value)(start + jnp.arange(size, dtype=jnp.int32))
+    return jax.lax.map(value, start + jnp.arange(number, dtype=jnp.int32), batch_size=chunk_size)
 
 
 def _value(
