@@ -75,7 +75,7 @@ def score(variant: str, depthwise: efficientnet.Depthwise) -> Callable[..., jax.
 def shared_score(variant: str) -> Callable[..., jax.Array]:
     """Return the score for patterns.
 
-    Only XLA's grouped convolution shares its weights over the picture in the traced program.
+    XLA's grouped convolution has one array of weights, and one pattern, for all shifts of a kernel.
     """
     return score(variant, "conv")
 

@@ -1625,8 +1625,8 @@ PERTURBATIONS = (
     mutant(
         "coalitions-turned-around",
         "_perturb/coalitions",
-        "jnp.where(_as_first_axes(present[group], leaf), leaf, start)",
-        "jnp.where(_as_first_axes(present[group], leaf), start, leaf)",
+        "jnp.where(trees.as_first_axes(present[group], leaf), leaf, start)",
+        "jnp.where(trees.as_first_axes(present[group], leaf), start, leaf)",
         "features that are present are at the baseline",
         f"{COALITIONS}::test_a_linear_function",
     ),

@@ -114,6 +114,11 @@ def cast(leaf: jax.Array, target: Any) -> jax.Array:
     return leaf if leaf.dtype == target.dtype else leaf.astype(target.dtype)
 
 
+def as_first_axes(values: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Return values of the first axes of a leaf, so that they broadcast along its other axes."""
+    return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim))
+
+
 def add(left: ArrayTree, right: ArrayTree) -> ArrayTree:
     """Add two trees, leaf by leaf."""
     return jax.tree.map(jnp.add, left, right)

@@ -45,7 +45,9 @@ def _spread(values: jax.Array, groups: ArrayTree, sizes: jax.Array, x: ArrayTree
     shares = values / sizes.astype(values.dtype)
 
     def of(leaf: jax.Array, group: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(_as_first_axes(shares[group], leaf), leaf.shape).astype(leaf.dtype)
+        return jnp.broadcast_to(trees.as_first_axes(shares[group], leaf), leaf.shape).astype(
+            leaf.dtype
+        )
 
     return jax.tree.map(of, x, groups)
 
@@ -137,15 +139,11 @@ def _numbers(group: Any, leaf: jax.Array) -> np.ndarray:
     return numbers.astype(np.int32)
 
 
-def _as_first_axes(values: jax.Array, leaf: jax.Array) -> jax.Array:
-    return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim))
-
-
 def masked(x: ArrayTree, baseline: ArrayTree, groups: ArrayTree, present: jax.Array) -> ArrayTree:
     """Return x with the features that are not present at the baseline."""
 
     def of(leaf: jax.Array, start: jax.Array, group: jax.Array) -> jax.Array:
-        return jnp.where(_as_first_axes(present[group], leaf), leaf, start)
+        return jnp.where(trees.as_first_axes(present[group], leaf), leaf, start)
 
     return jax.tree.map(of, x, baseline, groups)
 

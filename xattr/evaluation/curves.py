@@ -146,8 +146,7 @@ def mixed(before: ArrayTree, after: ArrayTree, ranks: ArrayTree, count: Any) -> 
     """Return `before` with the first `count` features of the order taken from `after`."""
 
     def of(old: jax.Array, new: jax.Array, rank: jax.Array) -> jax.Array:
-        gone = (rank < count).reshape(rank.shape + (1,) * (old.ndim - rank.ndim))
-        return jnp.where(gone, new, old)
+        return jnp.where(trees.as_first_axes(rank < count, old), new, old)
 
     return jax.tree.map(of, before, after, ranks)
 
