@@ -140,7 +140,7 @@ def study_of(
     model = digits.logits(network)
     images = data.test_images[: 2 if setting.quick else 10]
     labels = data.test_labels[: len(images)]
-    names = QUICK_METHODS[network] if setting.quick else methods_for(network)
+    names = QUICK_METHODS[network] if setting.quick else methods_for(network, learned=True)
     names = [name for name in names if not (note and name == "IG-SmoothGrad")]
     key = jax.random.key(setting.seed + 1)
     maps: dict[str, list[np.ndarray]] = {name: [] for name in names}

@@ -315,7 +315,7 @@ def _lines(ax: Any, study: Study, metric: str, names: Sequence[str]) -> None:
         if name in study.values:
             means = [1.0, *study.means()[name][metric]]
             style = "--" if i >= 5 else "-"
-            colour = colormaps["tab10"](i)
+            colour = colormaps["tab10"](i % 10)
             ax.plot(places, means, style, marker="o", markersize=3, color=colour, label=name)
     ax.set_xticks(places, ["none", *map(label_of, study.stages)], size=8)
     ax.axhline(0, color="0.7", linewidth=0.8)

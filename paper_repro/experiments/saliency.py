@@ -83,6 +83,12 @@ def _competitive(model: Any, x: Any, args: Any, key: Any) -> Any:
     return xattr.competitive_gradient_x_input(model, x, label, args=(params,))
 
 
+def _learned_mask(model: Any, x: Any, args: Any, key: Any) -> Any:
+    # Sanity checks, fig. 36, has this method for AlexNet. On black digits a smaller grid does.
+    f = xattr.targets.probability(model)
+    return xattr.meaningful_perturbation(f, x, None, key, grid=(14, 14), jitter=1, args=args)
+
+
 def _edges(model: Any, x: Any, args: Any, key: Any) -> Any:
     return xattr.edge_detector(x)
 
@@ -105,14 +111,21 @@ METHODS: dict[str, Kind] = {
     "Grad-CAM": Kind(_grad_cam, convolutional=True),
     "guided Grad-CAM": Kind(_guided_grad_cam, convolutional=True),
     "CGI": Kind(_competitive),
+    "learned mask": Kind(_learned_mask, 10),
     "edge detector": Kind(_edges),
 }
-"""Name -> method. The last two are not in the paper's table: a later fix, and a control."""
+"""Name -> method. The last three are not in the paper's table: a later fix, a mask that is learned
+(its fig. 36), and a control."""
 
 
-def methods_for(network: str) -> list[str]:
+LEARNED = ("learned mask",)
+"""Methods that take hundreds of gradients for one map: for `cascade` alone."""
+
+
+def methods_for(network: str, *, learned: bool = False) -> list[str]:
     """Return the names of the methods that this network has the layers for."""
-    return [name for name, kind in METHODS.items() if network == "cnn" or not kind.convolutional]
+    names = [name for name, kind in METHODS.items() if network == "cnn" or not kind.convolutional]
+    return names if learned else [name for name in names if name not in LEARNED]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
