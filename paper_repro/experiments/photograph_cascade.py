@@ -172,7 +172,7 @@ class Kind(NamedTuple):
     """A method, and the number of photographs: fewer where it takes long."""
 
     method: Callable[[Case], Any]
-    count: int = COUNT
+    photographs: int = COUNT
 
 
 def _lrp(composite: Any, bias: Any = "exclude") -> Kind:
@@ -352,7 +352,7 @@ def _measured(
 ) -> dict[str, np.ndarray]:
     """Return what is kept of a method, from the cache folder if it is there."""
     path = cache_dir() / "computed" / f"cascade-{_digest(scene, name, len(networks))}.npz"
-    scene = scene.chosen(range(min(METHODS[name].count, len(scene.photographs))))
+    scene = scene.chosen(range(min(METHODS[name].photographs, len(scene.photographs))))
     if not path.is_file():
         found: dict[str, Any] = _compared(scene, free, name, networks, patterns)
         path.parent.mkdir(parents=True, exist_ok=True)
