@@ -27,7 +27,8 @@ NAMES = {
     "evaluation": (
         "perturbation_curve aopc insertion deletion infidelity faithfulness_correlation "
         "max_sensitivity average_sensitivity pointing_game relevance_mass relevance_rank "
-        "sparseness complexity input_recovery"
+        "sparseness complexity input_recovery random_logit smooth_mprt efficient_mprt "
+        "neighbour_mean"
     ),
     "groups": "grid leaves",
     "sanity": "randomize cascading independent truncated_normal randomize_labels",
@@ -68,22 +69,22 @@ NAMES = {
 
 OPERANDS = (
     "axiom ax axes image method model f batches mesh claims maps attributions mask data samples g "
-    "shifted path paths points quadrature warp params labels a b k m x pieces size label baseline "
-    "baselines composite patterns perturbation target key layer n shape name low high alpha beta "
-    "epsilon gamma rule operation height width predicates entries names"
+    "shifted path paths points quadrature warp params labels a b k m x removed pieces size label "
+    "baseline baselines composite patterns perturbation target key layer n shape name low high "
+    "alpha beta epsilon gamma rule operation height width predicates entries names"
 )
 """The words for what is passed by position, in the one order in which they come."""
 
 OPTIONS = (
-    "a absolute alphas antithetic area args atol b batch_axis bias cell channels chunk_size "
+    "a absolute alphas antithetic area args atol b batch_axis bias bins cell channels chunk_size "
     "colorbar counts epsilon estimator exponent exponents feature fraction game gamma grid "
     "group groups i in_axes init insert iterations j jitter kernel_width layers "
     "learning_rate limit max_distance max_evaluations max_examples max_pieces max_sigma mean "
     "neighbors node_axis noise noise_scale normalize num_masks num_permutations num_samples "
     "num_steps objective on_uncovered options order out padding penalty percentile "
-    "probability probes progress radius reference refined relu rtol scale seed shift "
-    "shifted_baseline smoothness sparsity spatial_axes std step_size steps stride strides "
-    "subset_size surrogate table title upsample variant warn_above where window"
+    "probability probes progress radius random_args reference refined relu rtol scale seed shift "
+    "shifted_baseline similarity smoothness sparsity spatial_axes stages std step_size steps "
+    "stride strides subset_size surrogate table title upsample variant warn_above where window"
 )
 """The words for what is passed by keyword only, beside operands."""
 
