@@ -21,6 +21,8 @@ EXPERIMENTS = {
     "input-invariance": "maps of equal networks on shifted inputs (unreliability, figs. 2 to 5)",
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
     "spurious": "a network that looks at the snow, and methods that reveal it (slides)",
+    "smoothing": "that attack on the same network with a softer corner in place of ReLU",
+    "truth": "maps of networks whose relevant pixels are known by construction",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }
 PHOTOGRAPHIC = {
