@@ -36,6 +36,8 @@ class Case(NamedTuple):
     """The last convolution, for Grad-CAM."""
     window: tuple[int, ...] | None = None
     """What occlusion covers; it moves by half of that."""
+    model: Callable[..., jax.Array] | None = None
+    """The logits, for CGI; `args` are then the label and what follows the image."""
     bounds: tuple[float, float] | None = None
     """The smallest and the largest pixel, where it is known."""
 
@@ -83,6 +85,12 @@ def _pattern(name: str, case: Case) -> Any:
 def _grad_cam(name: str, case: Case) -> Any:
     found = getattr(xattr, name)(*_common(case), layer=case.layer, args=case.args)
     return found.reshape(case.image.shape)
+
+
+def _competitive(case: Case) -> Any:
+    label, *rest = case.args
+    model: Any = case.model
+    return xattr.competitive_gradient_x_input(model, case.image, label, args=tuple(rest))
 
 
 def _ablation(case: Case) -> Any:
@@ -134,6 +142,7 @@ METHODS: dict[str, Callable[[Case], Any]] = {
     "DeepLIFT": _deep_lift,
     "PatternNet": functools.partial(_pattern, "pattern_net"),
     "PatternAttribution": functools.partial(_pattern, "pattern_attribution"),
+    "CGI": _competitive,
     "ablation": _ablation,
     "occlusion": _occlusion,
     "Shapley sampling": functools.partial(_sampled, "shapley_sampling", {"num_permutations": 6}),
@@ -148,6 +157,7 @@ CONTROLS = ("edge detector", "the input", "random")
 NEEDS = {
     "expected gradients": "references",
     "occlusion": "window",
+    "CGI": "model",
     "Grad-CAM": "layer",
     "guided Grad-CAM": "layer",
     "PatternNet": "patterns",
