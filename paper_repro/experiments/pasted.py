@@ -131,7 +131,7 @@ def insignificant(
 ) -> np.ndarray:
     """Change the digits until the network's logits are those of the scene alone.
 
-    Descends |f(x + δ) − f(x)| − 0.01 |δ| over the pixels of the digit, with x + δ in [0, 1].
+    Descends |f(x + δ) − f(x)| − 0.3 |δ| over the pixels of the digit, with x + δ in [0, 1].
     """
     return np.asarray(_insignificant(steps, params, scenes, images, masks[..., None]))
 
@@ -146,11 +146,11 @@ def _insignificant(steps: int, params: Any, scenes: Any, images: Any, masks: Any
         def loss(moved: Any) -> jax.Array:
             far = jnp.sqrt(jnp.sum((moved - scene) ** 2) + 1e-6)
             off = jnp.sqrt(jnp.sum((model(moved, params) - wanted) ** 2) + 1e-6)
-            return off - 0.01 * far
+            return off - 0.3 * far
 
         def step(carry: Any, _: Any) -> Any:
             moved, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(moved) * mask, state)
+            updates, state = optimizer.update(jnp.where(mask, jax.grad(loss)(moved), 0), state)
             moved = jnp.clip(optax.apply_updates(moved, updates), 0, 1)
             return (jnp.where(mask, moved, scene), state), None
 

@@ -38,6 +38,7 @@ class Setting(NamedTuple):
     mnist_dir: Path | None = None
     imagenet_dir: Path | None = None
     network: str = "lite0"
+    fashion_dir: Path | None = None
 
 
 class Claim(NamedTuple):

@@ -192,6 +192,17 @@ def test_a_softer_corner_resists_the_attack(folder):
     assert soft > hard
 
 
+def test_a_benchmark_of_pasted_digits(folder):
+    found = numbers_of(folder, "bam")
+    assert min(found["accuracy"].values()) > 0.5  # chance is an eighth
+    assert found["patch"]["patch"] < 0.5 * found["patch"]["digit"]
+    scores = found["scores"]
+    for control in ("edge detector", "the input"):
+        assert scores[control]["MCS"]["mean"] == 0
+    assert scores["gradient"]["MCS"]["low"] > 0
+    assert all(0 <= each[m]["mean"] <= 1 for each in scores.values() for m in ("IDR", "IIR"))
+
+
 def test_table_of_axioms(folder):
     """With few examples, a "+" may still have a counterexample; a "-" has one."""
     found = numbers_of(folder, "axioms")
