@@ -119,7 +119,7 @@ _estimates = jax.jit(estimates, static_argnums=0)
 
 
 def rankings(base: str, images: np.ndarray, params: Any, seed: int) -> dict[str, np.ndarray]:
-    """Return the rank of each pixel by |A|, 0 for the largest, (n, 784), for a base's estimators."""
+    """Return the ranks of pixels by |A|, 0 for the largest, (n, 784), of a base's estimators."""
     keys = jax.random.split(jax.random.key(seed), len(images))
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(images), CHUNK):
@@ -241,7 +241,7 @@ class Retraining(NamedTuple):
             found = compute()
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part, part.open("wb") as file:
-                np.savez(file, allow_pickle=False, **found)
+                np.savez(file, **found)
         with np.load(path) as stored:
             return {key: stored[key] for key in stored.files}
 
