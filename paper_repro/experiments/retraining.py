@@ -43,7 +43,8 @@ class Net(nn.Module):
 
 def model(image: jax.Array, params: Any) -> jax.Array:
     """Return the logits of pixels (784,)."""
-    return Net().apply({"params": params}, image)  # type: ignore[return-value]
+    found: jax.Array = Net().apply({"params": params}, image)
+    return found
 
 
 class Data(NamedTuple):
@@ -238,7 +239,7 @@ class Retraining(NamedTuple):
         """Return what is in the cache folder under this name, or compute it and put it there."""
         path = cache_dir() / "computed" / f"roar-{self._digest(name)}.npz"
         if not path.is_file():
-            found = compute()
+            found: dict[str, Any] = compute()
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part, part.open("wb") as file:
                 np.savez(file, **found)

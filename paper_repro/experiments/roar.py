@@ -1,5 +1,6 @@
 """Remove the leading pixels and retrain (slides; Hooker et al. 2019, ROAR and KAR)."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +110,7 @@ def _measured(name: str, data: retraining.Data, size: Size, setting: Setting) ->
     few = {}
     by_base = sorted(names, key=_base)
     for estimator in shown(by_base, f"{name}, estimators", setting.progress):
-        kept = work.kept(estimator, lambda estimator=estimator: points(estimator))
+        kept = work.kept(estimator, functools.partial(points, estimator))
         few[estimator] = kept["few"]
         for kind in KINDS:
             curves[kind][estimator] = kept[kind]
