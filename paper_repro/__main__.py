@@ -35,7 +35,11 @@ PHOTOGRAPHIC = {
     "cascade-imagenet": "maps while an ImageNet network is randomized (sanity checks, App. B; "
     "Nie et al.)",
 }
-EXPERIMENTS |= PHOTOGRAPHIC
+BOTH = {
+    "conundrum": "every method by every measure, and which to take for which task (slides)",
+}
+"""Experiments that take digits and photographs."""
+EXPERIMENTS |= PHOTOGRAPHIC | BOTH
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -139,7 +143,7 @@ def _add_experiment(
     _add_quick(command)
     if not {*names} <= {*PHOTOGRAPHIC}:
         _add_digits(command)
-    if {*names} & {*PHOTOGRAPHIC}:
+    if {*names} & {*PHOTOGRAPHIC, *BOTH}:
         _add_photographs(command)
     _add_common(command)
 
