@@ -9,7 +9,7 @@ import pytest
 import xattr
 
 MODULES = ["paths", "quadrature", "targets", "plot", "testing", "rules", "composites"]
-MODULES += ["sanity", "metrics", "attacks", "axioms", "evaluation", "groups"]
+MODULES += ["sanity", "metrics", "attacks", "axioms", "evaluation", "groups", "tokens"]
 NAMES = {
     "xattr": (
         "sample integrate path_integral gradient gradient_x_input integrated_gradients "
@@ -30,6 +30,7 @@ NAMES = {
         "sparseness complexity input_recovery"
     ),
     "groups": "grid leaves",
+    "tokens": "at_embedding baseline per_token every_output",
     "sanity": "randomize cascading independent truncated_normal randomize_labels",
     "metrics": (
         "spearman spearman_nonzero pearson kendall top_k_intersection sign_agreement center_of_mass"
@@ -76,8 +77,8 @@ OPERANDS = (
 
 OPTIONS = (
     "a absolute alphas antithetic area args atol b batch_axis bias cell channels chunk_size "
-    "colorbar counts epsilon estimator exponent exponents feature fraction game gamma grid "
-    "group groups i in_axes init insert iterations j jitter kernel_width layers "
+    "colorbar counts epsilon estimator exponent exponents feature fill fraction game gamma grid "
+    "group groups i in_axes init insert iterations j jitter keep kernel_width layers "
     "learning_rate limit max_distance max_evaluations max_examples max_pieces max_sigma mean "
     "neighbors node_axis noise noise_scale normalize num_masks num_permutations num_samples "
     "num_steps objective on_uncovered options order out padding penalty percentile "
