@@ -1,7 +1,6 @@
 """Which words an LSTM predicts the next word from (counterfactuals, §3.2, figs. 8 to 10)."""
 
 import functools
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,16 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import xattr
-from paper_repro.data import text
+from paper_repro.data import sections, text
+from paper_repro.data.sections import REPEATED, WORDS, Place
 from paper_repro.data.text import END, UNKNOWN, Corpus
 from paper_repro.networks import lstm
 from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
 
 SECTIONS = 20
-WORDS = 10
-"""Words before the one that is predicted; `REPEATED` words for one that repeats."""
-REPEATED = 12
 NEAR_ZERO = 0.05
 """A curve that starts below this starts near zero."""
 FLAT = 0.1
@@ -27,6 +24,8 @@ FLAT = 0.1
 of its whole range."""
 WITHIN = 0.05
 """How far the sum may be from the change of the score, as a share of the prediction."""
+REPLACED = f"replaced by {UNKNOWN}"
+METHODS = ("IG", "gradient ⊙ input", "gradient, norm", REPLACED)
 PREDICTED = {"cue": 0.5307, "repetition": 0.0062}
 """The predictions of the paper's two sentences."""
 
@@ -43,15 +42,6 @@ FULL = Size(lstm.Recipe(), 200, 128)
 QUICK = Size(lstm.Recipe(words=1_000, width=48, epochs=3, pieces=120), 12, 32)
 
 
-class Place(NamedTuple):
-    """A word of the test text to explain: what stands before it, and the word to blame."""
-
-    ids: np.ndarray
-    target: int
-    cause: int
-    """Where in `ids` the word is that predicts the target."""
-
-
 def run(setting: Setting) -> Result:
     """Train the language model, draw the curves, and explain sentences chosen by two rules."""
     size = QUICK if setting.quick else FULL
@@ -60,9 +50,12 @@ def run(setting: Setting) -> Result:
     trained = lstm.train(recipe, corpus, progress=setting.progress)
     curves = _curves(recipe, trained.params, corpus, setting.seed)
     found = {}
-    for name, places in (("cue", _cues(corpus)), ("repetition", _repetitions(corpus))):
-        chosen = _drawn(places, size.sections, setting.seed)
-        found[name] = _explained(recipe, trained.params, chosen, size, f"{name}s", setting)
+    for name, places in (
+        ("cue", sections.cues(corpus)),
+        ("repetition", sections.repetitions(corpus)),
+    ):
+        chosen = sections.drawn(places, size.sections, setting.seed)
+        found[name] = _explained(recipe, trained.params, chosen, corpus, size, setting)
     sentences = {name: _sentence(name, each) for name, each in found.items()}
     numbers = {
         "corpus": corpus.name,
@@ -82,54 +75,6 @@ def run(setting: Setting) -> Result:
         [_table_of_rates(numbers), *(_table(n, s, corpus) for n, s in sentences.items())],
         _notes(numbers, recipe, trained),
     )
-
-
-# The words that are explained -------------------------------------------------------------------
-
-
-def _cues(corpus: Corpus) -> list[Place]:
-    """Find words of the test text that the word before them predicts, by pairs of the training.
-
-    After the cue the word comes at least every second time, the cue comes 50 times, and the word
-    is at most 2 % of the text. The cue stands once among the ten words before.
-    """
-    train, test = corpus.train, corpus.test
-    count = np.bincount(train, minlength=len(corpus.words))
-    pairs = Counter(zip(train[:-1].tolist(), train[1:].tolist(), strict=True))
-    marks = {corpus.words.index(mark) for mark in (UNKNOWN, END)}
-    found = []
-    for i in range(WORDS, len(test)):
-        cue, target, before = int(test[i - 1]), int(test[i]), test[i - WORDS : i]
-        often = count[cue] >= 50 and pairs[cue, target] >= 0.5 * count[cue]
-        if not often or count[target] > 0.02 * len(train) or {cue, target} & marks:
-            continue
-        if (before == cue).sum() == 1:
-            found.append(Place(before, target, WORDS - 1))
-    return found
-
-
-def _repetitions(corpus: Corpus) -> list[Place]:
-    """Find rare words of the test text that stand once among the twelve words before.
-
-    Rare is at most 100 times in the training text. The word right before does not count.
-    """
-    test, count = corpus.test, np.bincount(corpus.train, minlength=len(corpus.words))
-    marks = {corpus.words.index(mark) for mark in (UNKNOWN, END)}
-    found = []
-    for i in range(REPEATED, len(test)):
-        target, before = int(test[i]), test[i - REPEATED : i]
-        places = np.flatnonzero(before == target)
-        once = len(places) == 1 and places[0] < REPEATED - 1
-        if once and count[target] <= 100 and target not in marks:
-            found.append(Place(before, target, int(places[0])))
-    return found
-
-
-def _drawn(places: list[Place], most: int, seed: int) -> list[Place]:
-    """Draw places, and keep them in the order of the text."""
-    random = np.random.default_rng(seed)
-    chosen = random.permutation(len(places))[:most]
-    return [places[i] for i in sorted(chosen)]
 
 
 # What is measured -------------------------------------------------------------------------------
@@ -173,13 +118,18 @@ def _explained(
     recipe: lstm.Recipe,
     params: Any,
     places: Iterable[Place],
+    corpus: Corpus,
     size: Size,
-    name: str,
     setting: Setting,
 ) -> list[dict[str, Any]]:
     """Return the attributions of places, per word, with their scores."""
     embed, f = _model(recipe)
     quadrature = xattr.quadrature.gauss_legendre(size.nodes)
+    unknown = corpus.words.index(UNKNOWN)
+
+    def without(place: Any, ids: Any, target: Any, params: Any) -> Any:
+        ids = ids.at[place].set(unknown)
+        return f(embed(ids, params), target, ids, params)
 
     @jax.jit
     def one(ids: Any, target: Any, params: Any) -> dict[str, Any]:
@@ -190,28 +140,32 @@ def _explained(
             "IG": xattr.tokens.per_token(whole),
             "gradient ⊙ input": xattr.tokens.per_token(slope * x),
             "gradient, norm": jnp.sqrt(jnp.sum(slope**2, axis=-1)),
+            REPLACED: f(x, *args)
+            - jax.vmap(without, (0, None, None, None))(jnp.arange(len(ids)), ids, target, params),
             "score": f(x, *args),
             "start": f(jnp.zeros_like(x), *args),
         }
 
     found = []
-    for place in shown([*places], name, setting.progress):
+    for place in shown([*places], "sections", setting.progress):
         values = one(place.ids, np.int32(place.target), params)
         found.append({"place": place, **jax.tree.map(np.asarray, values)})
     return found
 
 
-METHODS = ("IG", "gradient ⊙ input", "gradient, norm")
-
-
 def _rates(explained: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how often the word to blame has the largest value, for each method."""
-    hits = {
-        method: np.array([each[method].argmax() == each["place"].cause for each in explained])
-        for method in METHODS
-    }
-    return {"sections": len(explained), "hits": hits} | {
-        "chance": float(np.mean([1 / len(each["place"].ids) for each in explained]))
+    """Return how often a word has the largest value, for each method.
+
+    The word is the one to blame by the rule, or the one that the network misses most: the score
+    falls most when it is replaced.
+    """
+    best = {method: np.array([each[method].argmax() for each in explained]) for method in METHODS}
+    causes = np.array([each["place"].cause for each in explained])
+    return {
+        "sections": len(explained),
+        "chance": float(np.mean([1 / len(each["place"].ids) for each in explained])),
+        "hits": {method: places == causes for method, places in best.items()},
+        "missed": {method: places == best[REPLACED] for method, places in best.items()},
     }
 
 
@@ -295,35 +249,48 @@ def _claims_of_sentences(numbers: dict[str, Any]) -> list[Claim]:
     claims = []
     printed = {"cue": "“more” for “than”", "repetition": "the first “ual” for the second"}
     for name, title in TITLES.items():
-        each = numbers["sentences"][name]
+        each, rates = numbers["sentences"][name], numbers["rates"][name]
         best = each["words"][int(np.argmax(each["IG"]))]
-        rates = numbers["rates"][name]
-        sentence = rates["of the sentence"] = _of_the_sentence(each, name)
+        missed = each["words"][int(np.argmax(each[REPLACED]))]
         claims.append(
             Claim(
                 f"{title}: the word with the largest IG in the sentence",
                 printed[name],
                 f"“{best}” for “{each['target']}” ({float(each['score']):.3g})",
-                sentence,
+                _of_the_sentence(each, name),
+                f"the score falls most when “{missed}” is replaced by {UNKNOWN}",
             )
         )
-        low, high = (100 * rates["hits"][m].mean() for m in ("gradient ⊙ input", "IG"))
-        apart, bottom, top = interval(
-            100.0 * (rates["hits"]["IG"] ^ False) - 100.0 * rates["hits"]["gradient ⊙ input"]
-        )
-        claims.append(
-            Claim(
-                f"{title}: sections in which that word has the largest value, IG against the "
-                "gradient",
-                "IG finds it, the gradient does not",
-                f"{high:.0f} % against {low:.0f} % of {rates['sections']}, difference {apart:.0f} "
-                f"[{bottom:.0f}, {top:.0f}] points".replace("-", "−"),
-                bool(bottom > 0),
-                f"by chance {100 * rates['chance']:.0f} %; the gradient is that times the "
-                f"embedding; by its norm {100 * rates['hits']['gradient, norm'].mean():.0f} %",
-            )
-        )
-    return claims
+        claims.append(_claim_of_rates(title, rates))
+    every = numbers["rates"].values()
+    found = {m: np.concatenate([rates["missed"][m] for rates in every]) for m in METHODS}
+    why = "all sections; missed most is the word whose replacement lowers the score most"
+    what = "the word that the network misses most has the largest value, IG against the gradient"
+    return [*claims, _against(what, found, why)]
+
+
+def _claim_of_rates(title: str, rates: dict[str, Any]) -> Claim:
+    misses = 100 * rates["hits"][REPLACED].mean()
+    return _against(
+        f"{title}: sections in which that word has the largest value, IG against the gradient",
+        rates["hits"],
+        f"by chance {100 * rates['chance']:.0f} %; the network itself misses that word most, when "
+        f"words are replaced by {UNKNOWN}, in {misses:.0f} %",
+    )
+
+
+def _against(what: str, hits: dict[str, np.ndarray], why: str) -> Claim:
+    """Compare IG with gradient ⊙ input, section by section."""
+    whole, gradient = (100.0 * hits[method] for method in ("IG", "gradient ⊙ input"))
+    apart, low, high = interval(whole - gradient)
+    return Claim(
+        what,
+        "IG finds it, the gradient does not",
+        f"{whole.mean():.0f} % against {gradient.mean():.0f} % of {len(whole)}, difference "
+        f"{apart:.0f} [{low:.0f}, {high:.0f}] points".replace("-", "−"),
+        bool(low > 0),
+        why,
+    )
 
 
 def _of_the_sentence(each: dict[str, Any], name: str) -> bool:
@@ -365,26 +332,31 @@ def _table_of_rates(numbers: dict[str, Any]) -> Table:
     rows = []
     for name, title in TITLES.items():
         rates = numbers["rates"][name]
-        cells = []
-        for method in METHODS:
-            mean, low, high = (100 * v for v in interval(rates["hits"][method]))
-            cells.append(f"{mean:.0f} % [{low:.0f}, {high:.0f}]")
-        rows.append([title, str(rates["sections"]), f"{100 * rates['chance']:.0f} %", *cells])
-    head = ["explained", "sections", "chance", *METHODS]
-    return Table("How often the word to blame has the largest value", head, rows)
+        for kind, words in (("hits", "that word"), ("missed", "the word missed most")):
+            cells = []
+            for method in METHODS:
+                mean, low, high = (100 * v for v in interval(rates[kind][method]))
+                cells.append(f"{mean:.0f} % [{low:.0f}, {high:.0f}]")
+            chance = f"{100 * rates['chance']:.0f} %"
+            rows.append([title, str(rates["sections"]), words, chance, *cells])
+    head = ["explained", "sections", "the word", "chance", *METHODS]
+    return Table("How often a word has the largest value", head, rows)
 
 
 def _table(name: str, each: dict[str, Any], corpus: Corpus) -> Table:
-    words, target = corpus.text(each["place"].ids), corpus.words[each["place"].target]
+    place = each["place"]
     rows = [
-        [method, *(f"{value:.2g}".replace("-", "−") for value in each[method]), total]
-        for method, total in (
-            ("IG", f"{each['IG'].sum():.4g}"),
-            ("gradient ⊙ input", f"{each['gradient ⊙ input'].sum():.2g}".replace("-", "−")),
-        )
+        [method, *(f"{value:.2g}".replace("-", "−") for value in each[method]), _sum(each, method)]
+        for method in METHODS
     ]
-    title = f"{TITLES[name].capitalize()}: “{target}”, predicted with {float(each['score']):.4g}"
-    return Table(title, ["", *words, "Σ"], rows)
+    head = [f"for “{corpus.words[place.target]}” ({each['score']:.4g})", *corpus.text(place.ids)]
+    return Table(f"The sentence of {TITLES[name]}", [*head, "Σ"], rows)
+
+
+def _sum(each: dict[str, Any], method: str) -> str:
+    if method not in ("IG", "gradient ⊙ input"):
+        return ""
+    return f"{each[method].sum():.4g}".replace("-", "−")
 
 
 def _notes(numbers: dict[str, Any], recipe: lstm.Recipe, trained: lstm.Trained) -> list[str]:
@@ -422,15 +394,15 @@ def _draw_curves(curves: dict[str, Any]) -> Any:
     for ax, kind in zip(
         figure.subplots(1, 2, sharey=True), ("next word", "likeliest word"), strict=True
     ):
-        found = curves[kind]
+        found, labelled = curves[kind], [-1.0]
         for word, scores, low in zip(
             found["words"], found["scores"], found["near zero"], strict=True
         ):
-            ax.plot(curves["alphas"], scores, color="tab:blue" if low else "tab:red", linewidth=1)
-            if not low or scores[-1] > 0.3:
-                ax.annotate(
-                    word, (1, scores[-1]), xytext=(3, -3), textcoords="offset points", size=7
-                )
+            colour, end = "tab:blue" if low else "tab:red", float(scores[-1])
+            ax.plot(curves["alphas"], scores, color=colour, linewidth=1)
+            if (not low or end > 0.2) and min(abs(end - other) for other in labelled) > 0.035:
+                ax.text(1.01, end, word, size=7, va="center", color=colour)
+                labelled.append(end)
         ax.set_title(f"the {kind}: {int(found['near zero'].sum())} of {SECTIONS} start near zero")
         ax.set(xlabel="α, weight of the words before", xlim=(0, 1.13))
     figure.axes[0].set_ylabel("softmax score")
@@ -440,7 +412,7 @@ def _draw_curves(curves: dict[str, Any]) -> Any:
 def _draw_sentences(sentences: dict[str, Any], corpus: Corpus) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
     axes = iter(figure.subplots(4, 1))
     for name, each in sentences.items():
         words, target = corpus.text(each["place"].ids), corpus.words[each["place"].target]
@@ -449,9 +421,6 @@ def _draw_sentences(sentences: dict[str, Any], corpus: Corpus) -> Any:
             ax = next(axes)
             xattr.plot.text(ax, words, each[method], limit=limit)
             head = f"{TITLES[name]}, “{target}” ({float(each['score']):.2g}): "
-            ax.set_title(
-                f"{head if method == 'IG' else ''}{method}, Σ = {each[method].sum():.2g}",
-                loc="left",
-                size=10,
-            )
+            text = f"{head if method == 'IG' else ''}{method}, Σ = {_sum(each, method)}"
+            ax.set_title(text, loc="left", size=10)
     return figure
