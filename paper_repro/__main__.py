@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "data-randomization": "maps of networks trained on true and on random labels (sanity checks)",
     "input-invariance": "maps of equal networks on shifted inputs (unreliability, figs. 2 to 5)",
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
+    "translation": "which English word a German word comes from (slides, experiment 3)",
     "spurious": "a network that looks at the snow, and methods that reveal it (slides)",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }

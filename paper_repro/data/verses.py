@@ -91,9 +91,7 @@ def clauses(verse: str) -> list[str]:
     return re.split(r"(?<=[,;:.?!])\s+", verse.strip())
 
 
-def aligned(
-    english: list[str], german: list[str], ratio: float
-) -> list[tuple[str, str]]:
+def aligned(english: list[str], german: list[str], ratio: float) -> list[tuple[str, str]]:
     """Pair the clauses of one verse so that the sum of the pairs' costs is the least.
 
     The cost of a pair is −log of the probability of its kind and of its difference in length, by

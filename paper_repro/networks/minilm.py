@@ -86,7 +86,7 @@ def _norm(name: str) -> nn.LayerNorm:
 
 
 def vector(ids: jax.Array, params: Any) -> jax.Array:
-    """Return the vector (384,), of length 1, of one sentence of token ids (tokens,)."""
+    """Embed a sentence: token ids (tokens,) to a vector (384,) of length 1."""
     return MiniLM().apply({"params": params}, ids)
 
 
@@ -110,7 +110,9 @@ def tokenizer(*, progress: bool = True) -> Any:
 
 
 def load(path: str | Path | None = None, *, progress: bool = True) -> dict[str, Any]:
-    """Read the published weights, float32, for `MiniLM().apply({"params": load()}, ids)`.
+    """Read the published weights, in float32.
+
+    The model takes them as in `MiniLM().apply({"params": load()}, ids)`.
 
     Args:
         path: a file in the format safetensors; by default that of the package.
@@ -125,7 +127,9 @@ def load(path: str | Path | None = None, *, progress: bool = True) -> dict[str, 
         params = _params(tensors)
     except KeyError as error:
         raise DataError(f"{path}: expected the tensor {error} of MiniLM") from error
-    unused = [name for name in tensors if not name.startswith(("pooler.", "embeddings.position_id"))]
+    unused = [
+        name for name in tensors if not name.startswith(("pooler.", "embeddings.position_id"))
+    ]
     if unused:
         raise DataError(f"{path}: expected MiniLM alone, found also {unused}")
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)
@@ -147,7 +151,8 @@ def _params(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _layer(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
     attention = {
-        name: _dense(tensors, f"{prefix}attention.self.{name}") for name in ("query", "key", "value")
+        name: _dense(tensors, f"{prefix}attention.self.{name}")
+        for name in ("query", "key", "value")
     }
     attention["output"] = _dense(tensors, f"{prefix}attention.output.dense")
     return {

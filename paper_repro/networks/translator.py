@@ -46,9 +46,7 @@ class Gated(nn.Module):
     @nn.compact
     def __call__(self, state: jax.Array, inputs: jax.Array) -> jax.Array:
         """(hidden,), (3 hidden,) to the next state (hidden,)."""
-        kernel = self.param(
-            "kernel", nn.initializers.orthogonal(), (self.hidden, 3 * self.hidden)
-        )
+        kernel = self.param("kernel", nn.initializers.orthogonal(), (self.hidden, 3 * self.hidden))
         reset, update, new = jnp.split(inputs, 3)
         kernels = jnp.split(kernel, 3, axis=1)
         r = jax.nn.sigmoid(reset + state @ kernels[0])
@@ -162,7 +160,9 @@ class Translator(nn.Module):
         read = self.drop(jnp.tanh(self.readout(read)), deterministic=not train)
         return read @ self.target.embedding.T + self.bias[(None,) * (read.ndim - 1)]
 
-    def one(self, memory: Memory, state: jax.Array, piece: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(
+        self, memory: Memory, state: jax.Array, piece: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Return the next state, and the logits after one more piece."""
         embedded = self.target(piece)
         state, context, _ = self.advance(memory, state, self.decoder_in(embedded))

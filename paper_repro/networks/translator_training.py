@@ -3,31 +3,29 @@
 import functools
 import hashlib
 import json
-import shlex
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from paper_repro.data import pieces, verses
-from paper_repro.data.packages import DataError, cache_dir, replacing
+from paper_repro.data.packages import cache_dir
 from paper_repro.data.pieces import Pieces
 from paper_repro.data.verses import Pair
+from paper_repro.networks import saved
 from paper_repro.networks.translator import Sizes, Translator, greedy
 
 FORMAT = 1
 """Part of every hash. Raise it when a change of this file changes what a recipe gives."""
-SAVE_EVERY = 60.0
-"""Seconds between two saved states."""
 HELD_OUT = 50
 """One verse in so many is not trained on."""
+
+Rows: TypeAlias = list[list[list[int]]]
+"""The numbers of the pieces of both sides of each pair."""
 
 
 class Recipe(NamedTuple):
@@ -55,7 +53,17 @@ class Recipe(NamedTuple):
 
 
 FULL = Recipe(steps=3_500)
-QUICK = Recipe(steps=60, batch=32, embedding=32, hidden=32, merges=200, pairs=2_000, buckets=(12,))
+QUICK = Recipe(
+    steps=300,
+    batch=32,
+    learning_rate=1e-2,
+    embedding=48,
+    hidden=48,
+    merges=300,
+    pairs=2_000,
+    buckets=(12,),
+)
+"""A network for tests, trained for seconds."""
 
 
 class Corpus(NamedTuple):
@@ -65,7 +73,7 @@ class Corpus(NamedTuple):
     target: Pieces
     train: list[Pair]
     test: list[Pair]
-    """Of held-out verses. No English clause among them is trained on."""
+    """Of held-out verses. No English clause among them is trained on, and none comes twice."""
 
 
 class Trained(NamedTuple):
@@ -79,10 +87,11 @@ class Trained(NamedTuple):
 
 def corpus(recipe: Recipe, pairs: Sequence[Pair]) -> Corpus:
     """Split the pairs by verse, and learn the pieces of both languages from those to train on."""
-    held = {verse for verse in {pair.verse for pair in pairs} if verse % HELD_OUT == 0}
+    held = {pair.verse for pair in pairs if pair.verse % HELD_OUT == 0}
     train = [pair for pair in pairs if pair.verse not in held][: recipe.pairs]
     known = {pair.english for pair in train}
-    test = [pair for pair in pairs if pair.verse in held and pair.english not in known]
+    new = [pair for pair in pairs if pair.verse in held and pair.english not in known]
+    test = [*{pair.english: pair for pair in reversed(new)}.values()][::-1]
     learned = [
         pieces.learn((w for pair in train for w in pieces.words_of(pair[side])), recipe.merges)
         for side in (0, 1)
@@ -96,11 +105,13 @@ def model_of(recipe: Recipe, corpus: Corpus) -> Translator:
     return Translator(Sizes(*sizes, recipe.embedding, recipe.hidden), recipe.dropout)
 
 
-def encoded(recipe: Recipe, corpus: Corpus, pairs: Sequence[Pair]) -> list[list[list[int]]]:
+def encoded(recipe: Recipe, corpus: Corpus, pairs: Sequence[Pair]) -> Rows:
     """Return the pieces' numbers of both sides, of the pairs that fit into the largest bucket."""
     cutters = [pieces.cutter(each) for each in (corpus.source, corpus.target)]
     sides = [[cut(pair[side]).ids for pair in pairs] for side, cut in enumerate(cutters)]
-    return [list(pair) for pair in zip(*sides, strict=True) if max(map(len, pair)) <= recipe.buckets[-1]]
+    return [
+        list(pair) for pair in zip(*sides, strict=True) if max(map(len, pair)) <= recipe.buckets[-1]
+    ]
 
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
@@ -123,31 +134,28 @@ def train(recipe: Recipe, corpus: Corpus, *, progress: bool = True) -> Trained:
     uninterrupted one.
     """
     if recipe.path.exists():
-        return Trained(**_read(recipe.path, Trained))
+        return Trained(**saved.read(recipe.path, Trained))
     model, rows = model_of(recipe, corpus), encoded(recipe, corpus, corpus.train)
-    state = _start(recipe, model)
-    with tqdm.tqdm(
-        total=recipe.steps,
-        initial=len(state.losses),
-        desc="training translator",
-        unit="step",
-        disable=not progress,
-        leave=False,
-    ) as bar:
-        state = _run(recipe, model, state, rows, bar)
-    trained = Trained(state.params, np.asarray(state.losses, np.float32), state.seconds)
-    _write(trained, recipe.path)
-    _unfinished(recipe).unlink(missing_ok=True)
+    ids = jnp.ones((recipe.buckets[0],), jnp.int32)
+    params = model.init(jax.random.key(recipe.seed), ids, ids)["params"]
+    optimizer = _optimizer(recipe)
+    start = params, optimizer.init(params), np.zeros(recipe.steps, np.float32)
+    advance, order = _step_of(recipe, model, optimizer), batches(recipe, rows)
+
+    def step(carry: Any, i: int) -> Any:
+        params, state, losses = carry
+        params, state, loss = advance(params, state, *_arrays(recipe, rows, order(i)), np.uint32(i))
+        losses = losses.copy()
+        losses[i] = loss
+        return (params, state, losses), loss
+
+    path = recipe.path.with_suffix(".unfinished")
+    text = "training the translator"
+    end = saved.run(start, step, recipe.steps, path, text=text, progress=progress)
+    trained = Trained(end.carry[0], end.carry[2], end.seconds)
+    saved.write(trained, recipe.path)
+    path.unlink(missing_ok=True)
     return trained
-
-
-class _State(NamedTuple):
-    """What a resumed run starts from."""
-
-    params: Any
-    optimizer: Any
-    losses: list[float]
-    seconds: float
 
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -157,68 +165,39 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
-def _start(recipe: Recipe, model: Translator) -> _State:
-    ids = jnp.ones((recipe.buckets[0],), jnp.int32)
-    params = model.init(jax.random.key(recipe.seed), ids, ids)["params"]
-    optimizer = _optimizer(recipe).init(params)
-    path = _unfinished(recipe)
-    if not path.exists():
-        return _State(params, optimizer, [], 0.0)
-    saved = _read(path, _State)
-    return _State(
-        saved["params"],
-        flax.serialization.from_state_dict(optimizer, saved["optimizer"]),
-        list(saved["losses"].tolist()),
-        saved["seconds"],
-    )
+def _arrays(recipe: Recipe, rows: Rows, chosen: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sources and targets of a batch, padded alike."""
+    length = bucket(recipe, max(len(side) for i in chosen for side in rows[i]))
+    sources, targets = (padded([rows[i][side] for i in chosen], length) for side in (0, 1))
+    return sources, targets
 
 
-def _run(recipe: Recipe, model: Translator, state: _State, rows: Any, bar: Any) -> _State:
-    step = _step_of(recipe, model)
-    clock = saved = time.perf_counter()
-    try:
-        for number, chosen in batches(recipe, rows, len(state.losses)):
-            length = bucket(recipe, max(len(side) for i in chosen for side in rows[i]))
-            source, target = (padded([rows[i][side] for i in chosen], length) for side in (0, 1))
-            params, optimizer, loss = step(
-                state.params, state.optimizer, source, target, np.uint32(number)
-            )
-            now = time.perf_counter()
-            seconds, clock = state.seconds + now - clock, now
-            # One assignment, so that Ctrl-C finds the state before this step or after it.
-            state = _State(params, optimizer, [*state.losses, float(loss)], seconds)
-            bar.update()
-            bar.set_postfix(loss=f"{np.mean(state.losses[-50:]):.3f}", refresh=False)
-            if now - saved > SAVE_EVERY:
-                _save(state, recipe)
-                saved = time.perf_counter()
-    except KeyboardInterrupt:
-        _save(state, recipe)
-        raise
-    return state
-
-
-def batches(recipe: Recipe, rows: Any, first: int = 0) -> Iterator[tuple[int, list[int]]]:
-    """Yield step and indices of each batch from step `first` on; its sentences are of like length.
+def batches(recipe: Recipe, rows: Rows) -> Callable[[int], list[int]]:
+    """Return the function from a step to the indices of its batch, sentences of like length.
 
     Each epoch has an order of its own: the sentences are shuffled, and sorted by bucket; then the
     batches are shuffled.
     """
     sizes = np.array([bucket(recipe, max(map(len, row))) for row in rows])
     epoch = max(1, len(rows) // recipe.batch)
-    for step in range(first, recipe.steps):
+
+    @functools.lru_cache(maxsize=1)
+    def order_of(number: int) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng([recipe.seed, number])
+        order = random.permutation(len(rows))
+        order = order[np.argsort(sizes[order], kind="stable")]
+        return order, random.permutation(epoch) * recipe.batch
+
+    def batch(step: int) -> list[int]:
         number, place = divmod(step, epoch)
-        if place == 0 or step == first:
-            random = np.random.default_rng([recipe.seed, number])
-            order = random.permutation(len(rows))
-            order = order[np.argsort(sizes[order], kind="stable")]
-            starts = random.permutation(epoch) * recipe.batch
-        yield step, order[starts[place] : starts[place] + recipe.batch].tolist()
+        order, starts = order_of(number)
+        return order[starts[place] : starts[place] + recipe.batch].tolist()
+
+    return batch
 
 
-def _step_of(recipe: Recipe, model: Translator) -> Any:
+def _step_of(recipe: Recipe, model: Translator, optimizer: optax.GradientTransformation) -> Any:
     """Return the jitted step (params, state, source, target, number) -> (params, state, loss)."""
-    optimizer = _optimizer(recipe)
 
     def loss(params: Any, source: Any, target: Any, key: Any) -> jax.Array:
         def logits(source: Any, target: Any, key: Any) -> jax.Array:
@@ -258,31 +237,3 @@ def translations(
         filled = np.pad(part, ((0, batch - len(part)), (0, 0)), constant_values=1)
         found += [[int(i) for i in row if i > 2] for row in np.asarray(run(filled))[: len(part)]]
     return found
-
-
-def _save(state: _State, recipe: Recipe) -> None:
-    _write(state._replace(losses=np.asarray(state.losses)), _unfinished(recipe))
-
-
-def _unfinished(recipe: Recipe) -> Path:
-    return recipe.path.with_suffix(".unfinished")
-
-
-def _write(state: Any, path: Path) -> None:
-    """Write a NamedTuple of trees and numbers; no file is left half-written."""
-    fields = {key: flax.serialization.to_state_dict(v) for key, v in state._asdict().items()}
-    with replacing(path) as part:
-        part.write_bytes(flax.serialization.msgpack_serialize(jax.device_get(fields)))
-
-
-def _read(path: Path, kind: Any) -> dict[str, Any]:
-    try:
-        fields: dict[str, Any] = flax.serialization.msgpack_restore(path.read_bytes())
-        if {*fields} != {*kind._fields}:
-            raise ValueError(f"the fields {', '.join(fields)}")
-    except Exception as error:  # a damaged file can raise any error
-        raise DataError(
-            f"{path}: expected a trained translator, found: {error!r}. "
-            f"To mend it: rm {shlex.quote(str(path))}"
-        ) from error
-    return fields

@@ -1,4 +1,4 @@
-"""IBM model 1: which word of one language another language's word comes from, learned from pairs."""
+"""IBM model 1: which source word a target word comes from, learned from pairs of sentences."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -37,6 +37,17 @@ class Alignment(NamedTuple):
         chances = [self.probability(word, target) for word in source]
         at = int(np.argmax(chances))
         return at if chances[at] > self.probability(NULL, target) else -1
+
+    def likeliest(self) -> dict[str, tuple[str, float]]:
+        """Return for each source word the target word of the largest t, and that t."""
+        owner = self.keys // len(self.target)
+        order = np.lexsort((self.values, owner))
+        last = order[np.append(np.diff(owner[order]) > 0, True)]
+        names = [list(self.source), list(self.target)]
+        return {
+            names[0][owner[at]]: (names[1][self.keys[at] % len(self.target)], self.values[at])
+            for at in last
+        }
 
 
 def learn(
@@ -86,3 +97,16 @@ def _links(
         for (left, right), end in zip(numbered, ends[:-1], strict=True)
     ]
     return source, target, np.concatenate(links), np.concatenate(sums)
+
+
+def mutual(ahead: Alignment, back: Alignment, least: float = 0.3) -> list[tuple[str, str]]:
+    """Return the pairs of words of which each is the likeliest for the other.
+
+    Both probabilities are at least `least`.
+    """
+    there, here = ahead.likeliest(), back.likeliest()
+    return [
+        (word, other)
+        for word, (other, chance) in there.items()
+        if here.get(other, ("", 0.0))[0] == word and min(chance, here[other][1]) >= least
+    ]
