@@ -115,7 +115,7 @@ def test_backward_rules_runs():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_text_runs(monkeypatch):
-    monkeypatch.setenv("XATTR_NODES", "16")
+    monkeypatch.setenv("XATTR_NODES", "40")
     monkeypatch.setenv("XATTR_PAIRS", "2")
     printed = printed_by("text.ipynb")
     assert "0.5807  A man is playing a guitar" in printed

@@ -95,7 +95,7 @@ def run(setting: Setting) -> Result:
 
 def _alignments(corpus: Corpus) -> tuple[Alignment, Alignment]:
     """Learn IBM model 1 from English to German, and back, from the clauses to train on."""
-    words = [[pieces.words_of(pair[side]) for side in (0, 1)] for pair in corpus.train]
+    words = [[pieces.words_of(pair[:2][side]) for side in (0, 1)] for pair in corpus.train]
     ahead = word_alignment.learn((english, german) for english, german in words)
     return ahead, word_alignment.learn((german, english) for english, german in words)
 

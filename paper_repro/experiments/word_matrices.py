@@ -94,7 +94,8 @@ def explainer(network: Network, *, length: int, nodes: int) -> Callable[[Sentenc
     ig = functools.partial(
         xattr.integrated_gradients, quadrature=xattr.quadrature.gauss_legendre(nodes)
     )
-    integrate, differentiate = map(xattr.tokens.every_output, (ig, xattr.gradient))
+    integrate = xattr.tokens.every_output(ig)
+    differentiate = xattr.tokens.every_output(xattr.gradient)
     look = jax.jit(functools.partial(attention, network.model))
     value = jax.jit(f)
 

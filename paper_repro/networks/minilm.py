@@ -43,7 +43,7 @@ class Attention(nn.Module):
             self._heads(nn.Dense(WIDTH, name=name)(x)) for name in ("query", "key", "value")
         )
         scores = jnp.einsum("qhd,khd->hqk", query, key) / (WIDTH // HEADS) ** 0.5
-        scores = jnp.where(mask[None, None], scores, jnp.finfo(x.dtype).min)
+        scores = jnp.where(mask[None, None], scores, -1e9)
         mixed = jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores), value)
         return nn.Dense(WIDTH, name="output")(mixed.reshape(x.shape))
 

@@ -93,7 +93,7 @@ def corpus(recipe: Recipe, pairs: Sequence[Pair]) -> Corpus:
     new = [pair for pair in pairs if pair.verse in held and pair.english not in known]
     test = [*{pair.english: pair for pair in reversed(new)}.values()][::-1]
     learned = [
-        pieces.learn((w for pair in train for w in pieces.words_of(pair[side])), recipe.merges)
+        pieces.learn((w for pair in train for w in pieces.words_of(pair[:2][side])), recipe.merges)
         for side in (0, 1)
     ]
     return Corpus(learned[0], learned[1], train, test)
@@ -101,14 +101,14 @@ def corpus(recipe: Recipe, pairs: Sequence[Pair]) -> Corpus:
 
 def model_of(recipe: Recipe, corpus: Corpus) -> Translator:
     """Return the network of a recipe."""
-    sizes = [len(each.names) for each in (corpus.source, corpus.target)]
-    return Translator(Sizes(*sizes, recipe.embedding, recipe.hidden), recipe.dropout)
+    source, target = (len(each.names) for each in (corpus.source, corpus.target))
+    return Translator(Sizes(source, target, recipe.embedding, recipe.hidden), recipe.dropout)
 
 
 def encoded(recipe: Recipe, corpus: Corpus, pairs: Sequence[Pair]) -> Rows:
     """Return the pieces' numbers of both sides, of the pairs that fit into the largest bucket."""
     cutters = [pieces.cutter(each) for each in (corpus.source, corpus.target)]
-    sides = [[cut(pair[side]).ids for pair in pairs] for side, cut in enumerate(cutters)]
+    sides = [[cut(pair[:2][side]).ids for pair in pairs] for side, cut in enumerate(cutters)]
     return [
         list(pair) for pair in zip(*sides, strict=True) if max(map(len, pair)) <= recipe.buckets[-1]
     ]
