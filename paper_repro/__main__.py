@@ -20,7 +20,6 @@ EXPERIMENTS = {
     "data-randomization": "maps of networks trained on true and on random labels (sanity checks)",
     "input-invariance": "maps of equal networks on shifted inputs (unreliability, figs. 2 to 5)",
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
-    "translation": "which English word a German word comes from (slides, experiment 3)",
     "spurious": "a network that looks at the snow, and methods that reveal it (slides)",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }
@@ -39,6 +38,7 @@ PHOTOGRAPHIC = {
 TEXTS = {
     "language-model": "which words an LSTM predicts the next from (counterfactuals, figs. 8 to 10)",
     "questions": "which words tell the type of a question's answer (slides, experiment 2)",
+    "translation": "which English word a German word comes from (slides, experiment 3)",
 }
 EXPERIMENTS |= PHOTOGRAPHIC | TEXTS
 
