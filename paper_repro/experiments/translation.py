@@ -44,7 +44,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(training.FULL, 50, 4, 10_000, 16, 100)
-QUICK = Size(training.QUICK, 20, 1, 100, 12, 20)
+QUICK = Size(training.QUICK, 20, 3, 300, 12, 20)
 
 
 def run(setting: Setting) -> Result:
