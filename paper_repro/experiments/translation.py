@@ -180,7 +180,7 @@ def _claims(rates: Any, by_pair: Any, chosen: Matrices) -> list[Claim]:
             f"{name}: the largest integrated gradient is at the aligned word, more than by chance",
             "shown for two pairs",
             f"{_percent(found['integrated gradients'])} against {_percent(found['chance'])}, "
-            f"difference {100 * ig:.0f} [{100 * low:.0f}, {100 * high:.0f}] points",
+            f"difference {_points(ig, low, high)} points",
             bool(low > 0),
         )
     )
@@ -190,7 +190,7 @@ def _claims(rates: Any, by_pair: Any, chosen: Matrices) -> list[Claim]:
             Claim(
                 f"{name}: integrated gradients less {other}",
                 "not compared",
-                f"{100 * apart:.0f} [{100 * low:.0f}, {100 * high:.0f}] points".replace("-", "−"),
+                f"{_points(apart, low, high)} points",
                 None,
             )
         )
@@ -217,6 +217,10 @@ def _claim_of(pair: tuple[str, str], found: np.ndarray) -> Claim:
     )
 
 
+def _points(mean: float, low: float, high: float) -> str:
+    return f"{100 * mean:.0f} [{100 * low:.0f}, {100 * high:.0f}]".replace("-", "−")
+
+
 def _percent(values: np.ndarray) -> str:
     return f"{100 * float(np.mean(values)):.0f} %"
 
@@ -226,12 +230,11 @@ def _table(rates: Any) -> Table:
     for name in (*METHODS, "chance"):
         cells = []
         for found in rates.values():
-            mean, low, high = (100 * value for value in interval(found[name]))
-            cells.append(f"{mean:.0f} % [{low:.0f}, {high:.0f}]")
+            cells.append(_points(*interval(found[name])))
         rows.append([name, *cells])
     head = ["method", *(f"{name} (n = {len(v['chance'])})" for name, v in rates.items())]
     return Table(
-        "Share of German words whose largest entry is at the aligned English word", head, rows
+        "German words whose largest entry is at the aligned English word, in per cent", head, rows
     )
 
 
