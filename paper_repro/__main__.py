@@ -42,6 +42,7 @@ BOTH = {
 TEXTS = {
     "language-model": "which words an LSTM predicts the next from (counterfactuals, figs. 8 to 10)",
     "questions": "which words tell the type of a question's answer (slides, experiment 2)",
+    "translation": "which English word a German word comes from (slides, experiment 3)",
 }
 EXPERIMENTS |= PHOTOGRAPHIC | TEXTS | BOTH
 

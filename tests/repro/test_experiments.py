@@ -292,6 +292,17 @@ def test_a_language_model_is_explained_by_cues(folder):
         assert len(each["words"]) == len(each["IG"])
 
 
+def test_translated_words_are_attributed_to_the_words_they_come_from(folder):
+    found = numbers_of(folder, "translation")
+    rates = found["rates"]["the 20 pairs"]
+    assert len(rates["chance"]) >= 10
+    assert np.mean(rates["integrated gradients"]) > np.mean(rates["chance"]) + 0.2
+    assert max(found["attributed"]["relative gap"]) < 1e-4
+    assert found["attributed"]["markers"] == 0
+    losses = found["training"]["loss"]
+    assert losses[-1] < losses[0] - 2
+
+
 def test_triggers_of_questions_and_the_planted_name(folder):
     found = numbers_of(folder, "questions")
     assert found["accuracy"]["test"] > 0.9
