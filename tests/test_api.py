@@ -80,7 +80,8 @@ OPERANDS = (
 OPTIONS = (
     "a absolute alphas antithetic area args atol b band batch_axis bias bins cell channels "
     "chunk_size colorbar counts digits epsilon estimator exponent exponents feature fill fraction "
-    "game gamma grid group groups i in_axes init insert iterations j jitter keep kernel_width layers "
+    "game gamma grid group groups i in_axes init insert iterations j jitter keep kernel_width "
+    "layers "
     "learning_rate limit max_distance max_evaluations max_examples max_pieces max_sigma mean "
     "neighbors node_axis noise noise_scale normalize num_masks num_permutations num_samples "
     "num_steps objective on_uncovered options order out padding penalty percentile "
