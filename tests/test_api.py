@@ -48,7 +48,7 @@ NAMES = {
         "riemann_left riemann_right midpoint trapezoid gauss_legendre composite concentrated"
     ),
     "targets": "logit probability log_probability log_odds",
-    "plot": "heatmap overlay signed_channels panel",
+    "plot": "heatmap overlay signed_channels panel molecule molecule_svg",
     "axioms": (
         "completeness sensitivity_a sensitivity_b dummy implementation_invariance linearity "
         "symmetry input_invariance affine_scale_invariance zero_at_baseline conservation "
@@ -67,20 +67,21 @@ NAMES = {
 """Every public function: the promise that no name is lost."""
 
 OPERANDS = (
-    "axiom ax axes image method model f batches mesh claims maps attributions mask data samples g "
-    "shifted path paths points quadrature warp params labels a b k m x pieces size label baseline "
-    "baselines composite patterns perturbation target key layer n shape name low high alpha beta "
-    "epsilon gamma rule operation height width predicates entries names"
+    "axiom ax axes image molecule method model f batches mesh claims maps attributions mask "
+    "data samples g shifted path paths points quadrature warp params labels a b k m x pieces "
+    "size label baseline baselines composite patterns perturbation target key layer n shape "
+    "name low high alpha beta epsilon gamma rule operation height width predicates entries "
+    "names"
 )
 """The words for what is passed by position, in the one order in which they come."""
 
 OPTIONS = (
     "a absolute alphas antithetic area args atol b batch_axis bias cell channels chunk_size "
-    "colorbar counts epsilon estimator exponent exponents feature fraction game gamma grid "
+    "colorbar counts ends epsilon estimator exponent exponents feature fraction game gamma grid "
     "group groups i in_axes init insert iterations j jitter kernel_width layers "
     "learning_rate limit max_distance max_evaluations max_examples max_pieces max_sigma mean "
     "neighbors node_axis noise noise_scale normalize num_masks num_permutations num_samples "
-    "num_steps objective on_uncovered options order out padding penalty percentile "
+    "num_steps numbers objective on_uncovered options order out padding pairs penalty percentile "
     "probability probes progress radius reference refined relu rtol scale seed shift "
     "shifted_baseline smoothness sparsity spatial_axes std step_size steps stride strides "
     "subset_size surrogate table title upsample variant warn_above where window"

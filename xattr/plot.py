@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from xattr._molecule_plot import molecule, molecule_svg
 from xattr.types import Array
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ else:
 Channels: TypeAlias = Literal["sum", "absolute"]
 """How the channels of a pixel become one score: Σ_c A_c or Σ_c |A_c|."""
 
-__all__ = ["heatmap", "overlay", "panel", "signed_channels"]
+__all__ = ["heatmap", "molecule", "molecule_svg", "overlay", "panel", "signed_channels"]
 
 
 def heatmap(
