@@ -21,6 +21,11 @@ EXPERIMENTS = {
     "input-invariance": "maps of equal networks on shifted inputs (unreliability, figs. 2 to 5)",
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
     "spurious": "a network that looks at the snow, and methods that reveal it (slides)",
+    "dead-features": "atoms that one convolution cannot tell apart (counterfactuals, §3.1)",
+    "ligand-screening": "atoms and bonds that a screening network looks at (counterfactuals, "
+    "figs. 7 and 13)",
+    "binding-logic": "atoms that decide a label, and methods that find them (slides; McCloskey "
+    "et al.)",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }
 PHOTOGRAPHIC = {

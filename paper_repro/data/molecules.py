@@ -120,6 +120,17 @@ def matches(smiles: str, pattern: str) -> list[tuple[int, ...]]:
     return list(read(smiles).GetSubstructMatches(query, maxMatches=10_000))
 
 
+def halogenated(smiles: str, halogen: str) -> list[str]:
+    """Return the molecules that have a halogen in place of one aromatic hydrogen."""
+    chem, start, found = _chem(), read(smiles), set()
+    for (atom,) in matches(smiles, "[cH]"):
+        changed = chem.RWMol(start)
+        changed.AddBond(atom, changed.AddAtom(chem.Atom(halogen)), chem.BondType.SINGLE)
+        chem.SanitizeMol(changed)
+        found.add(chem.MolToSmiles(changed))
+    return sorted(found)
+
+
 def _chem() -> Any:
     try:
         from rdkit import Chem
