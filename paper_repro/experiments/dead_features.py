@@ -68,7 +68,7 @@ def run(setting: Setting) -> Result:
         numbers,
         _claims(maps, shares, drawn, arrays),
         [_chain_table(maps), _shares_table(shares), _groups_table(maps, drawn, arrays)],
-        _notes(len(texts), drawn),
+        _notes(len(texts)),
     )
 
 
@@ -291,7 +291,7 @@ def _row(group: dict[str, Any], molecule: Molecule) -> list[str]:
     return [kind, ", ".join(map(str, group["atoms"])), decimal(group["value"], 6)]
 
 
-def _notes(count: int, drawn: str) -> list[str]:
+def _notes(count: int) -> list[str]:
     return [
         "Integrated gradients of the logit for thrombin from all features zero, in float64, with "
         f"{NODES} nodes of Gauss and Legendre. An atom's attribution is that of its type. Two are "
@@ -301,8 +301,8 @@ def _notes(count: int, drawn: str) -> list[str]:
         "training starts from.",
         "Two rounds of refinement: an atom looks like its type, then like its type and what its "
         "pairs and their other atoms look like, and so once more.",
-        f"The drawn molecule, {drawn}, is the one with the most kinds of atoms that look alike to "
-        "one module, among those of at most 32 atoms.",
+        "The drawn molecule is the one with the most kinds of atoms that look alike to one module, "
+        "among those of at most 32 atoms.",
     ]
 
 

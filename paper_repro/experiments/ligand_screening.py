@@ -75,7 +75,7 @@ def run(setting: Setting) -> Result:
         numbers,
         _claims(numbers, shares, shown_one),
         [_accuracy_table(accuracy, numbers["difference to W2N2"]), _shares_table(shares)],
-        _notes(screening, len(chosen), one),
+        _notes(screening, len(chosen)),
     )
 
 
@@ -214,17 +214,17 @@ def _claims(numbers: dict[str, Any], shares: np.ndarray, shown_one: int) -> list
             bool(gaps.max() < 0.05),
             "128 nodes of Gauss and Legendre",
         ),
-        *_claims_of_shares(shares, shown_one),
+        *_claims_of_shares(shares, shown_one, numbers["drawn"]),
         *_claims_of_accuracy(numbers["auc"], numbers["difference to W2N2"]),
     ]
 
 
-def _claims_of_shares(shares: np.ndarray, shown_one: int) -> list[Claim]:
+def _claims_of_shares(shares: np.ndarray, shown_one: int, smiles: str) -> list[Claim]:
     middle = np.median(shares, axis=0)
     one = ", ".join(_percent(value) for value in shares[shown_one])
     why = (
         "medians; the paper's are of one molecule, target and network, and it does not print the "
-        f"share of atoms. The drawn molecule has {one}"
+        f"share of atoms. The drawn molecule, {smiles}, has {one}"
     )
     return [
         Claim(
@@ -285,7 +285,7 @@ def _shares_table(shares: np.ndarray) -> Table:
     return Table("Parts of the score under W2N2", head, rows)
 
 
-def _notes(screening: Any, count: int, one: str) -> list[str]:
+def _notes(screening: Any, count: int) -> list[str]:
     measured = screening.known.sum(axis=0)
     counts = ", ".join(
         f"{target.name} {number:,}" for target, number in zip(TARGETS, measured, strict=True)
@@ -303,7 +303,7 @@ def _notes(screening: Any, count: int, one: str) -> list[str]:
         f"Attributions are integrated gradients of the probability for thrombin of {count} active "
         "test molecules that W2N2 calls active, from all features zero. The total gradient is "
         "Σᵢ xᵢ ∂F/∂xᵢ, over the features that a molecule has.",
-        f"The drawn molecule has the highest probability: {one}. In the matrix a pair has its "
+        "The drawn molecule is the one with the highest probability. In the matrix a pair has its "
         "attribution on both sides of the diagonal.",
     ]
 

@@ -123,7 +123,8 @@ def _step(module: Any, optimizer: Any) -> Any:
 
         found = jax.vmap(of_one)(features, graph, keys)
         losses = optax.sigmoid_binary_cross_entropy(found, labels)
-        return jnp.sum(jnp.where(known, losses, 0)) / jnp.maximum(jnp.sum(known), 1)
+        count = jnp.sum(known, dtype=losses.dtype)
+        return jnp.sum(jnp.where(known, losses, 0)) / jnp.maximum(count, 1)
 
     @jax.jit
     def step(

@@ -100,3 +100,10 @@ def test_every_target_names_its_file():
     assert all(
         len(bytes.fromhex(t.sha256)) == hashlib.sha256().digest_size for t in molecules.TARGETS
     )
+
+
+def test_a_halogen_in_place_of_each_aromatic_hydrogen():
+    """Toluene has three kinds of them, and phenol with a methyl group none twice."""
+    found = molecules.halogenated("Cc1ccccc1", "Cl")
+    assert found == sorted(["Cc1ccccc1Cl", "Cc1cccc(Cl)c1", "Cc1ccc(Cl)cc1"])
+    assert molecules.halogenated("CCO", "Cl") == []
