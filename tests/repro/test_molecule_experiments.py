@@ -108,8 +108,8 @@ def test_molecules_at_equal_distances():
 
 
 def examples():
-    """Ten alcohols and ten ethers."""
-    smiles = ["C" * n + "O" for n in range(1, 11)] + ["C" * n + "OC" for n in range(1, 11)]
+    """Ten alcohols and ten fluorides."""
+    smiles = ["C" * n + "O" for n in range(1, 11)] + ["C" * n + "F" for n in range(1, 11)]
     labels = np.repeat([[1, 0], [0, 1]], 10, axis=0)
     return Examples([molecules.featurize(s) for s in smiles], labels, np.ones((20, 2), bool))
 
