@@ -3,6 +3,9 @@
 A molecule is a pytree of features, `{"atoms": (N, 12), "pairs": (M, 5)}`, which is what methods
 attribute, and a `Graph` of whole numbers, which goes into `args`. Both are padded to a size class,
 so that molecules of any size share one program per class. Padding never reaches the score.
+
+IG, gradients, LRP and DeepLIFT have rules for all of it. Guided backpropagation and DeConvNet have
+none for tanh; `on_uncovered="gradient"` takes its gradient.
 """
 
 import functools
@@ -25,7 +28,7 @@ STEP = 16
 PAIRS = 4
 """Pairs for each atom of a size class; molecules have 2.6 on average up to distance 2."""
 SCALE = 1 / 32
-"""Factor of the summed histogram. Without it one step of Adam moves the dense layer by its size."""
+"""Factor of sums over a molecule. Without it one step of Adam moves the dense layer by its size."""
 BINS = np.array(
     [
         *((-1.645, 0.283), (-1.080, 0.170), (-0.739, 0.134), (-0.468, 0.118), (-0.228, 0.114)),
@@ -168,7 +171,7 @@ class Weave(nn.Module):
 
 
 class Bag(nn.Module):
-    """The same dense layers on the sums of the features: which atoms there are, or pairs, too."""
+    """The same dense layers on scaled sums of the features: of the atoms, and perhaps the pairs."""
 
     tasks: int = 1
     pairs: bool = False
@@ -181,7 +184,7 @@ class Bag(nn.Module):
         counts = [jnp.where(graph.atoms[:, None], features["atoms"], 0).sum(axis=0)]
         if self.pairs:
             counts.append(jnp.where(graph.pairs[:, None], features["pairs"], 0).sum(axis=0))
-        return head(jnp.concatenate(counts), self.dense, self.tasks, self.dropout, train)
+        return head(SCALE * jnp.concatenate(counts), self.dense, self.tasks, self.dropout, train)
 
 
 def head(
