@@ -44,7 +44,14 @@ TEXTS = {
     "questions": "which words tell the type of a question's answer (slides, experiment 2)",
     "translation": "which English word a German word comes from (slides, experiment 3)",
 }
-EXPERIMENTS |= PHOTOGRAPHIC | TEXTS | BOTH
+MOLECULES = {
+    "dead-features": "atoms that one convolution cannot tell apart (counterfactuals, §3.1)",
+    "ligand-screening": "atoms and bonds that a screening network looks at (counterfactuals, "
+    "figs. 7 and 13)",
+    "binding-logic": "atoms that decide a label, and methods that find them (slides; McCloskey "
+    "et al.)",
+}
+EXPERIMENTS |= PHOTOGRAPHIC | TEXTS | MOLECULES | BOTH
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -148,7 +155,7 @@ def _add_experiment(
         " (default: %(default)s)",
     )
     _add_quick(command)
-    if not {*names} <= {*PHOTOGRAPHIC, *TEXTS}:
+    if not {*names} <= {*PHOTOGRAPHIC, *TEXTS, *MOLECULES}:
         _add_digits(command)
     if {*names} & {*PHOTOGRAPHIC, *BOTH}:
         _add_photographs(command)
