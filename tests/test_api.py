@@ -70,10 +70,10 @@ NAMES = {
 
 OPERANDS = (
     "axiom ax axes image molecule method model f batches mesh claims maps words alphas scores "
-    "attributions rows columns mask data samples g shifted path paths points quadrature warp params labels "
-    "a b k m x removed pieces size label baseline baselines composite patterns perturbation target key "
-    "layer n shape name low high alpha beta epsilon gamma rule operation height width predicates "
-    "entries names"
+    "attributions rows columns mask data samples g shifted path paths points quadrature warp "
+    "params labels a b k m x removed pieces size label baseline baselines composite patterns "
+    "perturbation target key layer n shape name low high alpha beta epsilon gamma rule operation "
+    "height width predicates entries names"
 )
 """The words for what is passed by position, in the one order in which they come."""
 
@@ -81,13 +81,13 @@ OPTIONS = (
     "a absolute alphas antithetic area args atol b band batch_axis bias bins cell channels "
     "chunk_size colorbar counts digits ends epsilon estimator exponent exponents feature fill "
     "fraction game gamma grid group groups i in_axes init insert iterations j jitter keep "
-    "kernel_width layers "
-    "learning_rate limit max_distance max_evaluations max_examples max_pieces max_sigma mean "
-    "neighbors node_axis noise noise_scale normalize num_masks num_permutations num_samples "
-    "num_steps numbers objective on_uncovered options order out padding pairs penalty percentile "
-    "probability probes progress radius random_args reference refined relu rtol scale seed shift "
-    "shifted_baseline similarity smoothness sparsity spatial_axes stages std step_size steps "
-    "stride strides subset_size surrogate table title upsample variant warn_above where window"
+    "kernel_width layers learning_rate limit max_distance max_evaluations max_examples max_pieces "
+    "max_sigma mean neighbors node_axis noise noise_scale normalize num_masks num_permutations "
+    "num_samples num_steps numbers objective on_uncovered options order out padding pairs penalty "
+    "percentile probability probes progress radius random_args reference refined relu rtol scale "
+    "seed shift shifted_baseline similarity smoothness sparsity spatial_axes stages std step_size "
+    "steps stride strides subset_size surrogate table title upsample variant warn_above where "
+    "window"
 )
 """The words for what is passed by keyword only, beside operands."""
 
