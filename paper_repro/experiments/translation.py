@@ -284,8 +284,8 @@ def _notes(size: Size, numbers: dict[str, Any], score: Bleu, corpus: Corpus) -> 
         "network's own translation. The baseline is zero embeddings, but those of the markers; the "
         f"integral has {size.nodes} nodes of Gauss and Legendre. A gradient's entry is its norm. "
         "Attention is the mean weight of a word's pieces; the decoder attends before it reads the "
-        "word before, as Bahdanau's does. The figures show the first clauses with “Morgen” and with "
-        "“und”, and the longest.",
+        "word before, as Bahdanau's does. The figures show the first clauses with “Morgen” and "
+        "with “und”, and the longest.",
         "IBM model 1, of the same clauses, says which English word a German word comes from. The "
         "pairs are those of the slides and the most frequent of which each word is the likeliest "
         f"for the other; of each, {size.each} held-out clauses of at most {size.length} pieces are "
