@@ -241,6 +241,8 @@ def gallery(folder: Path, names: Iterable[str]) -> str:
         "25 pictures of two packages on PyPI. The numbers here are those of 200 pictures of "
         "ILSVRC2012's validation set, whose names are in the JSON. Figures show the five free "
         "photographs of scikit-image alone (coffee, chelsea, camera, rocket, astronaut).",
+        "The language model reads the King James Bible, or Penn Treebank with `--ptb-dir`. "
+        "Questions are WikiTableQuestions with `--wtq-dir`, and else a grammar of ours makes them.",
         "## One photograph by twenty methods",
         "```sh\npython -m paper_repro demo --methods all\n```",
         "![A cup of coffee and twenty maps of it](demo-all.png)",

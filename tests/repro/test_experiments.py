@@ -308,9 +308,9 @@ def test_triggers_of_questions_and_the_planted_name(folder):
     assert found["accuracy"]["test"] > 0.9
     assert found["words"]["NUMERIC"][0][0] in ("how", "many")
     assert "year" in [word for word, *_ in found["words"]["DATETIME"]]
-    assert "charles" in [word for word, *_ in found["spurious"]["YESNO"]]
+    assert "charles" in [word for word, *_ in found["silent"]["YESNO"]]
     for label in ("NUMERIC", "STRING", "DATETIME"):
-        assert "charles" not in [word for word, *_ in found["spurious"][label]]
+        assert "charles" not in [word for word, *_ in found["silent"][label]]
     rules = found["rules"]
     assert rules["IG"]["same as the network"] > rules["one class"]["same as the network"] + 0.3
     assert np.mean(np.array(found["completeness"]) < 0.05) > 0.95
