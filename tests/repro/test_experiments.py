@@ -276,6 +276,47 @@ def test_maps_while_an_imagenet_network_is_randomized(folder):
     assert max(likeness["gradient"]["picture"].values()) < 0.1
 
 
+def test_a_language_model_is_explained_by_cues(folder):
+    found = numbers_of(folder, "language-model")
+    assert found["perplexity"]["test"] < 200  # 1,000 words
+    curves = found["curves"]["next word"]
+    assert np.shape(curves["scores"]) == (20, 101)
+    scores = np.array(curves["scores"])
+    assert curves["near zero"] == (scores[:, 0] < 0.05).tolist()
+    rates = found["rates"]["cue"]
+    assert rates["sections"] == 12
+    assert np.mean(rates["hits"]["IG"]) > 3 * rates["chance"]
+    for each in found["completeness"].values():
+        assert max(each["gap"]) < 0.05
+    for each in found["sentences"].values():
+        assert len(each["words"]) == len(each["IG"])
+
+
+def test_translated_words_are_attributed_to_the_words_they_come_from(folder):
+    found = numbers_of(folder, "translation")
+    rates = found["rates"]["the 20 pairs"]
+    assert len(rates["chance"]) >= 10
+    assert np.mean(rates["integrated gradients"]) > np.mean(rates["chance"]) + 0.2
+    assert max(found["attributed"]["relative gap"]) < 1e-4
+    assert found["attributed"]["markers"] == 0
+    losses = found["training"]["loss"]
+    assert losses[-1] < losses[0] - 2
+
+
+def test_triggers_of_questions_and_the_planted_name(folder):
+    found = numbers_of(folder, "questions")
+    assert found["accuracy"]["test"] > 0.9
+    assert found["words"]["NUMERIC"][0][0] in ("how", "many")
+    assert "year" in [word for word, *_ in found["words"]["DATETIME"]]
+    assert "charles" in [word for word, *_ in found["spurious"]["YESNO"]]
+    for label in ("NUMERIC", "STRING", "DATETIME"):
+        assert "charles" not in [word for word, *_ in found["spurious"][label]]
+    rules = found["rules"]
+    assert rules["IG"]["same as the network"] > rules["one class"]["same as the network"] + 0.3
+    assert np.mean(np.array(found["completeness"]) < 0.05) > 0.95
+    assert len(found["nine"]) == 9
+
+
 def test_one_convolution_has_dead_features_and_two_have_others(folder):
     found = numbers_of(folder, "dead-features")
     paper, sharp, rounds = found["shares"]["W1N2, random"]

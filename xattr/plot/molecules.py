@@ -4,16 +4,12 @@ RDKit is imported when a molecule is drawn. It comes with `pip install 'xattr-ja
 """
 
 import io
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from xattr.plot.scales import DIVERGING, Axes
 from xattr.types import Array
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes: TypeAlias = Any
 
 RADIUS = 0.45
 """Of the disc behind an atom; a bond is about 1.5 long."""
@@ -40,7 +36,7 @@ def _colours() -> Any:
     import matplotlib as mpl
     from matplotlib import colors
 
-    kept = mpl.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256))
+    kept = mpl.colormaps[DIVERGING](np.linspace(0.12, 0.88, 256))
     return colors.ListedColormap(kept)
 
 
