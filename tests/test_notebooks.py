@@ -113,6 +113,26 @@ def test_backward_rules_runs():
     assert floats(own)[1] != 0  # of an input that is 0
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_text_runs(monkeypatch):
+    monkeypatch.setenv("XATTR_NODES", "40")
+    monkeypatch.setenv("XATTR_PAIRS", "2")
+    printed = printed_by("text.ipynb")
+    assert "0.5807  A man is playing a guitar" in printed
+    gaps = dict(re.findall(r"^(\S.*?) +sum .* gap +(\S+)$", printed, re.M))
+    assert abs(float(gaps["integrated gradients"])) < 1e-4
+    assert abs(float(gaps["DeepLIFT"])) < 1e-5
+    assert abs(float(gaps["gradient x input"])) > 0.1  # the row says something
+    gaps = dict(re.findall(r"^(\S.*?) +words .* gap +(\S+)$", printed, re.M))
+    assert abs(float(gaps["conserving softmax"])) < 1e-4
+    assert abs(float(gaps["AttnLRP"])) > 0.05
+    rows = re.findall(r"^(\S.*?) {2,}(.*(?:  \d\.\d{3}){3})$", printed, re.M)
+    curves = {name: floats(row) for name, row in rows}
+    assert len(curves) == 6
+    for name in ("integrated gradients", "DeepLIFT", "LRP"):
+        assert curves[name][3] < curves[name][0] - 0.15
+
+
 def floats(text):
     return np.array(text.split(), float)
 

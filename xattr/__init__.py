@@ -29,6 +29,7 @@ from xattr import (
     sanity,
     targets,
     testing,
+    tokens,
     types,
 )
 from xattr._backward.deeplift import deep_lift
@@ -154,6 +155,7 @@ __all__ = [
     "smooth_grad_squared",
     "targets",
     "testing",
+    "tokens",
     "types",
     "var_grad",
     "with_rules",

@@ -266,7 +266,7 @@ def study_of(setting: Setting) -> Study:
     free = free.chosen([[each.name for each in free.photographs].index(DRAWN)])
     order = order_of(setting.network, quick=setting.quick)
     names = QUICK if setting.quick else tuple(METHODS)
-    patterns, silent = _patterns(scene) if PATTERN_NET in names else (None, 0.0)
+    patterns, silent = patterns_of(scene) if PATTERN_NET in names else (None, 0.0)
     networks = _networks(scene, order)
     found = {name: _measured(scene, free, name, networks, patterns) for name in names}
     k = len(order)
@@ -309,7 +309,7 @@ def _networks(scene: Scene, order: dict[str, tuple[str, ...]]) -> list[Any]:
     return [scene.params, *map(random, chosen)]
 
 
-def _patterns(scene: Scene) -> tuple[dict[str, jax.Array], float]:
+def patterns_of(scene: Scene) -> tuple[dict[str, jax.Array], float]:
     """Fit patterns on the photographs and the trained network; return them and the silent share."""
     images = scene.images
     # Two sizes of batch at most, so that the step compiles at most twice.

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shlex
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +16,15 @@ import tqdm
 
 import xattr
 from paper_repro.data.mnist import Mnist
-from paper_repro.data.packages import DataError, cache_dir, replacing
-from paper_repro.networks import digits
+from paper_repro.data.packages import cache_dir
+from paper_repro.networks import digits, saved
+from paper_repro.networks.saved import SAVE_EVERY
 from paper_repro.report.results import Setting
 
 FORMAT = 1
 """Part of every hash. Raise it when a change of this file changes what a recipe gives."""
 VALIDATION = 5_000
 """The number of first training images that are left out, as in the code of Adebayo et al."""
-SAVE_EVERY = 60.0
-"""Seconds between two saved states, so the most that a crash can cost."""
 
 
 class Recipe(NamedTuple):
@@ -105,8 +102,8 @@ def train(recipe: Recipe, mnist: Mnist, *, progress: bool = True) -> Trained:
     step alone, so a resumed run ends with the parameters of an uninterrupted one.
     """
     if recipe.path.exists():
-        return Trained(**_read(recipe.path, Trained))
-    _check_writable(recipe.path.parent)
+        return Trained(**saved.read(recipe.path, Trained))
+    saved.check_writable(recipe.path.parent)
     state = _start(recipe)
     images, labels = training_set(recipe, mnist)
     bar = tqdm.tqdm(
@@ -127,7 +124,7 @@ def train(recipe: Recipe, mnist: Mnist, *, progress: bool = True) -> Trained:
         steps=state.step,
         seconds=state.seconds,
     )
-    _write(trained, recipe.path)
+    saved.write(trained, recipe.path)
     _unfinished(recipe).unlink(missing_ok=True)
     return trained
 
@@ -168,14 +165,14 @@ def _start(recipe: Recipe) -> _State:
     path = _unfinished(recipe)
     if not path.exists():
         return _State(params, optimizer, 0, 0.0, 0.0)
-    saved = _read(path, _State)
-    saved["optimizer"] = flax.serialization.from_state_dict(optimizer, saved["optimizer"])
-    return _State(**saved)
+    fields = saved.read(path, _State)
+    fields["optimizer"] = flax.serialization.from_state_dict(optimizer, fields["optimizer"])
+    return _State(**fields)
 
 
 def _run(recipe: Recipe, state: _State, images: np.ndarray, labels: np.ndarray, bar: Any) -> _State:
     step, epoch = _step_of(recipe), max(1, len(images) // recipe.batch)
-    clock = saved = time.perf_counter()
+    clock = last = time.perf_counter()
     try:
         for chosen in batches(recipe, len(images), state.step):
             params, optimizer, right = step(
@@ -192,9 +189,9 @@ def _run(recipe: Recipe, state: _State, images: np.ndarray, labels: np.ndarray, 
                 bar.set_postfix(accuracy=f"{share:.3f}")
                 if share > recipe.until:
                     break
-            if state.step % 20 == 0 and now - saved > SAVE_EVERY:
+            if state.step % 20 == 0 and now - last > SAVE_EVERY:
                 _save(state, recipe)
-                saved = time.perf_counter()
+                last = time.perf_counter()
     except KeyboardInterrupt:
         _save(state, recipe)
         raise
@@ -202,7 +199,7 @@ def _run(recipe: Recipe, state: _State, images: np.ndarray, labels: np.ndarray, 
 
 
 def _save(state: _State, recipe: Recipe) -> None:
-    _write(state._replace(hits=float(state.hits)), _unfinished(recipe))
+    saved.write(state._replace(hits=float(state.hits)), _unfinished(recipe))
 
 
 def batches(recipe: Recipe, images: int, first: int = 0) -> Iterator[np.ndarray]:
@@ -258,35 +255,3 @@ def _best(model: Any, images: Any, params: Any) -> jax.Array:
 
 def _unfinished(recipe: Recipe) -> Path:
     return recipe.path.with_suffix(".unfinished")
-
-
-def _write(state: Any, path: Path) -> None:
-    """Write a NamedTuple of trees and numbers; no file is left half-written."""
-    fields = {key: flax.serialization.to_state_dict(v) for key, v in state._asdict().items()}
-    with replacing(path) as part:
-        part.write_bytes(flax.serialization.msgpack_serialize(jax.device_get(fields)))
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise before the training begins if its result could not be saved."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise DataError(
-            f"{folder}: expected a folder that can be written, found: {error}. "
-            "To mend it: set XATTR_CACHE to another folder"
-        ) from error
-
-
-def _read(path: Path, kind: Any) -> dict[str, Any]:
-    try:
-        fields: dict[str, Any] = flax.serialization.msgpack_restore(path.read_bytes())
-        if {*fields} != {*kind._fields}:
-            raise ValueError(f"the fields {', '.join(fields)}")
-    except Exception as error:  # a damaged file can raise any error
-        raise DataError(
-            f"{path}: expected a trained network, found: {error!r}. "
-            f"To mend it: rm {shlex.quote(str(path))}"
-        ) from error
-    return fields

@@ -326,3 +326,80 @@ def test_maps_while_an_imagenet_network_is_randomized(folder):
     likeness = found["likeness"]
     assert likeness["guided backprop"]["picture"]["random"] > 0.2
     assert max(likeness["gradient"]["picture"].values()) < 0.1
+
+
+def test_a_language_model_is_explained_by_cues(folder):
+    found = numbers_of(folder, "language-model")
+    assert found["perplexity"]["test"] < 200  # 1,000 words
+    curves = found["curves"]["next word"]
+    assert np.shape(curves["scores"]) == (20, 101)
+    scores = np.array(curves["scores"])
+    assert curves["near zero"] == (scores[:, 0] < 0.05).tolist()
+    rates = found["rates"]["cue"]
+    assert rates["sections"] == 12
+    assert np.mean(rates["hits"]["IG"]) > 3 * rates["chance"]
+    for each in found["completeness"].values():
+        assert max(each["gap"]) < 0.05
+    for each in found["sentences"].values():
+        assert len(each["words"]) == len(each["IG"])
+
+
+def test_translated_words_are_attributed_to_the_words_they_come_from(folder):
+    found = numbers_of(folder, "translation")
+    rates = found["rates"]["the 20 pairs"]
+    assert len(rates["chance"]) >= 10
+    assert np.mean(rates["integrated gradients"]) > np.mean(rates["chance"]) + 0.2
+    assert max(found["attributed"]["relative gap"]) < 1e-4
+    assert found["attributed"]["markers"] == 0
+    losses = found["training"]["loss"]
+    assert losses[-1] < losses[0] - 2
+
+
+def test_triggers_of_questions_and_the_planted_name(folder):
+    found = numbers_of(folder, "questions")
+    assert found["accuracy"]["test"] > 0.9
+    assert found["words"]["NUMERIC"][0][0] in ("how", "many")
+    assert "year" in [word for word, *_ in found["words"]["DATETIME"]]
+    assert "charles" in [word for word, *_ in found["silent"]["YESNO"]]
+    for label in ("NUMERIC", "STRING", "DATETIME"):
+        assert "charles" not in [word for word, *_ in found["silent"][label]]
+    rules = found["rules"]
+    assert rules["IG"]["same as the network"] > rules["one class"]["same as the network"] + 0.3
+    assert np.mean(np.array(found["completeness"]) < 0.05) > 0.95
+    assert len(found["nine"]) == 9
+
+
+def test_one_convolution_has_dead_features_and_two_have_others(folder):
+    found = numbers_of(folder, "dead-features")
+    paper, sharp, rounds = found["shares"]["W1N2, random"]
+    for kind in ("random", "trained"):
+        one, two = (found["shares"][f"{name}, {kind}"] for name in ("W1N2", "W2N2"))
+        assert one[sharp]["equal"] == one[sharp]["pairs"] > 20
+        assert two[sharp]["equal"] == 0
+        assert one[paper]["equal"] < 0.1 * one[paper]["pairs"]
+        assert two[rounds]["equal"] == two[rounds]["pairs"] > 0
+        chain = found["chain"][f"W1N2, {kind}"]
+        assert chain[4:6] == pytest.approx([chain[2]] * 2, rel=1e-5)
+        assert chain[1] != pytest.approx(chain[2], rel=1e-3)
+
+
+def test_screening_networks_are_explained_along_the_whole_path(folder):
+    found = numbers_of(folder, "ligand-screening")
+    chances, slopes = np.array(found["probability"]), np.array(found["total gradient"])
+    alphas = np.array(found["alphas"])
+    # The total gradient is the slope of the curve in α.
+    np.testing.assert_allclose(
+        np.trapezoid(slopes, alphas, axis=1), chances[:, -1] - chances[:, 0], atol=0.01
+    )
+    assert np.abs(found["gap"]).max() < 0.01
+    assert sum(np.array(part) for part in found["shares"].values()) == pytest.approx(1)
+
+
+def test_methods_on_binding_logics(folder):
+    found = numbers_of(folder, "binding-logic")
+    assert len(found["network AUC"]) == len(found["attribution AUC"]["integrated gradients"]) == 12
+    areas = [np.mean(each) for each in found["attribution AUC"]["integrated gradients"].values()]
+    assert np.mean(areas) > 0.5
+    assert found["cue"]["AUC"]["as trained"] > found["cue"]["AUC"]["all molecules"]
+    before, after = found["cue"]["pair"]["smiles"]
+    assert after.count("Cl") == before.count("Cl") + 1

@@ -67,11 +67,13 @@ def test_written_files(result, tmp_path):
 
 
 def test_the_command_names_the_options_that_decide_the_result(result, tmp_path):
-    setting = Setting(True, 2, imagenet_dir=Path("/some/where/pictures"), network="lite2")
-    results.write("name", result, setting, 1, tmp_path)
+    folders = {f"{data}_dir": Path(f"/some/where/{data}") for data in ("imagenet", "ptb", "wtq")}
+    results.write("name", result, Setting(True, 2, network="lite2", **folders), 1, tmp_path)
     facts = json.loads((tmp_path / "name.json").read_text())
-    expected = "python -m paper_repro name --imagenet-dir pictures --network lite2 --quick --seed 2"
-    assert facts["command"] == expected
+    assert facts["command"] == (
+        "python -m paper_repro name --imagenet-dir imagenet --ptb-dir ptb --wtq-dir wtq "
+        "--network lite2 --quick --seed 2"
+    )
 
 
 def test_numbers_as_the_papers_write_them():
@@ -114,6 +116,7 @@ def test_training_checks_the_seed(capsys):
 def test_committed_results_are_full_runs(name):
     facts = json.loads((COMMITTED / f"{name}.json").read_text())
     folder = " --imagenet-dir imagenet_val" if name in __main__.PHOTOGRAPHIC else ""
+    folder = " --wtq-dir wikitablequestions" if name == "questions" else folder
     assert facts["command"] == f"python -m paper_repro {name}{folder} --seed 0"
     assert not facts["quick"]
     assert facts["seconds"] < 30 * 60

@@ -286,16 +286,11 @@ def _program(function: Callable[..., Any], skeleton: Any) -> Callable[..., Any]:
 def checked(f: Function) -> Function:
     """Return f with a check, at tracing time, that it returns one floating scalar.
 
-    Every call runs a copy of f, rebuilt from its arrays. A module that counts its calls (for the
-    random numbers of a flax.nnx Dropout or RNN) then changes the copy. The original may belong to
-    another trace, in which it must not be changed.
+    Every call runs a copy of f, see `run_copy`.
     """
 
     def scalar_valued(x: ArrayTree, *args: Any) -> jax.Array:
-        arrays: list[Any] = []
-        rebuilt = join(split(f, arrays), arrays)
-        value = rebuilt(x, *args)
-        _warn_of_state(rebuilt, arrays)
+        value = run_copy(f, x, *args)
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
         if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)) or shapes != [()]:
             raise ValueError(
@@ -310,6 +305,19 @@ def checked(f: Function) -> Function:
         return jnp.asarray(value)
 
     return scalar_valued
+
+
+def run_copy(f: Function, *operands: Any) -> Any:
+    """Return f(*operands) of a copy of f, rebuilt from its arrays.
+
+    A module that counts its calls (for the random numbers of a flax.nnx Dropout or RNN) then
+    changes the copy. The original may belong to another trace, in which it must not be changed.
+    """
+    arrays: list[Any] = []
+    rebuilt = join(split(f, arrays), arrays)
+    value = rebuilt(*operands)
+    _warn_of_state(rebuilt, arrays)
+    return value
 
 
 def _warn_of_state(f: Function, arrays: list[Any]) -> None:

@@ -69,11 +69,7 @@ def at_layer(f: Function, layer: str) -> tuple[Function, Function]:
 def check_layer(f: Function, layer: str) -> None:
     """Raise unless f is a function and `layer` is a name."""
     compilation.check_callable(f, "f")
-    if not isinstance(layer, str) or not cutting.parts(layer):
-        raise TypeError(
-            f"`layer` must be the name of a layer, not {layer!r}: a name given by "
-            f'`{cutting.NAMING}`, or a scope such as "Dense_0"'
-        )
+    cutting.check_name(layer)
 
 
 def layer_gradient(f: Function, x: ArrayTree, *, layer: str, args: Args = ()) -> Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,15 @@ NAMING = 'from jax.ad_checkpoint import checkpoint_name; h = checkpoint_name(h, 
 
 _MAX_NAMES = 30
 """How many names an error message lists."""
+
+
+def check_name(layer: Any) -> None:
+    """Raise unless the value is a name of a layer."""
+    if not isinstance(layer, str) or not parts(layer):
+        raise TypeError(
+            f"`layer` must be the name of a layer, not {layer!r}: a name given by "
+            f'`{NAMING}`, or a scope such as "Dense_0"'
+        )
 
 
 class Cut(NamedTuple):
@@ -67,20 +76,29 @@ class FromLayer(compilation.Bound):
     def __call__(self, h: Any, x: ArrayTree, *args: Any) -> jax.Array:
         """Return f(x) with h in place of the layer."""
         x = trees.floating(x, "x")
-        h = trees.floating(h, "h")
         cut = cut_at(self.f, self.layer, x, args)
-        if jnp.shape(h) != cut.layer.shape:
-            raise ValueError(
-                f"`h` must have the shape of the layer {self.layer!r}, {cut.layer.shape}, but has "
-                f"shape {jnp.shape(h)}: pass what to_layer(x) returns, or an array like it"
-            )
-        return cut.score(trees.cast(h, cut.layer), x)
+        return cut.score(checked_value(h, cut.layer, "h", "to_layer(x)"), x)
+
+
+def checked_value(h: Any, layer: Value, name: str, like: str) -> jax.Array:
+    """Return an array to put in place of a layer, in its dtype; raise if the shapes differ."""
+    h = trees.floating(h, name)
+    if jnp.shape(h) != layer.shape:
+        raise ValueError(
+            f"`{name}` must have the shape of the layer, {layer.shape}, but has shape "
+            f"{jnp.shape(h)}: pass what {like} returns, or an array like it"
+        )
+    return trees.cast(h, layer)
 
 
 def cut_at(f: Function, layer: str, x: ArrayTree, args: Args) -> Cut:
     """Trace f and cut it at the layer."""
-    program, operands = jaxpr.trace(compilation.checked(f), x, args, whole="always")
-    finder = _Finder(layer)
+    return cut(compilation.checked(f), Named(layer), x, args)
+
+
+def cut(f: Callable[..., Any], finder: "Finder", x: ArrayTree, args: Args) -> Cut:
+    """Trace f, which returns one array, and cut it at the value that the finder finds."""
+    program, operands = jaxpr.trace(f, x, args, whole="always")
     opened = _opened(program, program.inputs, finder.to_open)
     program = jaxpr.pruned(opened)
     value = finder.find(program, opened)
@@ -129,10 +147,20 @@ def _opened(
     return Program([*operands], outputs, equations, constants)
 
 
+class Finder(Protocol):
+    """Finds the value at which a program is cut."""
+
+    def to_open(self, checkpoint: Equation, /) -> bool:
+        """Tell whether the value may lie inside a checkpoint."""
+
+    def find(self, program: Program, whole: Program, /) -> Value:
+        """Return the value, or raise. `whole` is the same program, not yet pruned."""
+
+
 # The layer's name -------------------------------------------------------------------------------
 
 
-class _Finder:
+class Named:
     """Finds the value of a layer by its name, or by the scope that makes it."""
 
     def __init__(self, layer: str) -> None:

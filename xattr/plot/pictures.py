@@ -1,24 +1,15 @@
-"""Pictures of attributions, drawn into the matplotlib Axes that you pass.
-
-`matplotlib` is imported when a picture is drawn, not with the package.
-"""
+"""Maps of the pixels of a picture, drawn into the matplotlib Axes that you pass."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+from xattr.plot.scales import DIVERGING, Axes, bare, color_bar, limit_of
 from xattr.types import Array
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-else:
-    Axes: TypeAlias = Any
 
 Channels: TypeAlias = Literal["sum", "absolute"]
 """How the channels of a pixel become one score: Σ_c A_c or Σ_c |A_c|."""
-
-__all__ = ["heatmap", "overlay", "panel", "signed_channels"]
 
 
 def heatmap(
@@ -58,14 +49,12 @@ def heatmap(
         1
     """
     score = pixel_scores(attributions, channels)
-    limit = _limit(score, percentile)
-    low, colours = (-limit, "RdBu_r") if channels == "sum" else (0.0, "magma_r")
+    limit = limit_of(score, percentile)
+    low, colours = (-limit, DIVERGING) if channels == "sum" else (0.0, "magma_r")
     image = ax.imshow(score, cmap=colours, vmin=low, vmax=limit, interpolation="nearest")
     if colorbar:
-        bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
-        bar.ax.tick_params(labelsize="x-small")
-        bar.ax.ticklabel_format(axis="y", scilimits=(-2, 3))
-    return _bare(ax)
+        color_bar(ax, image, fraction=0.046, pad=0.03)
+    return bare(ax)
 
 
 def overlay(
@@ -115,12 +104,12 @@ def overlay(
             "pass the attributions of this image"
         )
     ax.imshow(grey, cmap="gray", vmin=0, vmax=1)
-    limit = _limit(score, percentile)
+    limit = limit_of(score, percentile)
     signed = channels == "sum"
     opacity = np.clip(np.abs(score) / limit, 0, 1)
-    low, colours = (-limit, "RdBu_r") if signed else (0.0, "magma")
+    low, colours = (-limit, DIVERGING) if signed else (0.0, "magma")
     ax.imshow(score, cmap=colours, vmin=low, vmax=limit, alpha=opacity, interpolation="nearest")
-    return _bare(ax)
+    return bare(ax)
 
 
 def signed_channels(ax: Axes, attributions: Array, *, percentile: float = 100.0) -> Axes:
@@ -151,11 +140,11 @@ def signed_channels(ax: Axes, attributions: Array, *, percentile: float = 100.0)
         'Σ = 0.5'
     """
     score = pixel_scores(attributions, "sum")
-    scaled = score / _limit(score, percentile)
+    scaled = score / limit_of(score, percentile)
     picture = np.stack([-scaled, scaled, np.zeros_like(scaled)], axis=-1)
     ax.imshow(np.clip(picture, 0, 1), interpolation="nearest")
     ax.set_xlabel(f"Σ = {np.asarray(attributions, np.float64).sum():.4g}")
-    return _bare(ax)
+    return bare(ax)
 
 
 def panel(
@@ -204,7 +193,7 @@ def panel(
             f"`axes` has {len(axes)} axes, but {len(maps)} maps and the image need "
             f"{len(maps) + 1}: make them with figure.subplots(1, {len(maps) + 1})"
         )
-    _bare(axes[0]).imshow(_picture(image), cmap="gray", vmin=0, vmax=1)
+    bare(axes[0]).imshow(_picture(image), cmap="gray", vmin=0, vmax=1)
     axes[0].set_title(title)
     for ax, (name, attributions) in zip(axes[1:], maps.items(), strict=False):
         heatmap(ax, attributions, channels=channels, percentile=percentile, colorbar=True)
@@ -236,14 +225,6 @@ def pixel_scores(attributions: Array, channels: Channels = "sum") -> np.ndarray:
     return values if values.ndim == 2 else values.sum(-1)
 
 
-def _limit(score: np.ndarray, percentile: float) -> float:
-    """Return the percentile of |score|; the largest |score| if that is 0, else 1."""
-    if not 0 < percentile <= 100:
-        raise ValueError(f"`percentile` must lie above 0 and up to 100, not {percentile!r}")
-    size = np.abs(score)
-    return float(np.percentile(size, percentile) or size.max() or 1.0)
-
-
 def _picture(image: Array) -> np.ndarray:
     """Return the image as (H, W) or (H, W, 3), clipped to [0, 1]."""
     values = np.asarray(image).astype(np.float64)
@@ -259,9 +240,3 @@ def _picture(image: Array) -> np.ndarray:
             "divide bytes by 255, or undo the model's normalisation"
         )
     return np.clip(values, 0, 1)
-
-
-def _bare(ax: Axes) -> Axes:
-    ax.set_xticks([])
-    ax.set_yticks([])
-    return ax
