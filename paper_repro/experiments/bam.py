@@ -297,11 +297,11 @@ def _notes(size: Size, study: Study) -> list[str]:
         f"{size.training:,} pictures, {size.steps:,} steps of 64. Crops to train and to test on "
         "come from the same pictures.",
         "A map is max(A, 0), stretched to [0, 1] with its 99th percentile at 1, and g is its mean "
-        "over the digit's pixels (the number below a map), as in the authors' code. MCS is g of the network of objects less "
-        "g of the network of scenes, for the same picture. IDR is the share of pictures in which "
-        "the network of scenes gives the digit less than the scene that it covers. IIR is the "
-        "share in which g changes by less than a tenth when a digit is pasted that leaves the "
-        "logits of the third network almost unchanged.",
+        "over the digit's pixels (the number below a map), as in the authors' code. MCS is g of "
+        "the network of objects less g of the network of scenes, for the same picture. IDR is the "
+        "share of pictures in which the network of scenes gives the digit less than the scene that "
+        "it covers. IIR is the share in which g changes by less than a tenth when a digit is "
+        "pasted that leaves the logits of the third network almost unchanged.",
         "Such a digit is found by descent on its pixels. The logits move by "
         f"{study.apart['patch'].mean():.2f} (L2), and by {study.apart['digit'].mean():.1f} with "
         f"the white digit. {len(study.chosen.masks)} test pictures are explained that all networks "

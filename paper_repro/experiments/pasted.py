@@ -70,8 +70,8 @@ def _pasted(
         inner = digits[index, margin:-margin, margin:-margin, 0]
         covers[k, i : i + DIGIT, j : j + DIGIT] = inner
     images = covers + (1 - covers) * scenes
-    shaped = (each[..., None].astype(np.float32) for each in (images, scenes))
-    return Pictures(*shaped, covers > 0.3, labels[chosen], places.astype(np.int32))
+    whole, alone = (each[..., None].astype(np.float32) for each in (images, scenes))
+    return Pictures(whole, alone, covers > 0.3, labels[chosen], places.astype(np.int32))
 
 
 def _crop(ground: np.ndarray, side: int, random: np.random.Generator) -> np.ndarray:
@@ -95,7 +95,8 @@ class Net(nn.Module):
 
 def model(image: jax.Array, params: Any) -> jax.Array:
     """Return the logits of a picture (32, 32, 1)."""
-    return Net().apply({"params": params}, image)  # type: ignore[return-value]
+    found: jax.Array = Net().apply({"params": params}, image)
+    return found
 
 
 logits = jax.jit(jax.vmap(model, (0, None)))

@@ -43,7 +43,8 @@ class Net(nn.Module):
 
 def model(image: jax.Array, params: Any) -> jax.Array:
     """Return the logits of pixels (784,)."""
-    return Net().apply({"params": params}, image)  # type: ignore[return-value]
+    found: jax.Array = Net().apply({"params": params}, image)
+    return found
 
 
 class Data(NamedTuple):
@@ -119,7 +120,7 @@ _estimates = jax.jit(estimates, static_argnums=0)
 
 
 def rankings(base: str, images: np.ndarray, params: Any, seed: int) -> dict[str, np.ndarray]:
-    """Return the rank of each pixel by |A|, 0 for the largest, (n, 784), for a base's estimators."""
+    """Return the ranks of pixels by |A|, 0 for the largest, (n, 784), of a base's estimators."""
     keys = jax.random.split(jax.random.key(seed), len(images))
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(images), CHUNK):
@@ -238,10 +239,10 @@ class Retraining(NamedTuple):
         """Return what is in the cache folder under this name, or compute it and put it there."""
         path = cache_dir() / "computed" / f"roar-{self._digest(name)}.npz"
         if not path.is_file():
-            found = compute()
+            found: dict[str, Any] = compute()
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part, part.open("wb") as file:
-                np.savez(file, allow_pickle=False, **found)
+                np.savez(file, **found)
         with np.load(path) as stored:
             return {key: stored[key] for key in stored.files}
 

@@ -203,6 +203,18 @@ def test_a_benchmark_of_pasted_digits(folder):
     assert all(0 <= each[m]["mean"] <= 1 for each in scores.values() for m in ("IDR", "IIR"))
 
 
+def test_removal_and_retraining(folder):
+    """Masks of maps tell the class, as random ones do not; removing more costs more."""
+    found = numbers_of(folder, "roar")["MNIST"]
+    masks = found["mask"]
+    assert max(masks["random"]["mean"]) < 0.25
+    assert masks["gradient"]["area"] > masks["random"]["area"] + 0.2
+    random = found["ROAR"]["random"]["mean"]
+    assert random[0] > random[-1] + 0.1
+    kept = found["KAR"]["random"]["mean"]
+    assert kept[-1] > kept[0] + 0.1
+
+
 def test_table_of_axioms(folder):
     """With few examples, a "+" may still have a counterexample; a "-" has one."""
     found = numbers_of(folder, "axioms")
