@@ -50,6 +50,8 @@ NEEDS = {
     "a map that stays when the input hardly moves": ("max-sensitivity",),
 }
 """A need, and the measures that speak of it."""
+OTHER_NAMES = {"LRP-ε": "LRP-EPS", "KernelSHAP": "SHAP (kernel)", "the input": "input"}
+"""What other experiments call a method -> its name here."""
 CHEAP = 2.5
 """Times of a gradient that count as cheap."""
 TOP = 3
@@ -199,7 +201,7 @@ def _roar() -> Row:
     if found is None:
         return {}
     areas = {name: np.array(each["areas"]) for name, each in found["MNIST"]["ROAR"].items()}
-    return {name: _interval(areas["random"] - each) for name, each in areas.items()}
+    return {_name(name): _interval(areas["random"] - each) for name, each in areas.items()}
 
 
 def _bam() -> Row:
@@ -208,7 +210,11 @@ def _bam() -> Row:
     if found is None:
         return {}
     scores = {name: each["MCS"] for name, each in found["scores"].items()}
-    return {name: (each["mean"], each["low"], each["high"]) for name, each in scores.items()}
+    return {_name(n): (each["mean"], each["low"], each["high"]) for n, each in scores.items()}
+
+
+def _name(name: str) -> str:
+    return OTHER_NAMES.get(name, name)
 
 
 # Text ---------------------------------------------------------------------------------------------
