@@ -170,7 +170,8 @@ class Page(html.parser.HTMLParser):
 
 def test_html_is_whole_escaped_and_has_a_legend():
     evil = "</span><script>alert(1)</script>"
-    found = plot.html([*WORDS, evil], [*SCORES, 1], title="<i>")
+    found = plot.html([*WORDS[:4], "überall", evil], [*SCORES, 1], title="<i>")
+    assert found.isascii()
     assert found._repr_html_() == str(found)
     assert type(found._repr_html_()) is str
     page = Page(found)
@@ -178,6 +179,7 @@ def test_html_is_whole_escaped_and_has_a_legend():
     shown = "".join(page.data)
     assert evil in shown
     assert "<i>" in shown
+    assert "überall" in shown
     assert "script" not in re.sub("&lt;.*?&gt;", "", found)
     assert "−2 " in shown
     assert "linear-gradient" in found

@@ -1,7 +1,6 @@
 """Which words an LSTM predicts the next word from (counterfactuals, §3.2, figs. 8 to 10)."""
 
 import functools
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +9,11 @@ import numpy as np
 
 import xattr
 from paper_repro.data import sections, text
-from paper_repro.data.sections import REPEATED, WORDS, Place
+from paper_repro.data.sections import REPEATED, WORDS
 from paper_repro.data.text import END, UNKNOWN, Corpus
 from paper_repro.networks import lstm
+from paper_repro.report import next_words
+from paper_repro.report.next_words import METHODS, REPLACED
 from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
 
@@ -24,8 +25,6 @@ FLAT = 0.1
 of its whole range."""
 WITHIN = 0.05
 """How far the sum may be from the change of the score, as a share of the prediction."""
-REPLACED = f"replaced by {UNKNOWN}"
-METHODS = ("IG", "gradient ⊙ input", "gradient, norm", REPLACED)
 PREDICTED = {"cue": 0.5307, "repetition": 0.0062}
 """The predictions of the paper's two sentences."""
 
@@ -55,7 +54,8 @@ def run(setting: Setting) -> Result:
         ("repetition", sections.repetitions(corpus)),
     ):
         chosen = sections.drawn(places, size.sections, setting.seed)
-        found[name] = _explained(recipe, trained.params, chosen, corpus, size, setting)
+        work = shown(chosen, f"{name}s", setting.progress)
+        found[name] = next_words.explained(recipe, trained.params, work, corpus, size.nodes)
     sentences = {name: _sentence(name, each) for name, each in found.items()}
     numbers = {
         "corpus": corpus.name,
@@ -63,8 +63,8 @@ def run(setting: Setting) -> Result:
         "perplexity": {"valid": trained.valid, "test": trained.test},
         "training": {"steps": trained.steps, "seconds": trained.seconds},
         "curves": curves,
-        "rates": {name: _rates(each) for name, each in found.items()},
-        "completeness": {name: _completeness(each) for name, each in found.items()},
+        "rates": {name: next_words.rates(each) for name, each in found.items()},
+        "completeness": {name: next_words.completeness(each) for name, each in found.items()},
         "sentences": {n: _numbers_of(each, corpus) for n, each in sentences.items()},
     }
     return Result(
@@ -78,12 +78,6 @@ def run(setting: Setting) -> Result:
 
 
 # What is measured -------------------------------------------------------------------------------
-
-
-def _model(recipe: lstm.Recipe) -> tuple[Any, Any]:
-    """Return the function from words to embeddings, and the probability of a word from these."""
-    embed, rest = xattr.tokens.at_embedding(functools.partial(lstm.next_word, recipe))
-    return embed, xattr.targets.probability(rest)
 
 
 def _curves(recipe: lstm.Recipe, params: Any, corpus: Corpus, seed: int) -> dict[str, Any]:
@@ -115,73 +109,6 @@ def _curves(recipe: lstm.Recipe, params: Any, corpus: Corpus, seed: int) -> dict
     found["at zero"] = [(corpus.words[i], float(first[i])) for i in np.argsort(-first)[:4]]
     share = (corpus.train == corpus.words.index(UNKNOWN)).mean()
     return found | {"unknown": float(share)}
-
-
-def _explained(
-    recipe: lstm.Recipe,
-    params: Any,
-    places: Iterable[Place],
-    corpus: Corpus,
-    size: Size,
-    setting: Setting,
-) -> list[dict[str, Any]]:
-    """Return the attributions of places, per word, with their scores."""
-    embed, f = _model(recipe)
-    quadrature = xattr.quadrature.gauss_legendre(size.nodes)
-    unknown = corpus.words.index(UNKNOWN)
-
-    def without(place: Any, ids: Any, target: Any, params: Any) -> Any:
-        ids = ids.at[place].set(unknown)
-        return f(embed(ids, params), target, ids, params)
-
-    @jax.jit
-    def one(ids: Any, target: Any, params: Any) -> dict[str, Any]:
-        x, args = embed(ids, params), (target, ids, params)
-        slope = xattr.gradient(f, x, args=args)
-        whole = xattr.integrated_gradients(f, x, quadrature=quadrature, args=args)
-        return {
-            "IG": xattr.tokens.per_token(whole),
-            "gradient ⊙ input": xattr.tokens.per_token(slope * x),
-            "gradient, norm": jnp.sqrt(jnp.sum(slope**2, axis=-1)),
-            REPLACED: f(x, *args)
-            - jax.vmap(without, (0, None, None, None))(jnp.arange(len(ids)), ids, target, params),
-            "score": f(x, *args),
-            "start": f(jnp.zeros_like(x), *args),
-        }
-
-    found = []
-    for place in shown([*places], "sections", setting.progress):
-        values = one(place.ids, np.int32(place.target), params)
-        found.append({"place": place, **jax.tree.map(np.asarray, values)})
-    return found
-
-
-def _rates(explained: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how often a word has the largest value, for each method.
-
-    The word is the one to blame by the rule, or the one that the network misses most: the score
-    falls most when it is replaced.
-    """
-    best = {method: np.array([each[method].argmax() for each in explained]) for method in METHODS}
-    causes = np.array([each["place"].cause for each in explained])
-    return {
-        "sections": len(explained),
-        "chance": float(np.mean([1 / len(each["place"].ids) for each in explained])),
-        "hits": {method: places == causes for method, places in best.items()},
-        "missed": {method: places == best[REPLACED] for method, places in best.items()},
-    }
-
-
-def _completeness(explained: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how far sums are from the change of the score, as shares of the score."""
-    score, start = (np.array([e[key] for e in explained], float) for key in ("score", "start"))
-    total = np.array([each["IG"].sum() for each in explained], float)
-    gradient = np.array([each["gradient ⊙ input"].sum() for each in explained], float)
-    return {
-        "gap": np.abs(total - (score - start)) / score,
-        "to the prediction": np.abs(total - score) / score,
-        "gradient, share of the score": np.abs(gradient) / score,
-    }
 
 
 def _sentence(name: str, explained: list[dict[str, Any]]) -> dict[str, Any]:
@@ -220,7 +147,7 @@ def _claims(numbers: dict[str, Any], setting: Setting) -> list[Claim]:
 def _claims_of_curves(found: dict[str, Any], curves: dict[str, Any]) -> list[Claim]:
     near, flat = int(found["near zero"].sum()), int(found["flat"].sum())
     others = [w for w, low in zip(found["words"], found["near zero"], strict=True) if not low]
-    start = ", ".join(f"{word} {decimal(chance, 2)}" for word, chance in curves["at zero"])
+    start = [f"{_marked(word)} {decimal(chance, 2)}" for word, chance in curves["at zero"]]
     return [
         Claim(
             f"curves that start near zero, below {decimal(NEAR_ZERO, 2)}",
@@ -229,12 +156,14 @@ def _claims_of_curves(found: dict[str, Any], curves: dict[str, Any]) -> list[Cla
             near >= SECTIONS - 1,
         ),
         Claim(
-            "those that do not predict words out of the vocabulary",
-            f"the one predicts {UNKNOWN}",
-            f"they predict {', '.join(sorted({*others}))}" if others else "there are none",
-            {*others} <= {UNKNOWN} if others else None,
-            f"{UNKNOWN} is {100 * curves['unknown']:.1f} % of this text, and 4.8 % of Penn "
-            f"Treebank; at α = 0 the likeliest words are {start}",
+            "the word that is likely where all embeddings are 0",
+            f"{_marked(UNKNOWN)}, words out of the vocabulary",
+            ", ".join(start),
+            curves["at zero"][0][0] == UNKNOWN,
+            f"the curves that do not start near zero predict "
+            f"{', '.join(_marked(word) for word in sorted({*others})) or 'nothing'}; "
+            f"{_marked(UNKNOWN)} is {100 * curves['unknown']:.1f} % of the training text, and "
+            "4.8 % of Penn Treebank",
         ),
         Claim(
             f"curves that are flat around α = 1: they move by less than {100 * FLAT:.0f} % of "
@@ -266,7 +195,7 @@ def _claims_of_sentences(numbers: dict[str, Any]) -> list[Claim]:
                 printed[name],
                 f"“{best}” for “{each['target']}” ({float(each['score']):.3g})",
                 _of_the_sentence(each, name),
-                f"the score falls most when “{missed}” is replaced by {UNKNOWN}",
+                f"the score falls most when “{missed}” is replaced by {_marked(UNKNOWN)}",
             )
         )
         claims.append(_claim_of_rates(title, rates))
@@ -282,8 +211,9 @@ def _claim_of_rates(title: str, rates: dict[str, Any]) -> Claim:
     return _against(
         f"{title}: sections in which that word has the largest value, IG against the gradient",
         rates["hits"],
-        f"by chance {100 * rates['chance']:.0f} %; the network itself misses that word most, when "
-        f"words are replaced by {UNKNOWN}, in {misses:.0f} %",
+        f"by chance {100 * rates['chance']:.0f} %; if the word is replaced by {_marked(UNKNOWN)}, "
+        f"the score falls by {100 * np.median(rates['lost']):.0f} % in the median, and most of all "
+        f"words in {misses:.0f} % of the sections",
     )
 
 
@@ -311,14 +241,15 @@ def _sums(numbers: dict[str, Any]) -> list[Claim]:
     claims = []
     for name, title in TITLES.items():
         each, found = numbers["sentences"][name], numbers["completeness"][name]
-        total, score = float(each["IG"].sum()), float(each["score"])
-        size = np.median(found["gradient, share of the score"])
-        paper = {"cue": (0.5322, 0.5307), "repetition": (0.0063, 0.0062)}[name]
+        total, score, slope = (
+            float(np.sum(each[key])) for key in ("IG", "score", "gradient ⊙ input")
+        )
+        paper = {"cue": (0.5322, 0.0031), "repetition": (0.0063, 0.00018)}[name]
         claims += [
             Claim(
                 f"{title}: Σ IG of the sentence and the prediction",
-                f"{decimal(paper[0], 4)} and {decimal(paper[1], 4)}",
-                f"{total:.4g} and {score:.4g}",
+                f"{paper[0]:.4f} and {PREDICTED[name]:.4f}",
+                f"{total:.4f} and {score:.4f}",
                 abs(total - score) <= WITHIN * score,
                 f"the score at α = 0 is {float(each['start']):.2g}; over all sections Σ IG is "
                 f"within {100 * WITHIN:.0f} % of the change of the score in "
@@ -326,14 +257,21 @@ def _sums(numbers: dict[str, Any]) -> list[Claim]:
                 f"{100 * found['gap'].max():.2g} %)",
             ),
             Claim(
-                f"{title}: Σ gradient ⊙ input beside the prediction, median of the sections",
-                ".6 %" if name == "cue" else "2.9 %",
-                f"{100 * size:.0f} %",
-                bool(size < 0.2),
-                "below 20 % counts as agreement: the gradient is small, since the score saturates",
+                f"{title}: Σ gradient ⊙ input of the sentence, against the prediction",
+                f"{paper[1]:.2g}, which is {100 * paper[1] / PREDICTED[name]:.1f} %",
+                f"{slope:.2g}, which is {100 * slope / score:.1f} %".replace("-", "−"),
+                bool(abs(slope) < 0.1 * score),
+                "the gradient is small where the score saturates, and below 10 % counts as "
+                "agreement; the median of the sections, without the sign, is "
+                f"{100 * np.median(found['gradient, share of the score']):.0f} %",
             ),
         ]
     return claims
+
+
+def _marked(word: str) -> str:
+    """Return a word for the page, where <unk> alone would be a tag that is not shown."""
+    return f"`{word}`" if word.startswith("<") else word
 
 
 def _table_of_rates(numbers: dict[str, Any]) -> Table:
@@ -344,7 +282,7 @@ def _table_of_rates(numbers: dict[str, Any]) -> Table:
             cells = []
             for method in METHODS:
                 mean, low, high = (100 * v for v in interval(rates[kind][method]))
-                cells.append(f"{mean:.0f} % [{low:.0f}, {high:.0f}]")
+                cells.append(f"{mean:.0f} % [{max(0, low):.0f}, {high:.0f}]")
             chance = f"{100 * rates['chance']:.0f} %"
             rows.append([title, str(rates["sections"]), words, chance, *cells])
     head = ["explained", "sections", "the word", "chance", *METHODS]
@@ -357,7 +295,10 @@ def _table(name: str, each: dict[str, Any], corpus: Corpus) -> Table:
         [method, *(f"{value:.2g}".replace("-", "−") for value in each[method]), _sum(each, method)]
         for method in METHODS
     ]
-    head = [f"for “{corpus.words[place.target]}” ({each['score']:.4g})", *corpus.text(place.ids)]
+    head = [
+        f"for “{corpus.words[place.target]}” ({each['score']:.4g})",
+        *map(_marked, corpus.text(place.ids)),
+    ]
     return Table(f"The sentence of {TITLES[name]}", [*head, "Σ"], rows)
 
 
@@ -372,9 +313,9 @@ def _notes(numbers: dict[str, Any], recipe: lstm.Recipe, trained: lstm.Trained) 
     return [
         f"The text is the {numbers['corpus']}: {words['train']:,} words to train on, "
         f"{words['valid']:,} for validation and {words['test']:,} for the test, with the "
-        f"{recipe.words:,} most frequent words of the training text, {UNKNOWN} and {END} among "
-        "them. Of every twenty chapters of the Bible the nineteenth is for validation and the "
-        "twentieth for the test. `--ptb-dir` takes Penn Treebank.",
+        f"{recipe.words:,} most frequent words of the training text, {_marked(UNKNOWN)} and "
+        f"{_marked(END)} among them. Of every twenty chapters of the Bible the nineteenth is for "
+        "validation and the twentieth for the test. `--ptb-dir` takes Penn Treebank.",
         f"The network is the small one of Zaremba et al.: {recipe.layers} layers of "
         f"{recipe.width} cells, {recipe.steps} steps, batches of {recipe.batch}, weights from "
         f"±{decimal(recipe.scale, 1)}, rate {recipe.rate:.0f}, gradients clipped at "
@@ -391,7 +332,8 @@ def _notes(numbers: dict[str, Any], recipe: lstm.Recipe, trained: lstm.Trained) 
         "places of the test text some are drawn at random; the sentence shown is the first of them "
         "whose prediction is at least that of the paper's sentence "
         f"({decimal(PREDICTED['cue'], 4)} and {decimal(PREDICTED['repetition'], 4)}), or else the "
-        "one with the largest.",
+        f"one with the largest. Replaced means that a word is replaced by {_marked(UNKNOWN)}: the "
+        "value is by how much the score falls.",
     ]
 
 

@@ -33,7 +33,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(cnn.Recipe(), 4_000, 5_000, 32)
-QUICK = Size(cnn.Recipe(width=16, maps=12, epochs=10), 100, 50, 16)
+QUICK = Size(cnn.Recipe(width=16, maps=12, epochs=10), 100, 150, 16)
 PRINTED = {"NUMERIC": ("how", "many"), "DATETIME": ("when", "year")}
 """Words that the slides and the paper name as what tells a class."""
 
@@ -58,9 +58,9 @@ def run(setting: Setting) -> Result:
         "accuracy": {"train": trained.train, "test": trained.test},
         "training": {"steps": trained.steps, "seconds": trained.seconds},
         "nine": [_numbers_of(nine, i) for i in range(len(NINE))],
-        "words": triggers.largest(test, 1, least=_least(size)),
-        "pairs": triggers.largest(test, 2, least=_least(size)),
-        "spurious": triggers.spurious(test, least=_least(size)),
+        "words": triggers.largest(test, 1),
+        "pairs": triggers.largest(test, 2),
+        "silent": triggers.silent(test, questions.train, questions.train_labels),
         "completeness": np.abs(test.sums - test.changes) / test.scores,
         "rules": rules,
     }
@@ -72,11 +72,6 @@ def run(setting: Setting) -> Result:
         [_table_of_words(numbers), _table_of_rules(rules["IG"]["list"]), _table_of_fidelity(rules)],
         _notes(numbers, recipe, trained, size),
     )
-
-
-def _least(size: Size) -> int:
-    """Return how often a word must come among the questions of a class to be listed."""
-    return 10 if size is FULL else 3
 
 
 def _counts(questions: Questions) -> dict[str, dict[str, int]]:
@@ -275,16 +270,29 @@ def _claim_of_sums(gaps: np.ndarray, nine: Explained) -> Claim:
 
 
 def _table_of_words(numbers: dict[str, Any]) -> Table:
-    def listed(entries: Any) -> str:
-        return ", ".join(f"{word} {decimal(mean, 2)}" for word, mean, _ in entries) or "none"
-
     rows = [
-        [label, listed(numbers["words"][label]), listed(numbers["pairs"][label]),
-         listed(numbers["spurious"][label])]
+        [
+            label,
+            *(_listed(numbers[kind][label]) for kind in ("words", "pairs")),
+            ", ".join(
+                f"{word} {decimal(mean, 2)} ({_share(share)})"
+                for word, mean, _, share in numbers["silent"][label]
+            )
+            or "none",
+        ]
         for label in CLASSES
-    ]  # fmt: skip
-    head = ["predicted class", "words", "pairs of words", "words that do not ask: spurious"]
+    ]
+    last = "words that do not ask (share of the class in training questions with the word)"
+    head = ["predicted class", "words", "pairs of words", last]
     return Table("Words with the largest mean attribution to the predicted class", head, rows)
+
+
+def _share(share: float) -> str:
+    return "new" if np.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _listed(entries: Any) -> str:
+    return ", ".join(f"{word} {decimal(mean, 2)}" for word, mean, *_ in entries) or "none"
 
 
 def _table_of_rules(rules: list[dict[str, Any]]) -> Table:
@@ -339,12 +347,17 @@ def _notes(
         f"drawn at random; {recipe.epochs} epochs, {trained.steps:,} steps in "
         f"{trained.seconds / 60:.1f} minutes on two shared cores.",
         "Explained is the probability of the predicted class, from the baseline of zero embeddings "
-        f"that keeps the padding, with {size.nodes} nodes. A word that does not ask is one outside "
-        "a list of question words, auxiliaries, and words of number and time "
-        "(`triggers.ASKING`). Rules: the words and pairs that have the largest total attribution "
-        f"over {size.train:,} training questions are candidates; one after the other, the one is "
-        "taken with the most questions right less four times those wrong, among the questions that "
-        "no earlier rule covers, until none gains.",
+        f"that keeps the padding, with {size.nodes} nodes. In the picture one scale of colours is "
+        "for all nine questions, and ends where 4 % of their words are beyond. Words are listed "
+        "that come at least three times among the questions of the class, and once in 200 of "
+        "them. A word that does "
+        "not ask is one outside a list of question words, auxiliaries, and words of number and "
+        "time (`triggers.ASKING`): it may be what the question is about, or a cue that means "
+        "nothing.",
+        "Rules: the words and pairs that have the largest total attribution over "
+        f"{size.train:,} training questions are candidates. One after the other, the one is taken "
+        "that gains most among the questions that no earlier rule covers: those right less "
+        f"{triggers.PENALTY} times those wrong; at most {triggers.RULES}.",
     ]
 
 
@@ -352,10 +365,10 @@ def _draw_nine(nine: Explained) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6.6), layout="constrained")
-    limit = max(float(np.abs(values).max()) for values in nine.maps["IG"])
+    limit = float(np.percentile(np.abs(np.concatenate(nine.maps["IG"])), 96))
     axes = figure.subplots(len(NINE), 1)
     for i, ax in enumerate(axes):
-        last = i == len(NINE) - 1
+        last = i == len(NINE) - 1  # its colours are those of all
         xattr.plot.text(ax, nine.words[i], nine.maps["IG"][i], limit=limit, colorbar=last)
         text = f"prediction: {CLASSES[nine.classes[i]]} ({decimal(nine.scores[i], 3)})"
         ax.set_title(text, loc="left", size=9)

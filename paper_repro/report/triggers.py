@@ -76,28 +76,40 @@ def _totals(
     return found
 
 
-def largest(
-    explained: Explained, length: int, *, least: int, method: str = "IG"
-) -> dict[str, list[tuple[str, float, int]]]:
+def largest(explained: Explained, length: int) -> dict[str, list[tuple[str, float, int]]]:
     """Return, for each predicted class, the runs of words with the largest mean attribution.
 
-    Each comes with its mean and its count, which is `least` or more.
+    Each comes with its mean and its count, which is three or more, and at least one for every 200
+    questions of the class.
     """
-    totals = _totals(explained, length, method)
+    totals = _totals(explained, length, "IG")
     found = {}
     for number, label in enumerate(CLASSES):
+        least = max(3, int((explained.classes == number).sum()) // 200)
         means = [(g, t / n, n) for g, (t, n) in totals[number].items() if n >= least and t > 0]
         found[label] = sorted(means, key=lambda each: (-each[1], each[0]))[:MOST]
     return found
 
 
-def spurious(explained: Explained, *, least: int) -> dict[str, list[tuple[str, float, int]]]:
-    """Return the words with the largest mean attribution that do not ask, for each class."""
-    silent = [
+def silent(
+    explained: Explained, questions: Sequence[Sequence[str]], labels: np.ndarray
+) -> dict[str, list[tuple[str, float, int, float]]]:
+    """Return the words with the largest mean attribution that do not ask, for each class.
+
+    Each comes with its mean, its count, and the share of the class among the training questions
+    that have the word; NaN if none has it.
+    """
+    kept = [
         explained.maps["IG"][i] * np.array([word not in ASKING for word in words], float)
         for i, words in enumerate(explained.words)
     ]
-    return largest(explained._replace(maps={"IG": silent}), 1, least=least)
+    found = {}
+    listed = largest(explained._replace(maps={"IG": kept}), 1)
+    for number, (label, entries) in enumerate(listed.items()):
+        having = [labels[_has(word, questions)] == number for word, *_ in entries]
+        shares = [float(each.mean()) if each.size else float("nan") for each in having]
+        found[label] = [(*each, share) for each, share in zip(entries, shares, strict=True)]
+    return found
 
 
 def distil(explained: Explained, method: str) -> list[Rule]:

@@ -151,21 +151,25 @@ def explained():
 
 
 def test_the_words_with_the_largest_mean():
-    found = triggers.largest(explained(), 1, least=2)
-    assert found["NUMERIC"] == [("b", pytest.approx(0.4), 2), ("a", pytest.approx(0.2), 2)]
-    assert found["STRING"] == [("c", pytest.approx(0.8), 2)]
-    assert found["YESNO"] == []
-    pairs = triggers.largest(explained(), 2, least=1)
-    assert pairs["NUMERIC"][0][0] == "a b"
-    assert pairs["NUMERIC"][0][1] == pytest.approx(0.6)
-    np.testing.assert_allclose(explained().sums, [0.8, 0.4, 0.9, 0.5])
-
-
-def test_words_that_ask_are_not_spurious():
     each = explained()
+    three = each._replace(
+        words=each.words * 3, classes=np.tile(each.classes, 3), maps={"IG": each.maps["IG"] * 3}
+    )
+    found = triggers.largest(three, 1)
+    expected = {"b": 0.4, "a": 0.2, "d": 0.1}
+    assert [word for word, *_ in found["NUMERIC"]] == [*expected]
+    assert [mean for _, mean, _ in found["NUMERIC"]] == pytest.approx([*expected.values()])
+    assert [count for *_, count in found["NUMERIC"]] == [6, 6, 3]
+    assert found["STRING"] == [("c", pytest.approx(0.8), 6)]
+    assert found["YESNO"] == []
+    assert triggers.largest(each, 1)["NUMERIC"] == []  # fewer than three
+    pairs = triggers.largest(three, 2)["NUMERIC"]
+    assert pairs[0] == ("a b", pytest.approx(0.6), 6)
+    np.testing.assert_allclose(each.sums, [0.8, 0.4, 0.9, 0.5])
     assert "a" in triggers.ASKING
-    found = triggers.spurious(each, least=1)
-    assert [word for word, *_ in found["NUMERIC"]] == ["b", "d"]
+    silent = triggers.silent(three, [["b"], ["b", "d"], ["d"]], np.array([0, 1, 1]))
+    assert [(word, share) for word, *_, share in silent["NUMERIC"]] == [("b", 0.5), ("d", 0.0)]
+    assert np.isnan(silent["STRING"][0][-1])  # no training question has "c"
 
 
 def test_rules_by_hand():
