@@ -207,7 +207,7 @@ def _claims(
     return [
         Claim(
             "a network with an AUC near 1 can have attributions that miss the logic",
-            "found for several of its logics",
+            "networks without errors can learn spurious correlations",
             "no network is near 1"
             if worst is None
             else f"{len(good)} of {len(right)} logics have a network AUC of at least "
