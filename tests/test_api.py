@@ -27,7 +27,8 @@ NAMES = {
     "evaluation": (
         "perturbation_curve aopc insertion deletion infidelity faithfulness_correlation "
         "max_sensitivity average_sensitivity pointing_game relevance_mass relevance_rank "
-        "sparseness complexity input_recovery"
+        "sparseness complexity input_recovery random_logit smooth_mprt efficient_mprt "
+        "neighbour_mean"
     ),
     "groups": "grid leaves",
     "tokens": "at_embedding baseline per_token every_output",
@@ -49,7 +50,7 @@ NAMES = {
         "riemann_left riemann_right midpoint trapezoid gauss_legendre composite concentrated"
     ),
     "targets": "logit probability log_probability log_odds",
-    "plot": "heatmap overlay signed_channels panel text html matrix curve",
+    "plot": "heatmap overlay signed_channels panel text html matrix curve molecule molecule_svg",
     "axioms": (
         "completeness sensitivity_a sensitivity_b dummy implementation_invariance linearity "
         "symmetry input_invariance affine_scale_invariance zero_at_baseline conservation "
@@ -68,25 +69,25 @@ NAMES = {
 """Every public function: the promise that no name is lost."""
 
 OPERANDS = (
-    "axiom ax axes image method model f batches mesh claims maps words alphas scores attributions "
-    "rows columns mask data samples g "
-    "shifted path paths points quadrature warp params labels a b k m x pieces size label baseline "
-    "baselines composite patterns perturbation target key layer n shape name low high alpha beta "
-    "epsilon gamma rule operation height width predicates entries names"
+    "axiom ax axes image molecule method model f batches mesh claims maps words alphas scores "
+    "attributions rows columns mask data samples g shifted path paths points quadrature warp "
+    "params labels a b k m x removed pieces size label baseline baselines composite patterns "
+    "perturbation target key layer n shape name low high alpha beta epsilon gamma rule operation "
+    "height width predicates entries names"
 )
 """The words for what is passed by position, in the one order in which they come."""
 
 OPTIONS = (
-    "a absolute alphas antithetic area args atol b band batch_axis bias cell channels chunk_size "
-    "colorbar counts digits epsilon estimator exponent exponents feature fill fraction game gamma "
-    "grid "
-    "group groups i in_axes init insert iterations j jitter keep kernel_width layers "
-    "learning_rate limit max_distance max_evaluations max_examples max_pieces max_sigma mean "
-    "neighbors node_axis noise noise_scale normalize num_masks num_permutations num_samples "
-    "num_steps objective on_uncovered options order out padding penalty percentile "
-    "probability probes progress radius reference refined relu rtol scale seed shift "
-    "shifted_baseline smoothness sparsity spatial_axes std step_size steps stride strides "
-    "subset_size surrogate table title upsample variant warn_above where window"
+    "a absolute alphas antithetic area args atol b band batch_axis bias bins cell channels "
+    "chunk_size colorbar counts digits ends epsilon estimator exponent exponents feature fill "
+    "fraction game gamma grid group groups i in_axes init insert iterations j jitter keep "
+    "kernel_width layers learning_rate limit max_distance max_evaluations max_examples max_pieces "
+    "max_sigma mean neighbors node_axis noise noise_scale normalize num_masks num_permutations "
+    "num_samples num_steps numbers objective on_uncovered options order out padding pairs penalty "
+    "percentile probability probes progress radius random_args reference refined relu rtol scale "
+    "seed shift shifted_baseline similarity smoothness sparsity spatial_axes stages std step_size "
+    "steps stride strides subset_size surrogate table title upsample variant warn_above where "
+    "window"
 )
 """The words for what is passed by keyword only, beside operands."""
 

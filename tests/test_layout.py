@@ -21,8 +21,8 @@ ROOMS = [
     {"_program", "metrics", "paths", "quadrature"},
     {"_cpu", "_recognise"},
     {"_integrate", "rules"},
-    {"_gradients", "_perturb", "composites", "evaluation"},
-    {"_backward"},
+    {"_gradients", "_perturb", "composites"},
+    {"_backward", "evaluation"},
     {"_layers", "_scale", "attacks", "sanity", "tokens"},
     {"axioms"},
     {"testing"},
@@ -36,7 +36,7 @@ FLOORS = [
     {"_core.chunks", "_core.compilation"},
     {"_core.completeness", "_core.sampling"},
     {"plot.scales"},
-    {"plot.charts", "plot.pictures", "plot.words"},
+    {"plot.charts", "plot.molecules", "plot.pictures", "plot.words"},
     {"_program.versions"},
     {"_program.jaxpr"},
     {"_program.running", "_program.workload"},
@@ -62,7 +62,8 @@ FLOORS = [
     {"_gradients.competitive", "_gradients.noise"},
     {"_perturb.coalitions", "_perturb.masks", "_perturb.windows"},
     {"_perturb.exact", "_perturb.sampled"},
-    {"evaluation.curves", "evaluation.maps", "evaluation.stability"},
+    {"evaluation.filling", "evaluation.maps", "evaluation.randomization", "evaluation.stability"},
+    {"evaluation.curves"},
     {"evaluation.faithfulness"},
     {"_backward.rewrite"},
     {"_backward.with_rules"},
@@ -139,6 +140,10 @@ def test_only_allowed_packages_are_imported(module):
             assert module.startswith("plot.")
             assert not at_top, "matplotlib is imported when a picture is made"
             continue
+        if root == "rdkit":
+            assert module == "plot.molecules"
+            assert not at_top, "RDKit is imported when a molecule is drawn"
+            continue
         if root == "hypothesis":
             assert module in ("testing.options", "testing.strategies", "testing.search")
             assert not at_top, "hypothesis is imported when something is drawn"
@@ -185,7 +190,7 @@ def test_nothing_optional_is_imported_with_the_package():
     import subprocess
 
     code = "import sys, xattr; sys.exit(any(map(sys.modules.get, %r)))"
-    code %= (("matplotlib", "flax", "hypothesis"),)
+    code %= (("matplotlib", "flax", "hypothesis", "rdkit"),)
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

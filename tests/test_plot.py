@@ -3,6 +3,7 @@
 import html.parser
 import itertools
 import re
+import sys
 
 import matplotlib.figure
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from xattr import plot
+from xattr.plot import molecules
 from xattr.plot.pictures import pixel_scores
 
 MAP = np.zeros((4, 4, 3))
@@ -168,7 +170,8 @@ class Page(html.parser.HTMLParser):
 
 def test_html_is_whole_escaped_and_has_a_legend():
     evil = "</span><script>alert(1)</script>"
-    found = plot.html([*WORDS, evil], [*SCORES, 1], title="<i>")
+    found = plot.html([*WORDS[:4], "überall", evil], [*SCORES, 1], title="<i>")
+    assert found.isascii()
     assert found._repr_html_() == str(found)
     assert type(found._repr_html_()) is str
     page = Page(found)
@@ -176,6 +179,7 @@ def test_html_is_whole_escaped_and_has_a_legend():
     shown = "".join(page.data)
     assert evil in shown
     assert "<i>" in shown
+    assert "überall" in shown
     assert "script" not in re.sub("&lt;.*?&gt;", "", found)
     assert "−2 " in shown
     assert "linear-gradient" in found
@@ -228,3 +232,58 @@ def test_curves_have_a_median_and_a_band():
 def test_bad_input_of_texts_and_charts(call, text):
     with pytest.raises(ValueError, match=re.escape(text)):
         call(axes())
+
+
+def test_a_molecule_has_a_colour_for_each_atom_and_bond():
+    """Ethanol: the carbon 0 is red, the oxygen blue, and of the two bonds one is red."""
+    atoms = np.array([[1.0, 1.0], [0.0, 0.0], [-2.0, 0.0], [0.0, 0.0]])  # the last is padding
+    pairs, ends = np.array([1.0, 0.5, 4.0, 0.0]), np.array([[0, 1], [1, 0], [0, 2], [0, 0]])
+    found = molecules._scores("CCO", atoms, pairs, ends, 100)
+    assert found.atoms.tolist() == [2, 0, -2]
+    assert found.bonds == {0: 1.5, 1: 0}  # 0 and 2 are not bonded
+    assert found.limit == 2
+    red, white, blue = (found.colour(score) for score in (2.0, 0.0, -2.0))
+    assert red[0] > red[2] + 0.3
+    assert blue[2] > blue[0] + 0.3
+    assert min(white) > 0.95
+    text = plot.molecule_svg("CCO", atoms, pairs=pairs, ends=ends)  # RDKit cuts decimals off
+    fills = {f"#{''.join(f'{int(255 * c + 1e-6):02X}' for c in colour)}" for colour in (red, blue)}
+    assert all(fill in text for fill in fills)
+
+
+def test_a_molecule_is_drawn_into_axes():
+    ax = plot.molecule(axes(), "CCO", np.array([1.0, 0.0, -3.0]), colorbar=True, size=(200, 100))
+    (image,) = ax.images
+    assert image.get_array().shape[:2] == (100, 200)
+    red, _, blue = np.moveaxis(image.get_array()[..., :3], -1, 0)
+    assert (red > blue + 0.1).any()
+    assert (blue > red + 0.4).any()
+    assert ax.figure.axes[1].get_ylim() == (-3, 3)
+    assert plot.molecule_svg("CCO", np.zeros(3)) != plot.molecule_svg("CCO", np.ones(3))
+    numbered = plot.molecule_svg("CCO", np.zeros(3), numbers=True)
+    assert len(numbered) > len(plot.molecule_svg("CCO", np.zeros(3)))
+
+
+def test_drawing_a_molecule_needs_rdkit(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'xattr-jax[molecules]'")):
+        plot.molecule(axes(), "CCO", np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "text"),
+    [
+        (("CCO", np.ones(2)), {}, "`attributions` are those of 2 atoms, but `molecule` has 3"),
+        (("CCO", np.ones(4)), {}, "what is beyond must be padding with 0"),
+        (("CCO", np.ones((1, 3, 2))), {}, "`attributions` must have shape (N,)"),
+        (("CCO", np.full(3, np.inf)), {}, "`attributions` has values that are not finite"),
+        (("not a molecule", np.ones(3)), {}, "`molecule` 'not a molecule' is not a SMILES"),
+        (("CCO", np.ones(3)), {"pairs": np.ones(1)}, "`pairs` and `ends` go together"),
+        (("CCO", np.ones(3)), {"pairs": np.ones(1), "ends": [0, 1]}, "`ends` must have shape (1,"),
+        (("CCO", np.ones(3)), {"pairs": np.ones(1), "ends": [[0, 3]]}, "`ends` has the pair 0, 3"),
+        (("CCO", np.ones(3)), {"percentile": 0}, "`percentile` must lie above 0"),
+    ],
+)
+def test_bad_molecules(arguments, options, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        plot.molecule(axes(), *arguments, **options)

@@ -7,9 +7,11 @@ import numpy as np
 
 from paper_repro.experiments.photograph_cascade import (
     BATCH,
+    BLUR,
     COUNT,
     DRAWN,
     EPSILON,
+    FEW,
     LIKENESS,
     METRICS,
     NODES,
@@ -18,6 +20,7 @@ from paper_repro.experiments.photograph_cascade import (
     SAMPLES,
     SILENT,
     SLOW_COUNT,
+    STEPS,
     Study,
     mean_of,
     study_of,
@@ -358,14 +361,18 @@ def _notes(study: Study) -> list[str]:
 
 def _settings() -> str:
     return (
-        f"Full runs take at most {COUNT} photographs, {SLOW_COUNT} for the slow methods, in "
-        f"batches of {BATCH}. The paper's 50 nodes and samples would take longer than all else: IG "
-        f"has {NODES} midpoints from black here, and SmoothGrad {SAMPLES} samples of deviation .15 "
-        f"(max − min). CGI needs a gradient for every class; {RIVALS} classes compete, those that "
+        f"Full runs take at most {COUNT} photographs, {SLOW_COUNT} for the slow methods and {FEW} "
+        f"for the learned mask, in batches of {BATCH}. The paper's 50 nodes and samples would take "
+        f"longer than all else: IG has {NODES} midpoints from black here, and SmoothGrad {SAMPLES} "
+        "samples of deviation .15 (max − min). CGI needs a gradient for every class; "
+        f"{RIVALS} classes compete, those that "
         "the trained network finds most likely. LRP-Z and LRP-ε hold the biases in their "
         "denominators, as in iNNvestigate; without the biases their maps of the trained network "
         f"were NaN in float32. ε is {EPSILON:g}. Deep Taylor takes the bounds 0 and 1 at the first "
-        "layer."
+        "layer. The learned mask (Fong & Vedaldi; fig. 36 of the paper has it for AlexNet) lowers "
+        f"the probability of the class in {STEPS} steps, a third of theirs; what it hides is "
+        f"blurred by {BLUR:g} pixels. A network to which the class is as unlikely as any leaves it "
+        "nothing to hide: the mask is empty, and its correlations are not defined."
     )
 
 

@@ -25,10 +25,14 @@ from paper_repro.report.progress import shown
 from paper_repro.report.results import Setting
 from xattr import composites, quadrature, rules, sanity
 
-COUNT, SLOW_COUNT = 50, 11
-"""Photographs, and those for the methods that need many gradients or slow ones."""
+COUNT, SLOW_COUNT, FEW = 50, 11, 2
+"""Photographs, those for the methods that need many gradients or slow ones, and those for the
+learned mask, which takes hundreds of gradients."""
 BATCH = 3
-"""Pictures taken together; with the one that is drawn, `COUNT` and `SLOW_COUNT` fill batches."""
+"""Pictures taken together; with the one that is drawn, all three numbers fill batches."""
+STEPS, BLUR = 100, 10.0
+"""Steps of learning a mask, and the deviation in pixels by which it blurs what it hides. Fong &
+Vedaldi take 300 steps."""
 NODES, SAMPLES, RIVALS = 16, 8, 8
 """Nodes of IG, samples of SmoothGrad, and classes that compete in CGI."""
 EPSILON = 1e-3
@@ -147,41 +151,55 @@ def _competitive(it: Case) -> Any:
     return xattr.competitive_gradient_x_input(rivals, it.image, 0, args=args, chunk_size=4)
 
 
+def _learned_mask(it: Case) -> Any:
+    f = xattr.targets.probability(functools.partial(_network, it.variant))
+    blurred = xattr.paths.blur(it.image, max_sigma=BLUR)(jnp.float32(0))
+    mask = xattr.meaningful_perturbation(
+        f, it.image, blurred, it.key, num_steps=STEPS, args=it.args
+    )
+    return mask[..., None]
+
+
+def _network(variant: str, image: jax.Array, params: Any) -> jax.Array:
+    return efficientnet.network(image, params, variant=variant)
+
+
 def _edges(it: Case) -> Any:
     return xattr.edge_detector(it.image)
 
 
 class Kind(NamedTuple):
-    """A method, and whether it is for fewer photographs because it takes long."""
+    """A method, and the number of photographs: fewer where it takes long."""
 
     method: Callable[[Case], Any]
-    slow: bool = False
+    photographs: int = COUNT
 
 
 def _lrp(composite: Any, bias: Any = "exclude") -> Kind:
-    return Kind(functools.partial(_relevance, composite, bias), slow=True)
+    return Kind(functools.partial(_relevance, composite, bias), SLOW_COUNT)
 
 
 PATTERN_NET = "PatternNet"
 METHODS = {
     "gradient": Kind(_gradient),
-    "SmoothGrad": Kind(_smooth, slow=True),
+    "SmoothGrad": Kind(_smooth, SLOW_COUNT),
     "DeConvNet": Kind(_deconvnet),
     "guided backprop": Kind(_guided),
     "Grad-CAM": Kind(_grad_cam),
     "guided Grad-CAM": Kind(_guided_grad_cam),
     "gradient ⊙ input": Kind(_gradient_x_input),
-    "integrated gradients": Kind(_integrated, slow=True),
+    "integrated gradients": Kind(_integrated, SLOW_COUNT),
     "edge detector": Kind(_edges),
-    PATTERN_NET: Kind(_pattern_net, slow=True),
-    "PatternAttribution": Kind(_pattern_attribution, slow=True),
-    "deep Taylor": Kind(_deep_taylor, slow=True),
+    PATTERN_NET: Kind(_pattern_net, SLOW_COUNT),
+    "PatternAttribution": Kind(_pattern_attribution, SLOW_COUNT),
+    "deep Taylor": Kind(_deep_taylor, SLOW_COUNT),
     "LRP-Z": _lrp(composites.every_layer(rules.zero()), "include"),
     "LRP-ε": _lrp(composites.every_layer(rules.epsilon(EPSILON)), "include"),
     "LRP preset A, flat": _lrp(composites.preset_a_flat()),
     "LRP preset B, flat": _lrp(composites.preset_b_flat()),
-    "DeepLIFT": Kind(_deep_lift, slow=True),
-    "CGI": Kind(_competitive, slow=True),
+    "DeepLIFT": Kind(_deep_lift, SLOW_COUNT),
+    "CGI": Kind(_competitive, SLOW_COUNT),
+    "learned mask": Kind(_learned_mask, FEW),
 }
 QUICK = ("gradient", "guided backprop", "Grad-CAM", "edge detector")
 
@@ -248,7 +266,7 @@ def study_of(setting: Setting) -> Study:
     free = free.chosen([[each.name for each in free.photographs].index(DRAWN)])
     order = order_of(setting.network, quick=setting.quick)
     names = QUICK if setting.quick else tuple(METHODS)
-    patterns, silent = _patterns(scene) if PATTERN_NET in names else (None, 0.0)
+    patterns, silent = patterns_of(scene) if PATTERN_NET in names else (None, 0.0)
     networks = _networks(scene, order)
     found = {name: _measured(scene, free, name, networks, patterns) for name in names}
     k = len(order)
@@ -291,7 +309,7 @@ def _networks(scene: Scene, order: dict[str, tuple[str, ...]]) -> list[Any]:
     return [scene.params, *map(random, chosen)]
 
 
-def _patterns(scene: Scene) -> tuple[dict[str, jax.Array], float]:
+def patterns_of(scene: Scene) -> tuple[dict[str, jax.Array], float]:
     """Fit patterns on the photographs and the trained network; return them and the silent share."""
     images = scene.images
     # Two sizes of batch at most, so that the step compiles at most twice.
@@ -334,8 +352,7 @@ def _measured(
 ) -> dict[str, np.ndarray]:
     """Return what is kept of a method, from the cache folder if it is there."""
     path = cache_dir() / "computed" / f"cascade-{_digest(scene, name, len(networks))}.npz"
-    if METHODS[name].slow:
-        scene = scene.chosen(range(min(SLOW_COUNT, len(scene.photographs))))
+    scene = scene.chosen(range(min(METHODS[name].photographs, len(scene.photographs))))
     if not path.is_file():
         found: dict[str, Any] = _compared(scene, free, name, networks, patterns)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,8 @@ def rates(explained: list[dict[str, Any]]) -> dict[str, Any]:
     """Return how often a word has the largest value, for each method.
 
     The word is the one to blame by the rule, or the one that the network misses most: the score
-    falls most when it is replaced.
+    falls most when it is replaced. "lost" is the share of the score that goes with the one to
+    blame.
     """
     best = {method: np.array([each[method].argmax() for each in explained]) for method in METHODS}
     causes = np.array([each["place"].cause for each in explained])
@@ -72,6 +73,7 @@ def rates(explained: list[dict[str, Any]]) -> dict[str, Any]:
         "chance": float(np.mean([1 / len(each["place"].ids) for each in explained])),
         "hits": {method: places == causes for method, places in best.items()},
         "missed": {method: places == best[REPLACED] for method, places in best.items()},
+        "lost": np.array([e[REPLACED][e["place"].cause] / e["score"] for e in explained]),
     }
 
 

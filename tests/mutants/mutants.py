@@ -1728,4 +1728,51 @@ PERTURBATIONS = (
     ),
 )
 
-MUTANTS = (*WARNINGS, *PATH_METHODS, *GRADIENTS, *RULES, *TOOLS, *PROGRAMS, *PERTURBATIONS)
+# Text -------------------------------------------------------------------------------------------
+
+TOKENS = "test_tokens.py"
+
+TEXTS = (
+    mutant(
+        "tokens-embeddings-ignored",
+        "_program/lookup",
+        "return cut.score(h, ids)",
+        "return cut.score(cut.value(ids) + 0 * h, ids)",
+        "the model looks the ids up all the same",
+        f"{TOKENS}::test_equal_to_a_model_of_embeddings[gradient-plain]",
+    ),
+    mutant(
+        "tokens-places-taken-for-words",
+        "_program/lookup",
+        "return direct[0].output",
+        "return found[-1].output",
+        "what is counted from the padding passes for the ids",
+        f"{TOKENS}::test_padding_has_exactly_nothing",
+    ),
+    mutant(
+        "tokens-keep-inverted",
+        "tokens",
+        'jnp.where(_of_tokens(keep, leaf, "keep"), leaf, new)',
+        'jnp.where(_of_tokens(keep, leaf, "keep"), new, leaf)',
+        "the baseline keeps what it should replace",
+        f"{TOKENS}::test_baselines",
+    ),
+    mutant(
+        "tokens-means-for-sums",
+        "tokens",
+        "return trees.cast(jnp.sum(trees.widen(kept), axis=-1), leaf)",
+        "return trees.cast(jnp.mean(trees.widen(kept), axis=-1), leaf)",
+        "a token gets the mean over its embedding",
+        f"{TOKENS}::test_sums_of_a_pytree_and_of_batches",
+    ),
+    mutant(
+        "tokens-first-output-for-all",
+        "tokens",
+        "return jnp.ravel(f(x, *args))[i]",
+        "return jnp.ravel(f(x, *args))[0 * i]",
+        "every output gets the attributions of the first",
+        f"{TOKENS}::test_every_output_is_the_loop_over_the_outputs[gradient]",
+    ),
+)
+
+MUTANTS = (*WARNINGS, *PATH_METHODS, *GRADIENTS, *RULES, *TOOLS, *PROGRAMS, *PERTURBATIONS, *TEXTS)

@@ -315,3 +315,39 @@ def test_triggers_of_questions_and_the_planted_name(folder):
     assert rules["IG"]["same as the network"] > rules["one class"]["same as the network"] + 0.3
     assert np.mean(np.array(found["completeness"]) < 0.05) > 0.95
     assert len(found["nine"]) == 9
+
+
+def test_one_convolution_has_dead_features_and_two_have_others(folder):
+    found = numbers_of(folder, "dead-features")
+    paper, sharp, rounds = found["shares"]["W1N2, random"]
+    for kind in ("random", "trained"):
+        one, two = (found["shares"][f"{name}, {kind}"] for name in ("W1N2", "W2N2"))
+        assert one[sharp]["equal"] == one[sharp]["pairs"] > 20
+        assert two[sharp]["equal"] == 0
+        assert one[paper]["equal"] < 0.1 * one[paper]["pairs"]
+        assert two[rounds]["equal"] == two[rounds]["pairs"] > 0
+        chain = found["chain"][f"W1N2, {kind}"]
+        assert chain[4:6] == pytest.approx([chain[2]] * 2, rel=1e-5)
+        assert chain[1] != pytest.approx(chain[2], rel=1e-3)
+
+
+def test_screening_networks_are_explained_along_the_whole_path(folder):
+    found = numbers_of(folder, "ligand-screening")
+    chances, slopes = np.array(found["probability"]), np.array(found["total gradient"])
+    alphas = np.array(found["alphas"])
+    # The total gradient is the slope of the curve in α.
+    np.testing.assert_allclose(
+        np.trapezoid(slopes, alphas, axis=1), chances[:, -1] - chances[:, 0], atol=0.01
+    )
+    assert np.abs(found["gap"]).max() < 0.01
+    assert sum(np.array(part) for part in found["shares"].values()) == pytest.approx(1)
+
+
+def test_methods_on_binding_logics(folder):
+    found = numbers_of(folder, "binding-logic")
+    assert len(found["network AUC"]) == len(found["attribution AUC"]["integrated gradients"]) == 12
+    areas = [np.mean(each) for each in found["attribution AUC"]["integrated gradients"].values()]
+    assert np.mean(areas) > 0.5
+    assert found["cue"]["AUC"]["as trained"] > found["cue"]["AUC"]["all molecules"]
+    before, after = found["cue"]["pair"]["smiles"]
+    assert after.count("Cl") == before.count("Cl") + 1

@@ -57,7 +57,7 @@ def _remedy(dtype: Any) -> str:
         )
     return (
         "there is no gradient with respect to it. For tokens or categories attribute at the "
-        "embedding: f(embedding, *args) with embedding = table[tokens]"
+        "embedding: embed, from_embeddings = xattr.tokens.at_embedding(model)"
     )
 
 

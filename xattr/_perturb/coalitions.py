@@ -96,7 +96,7 @@ def problem(
     return Problem(f, x, rows, features_of(x, groups), args, size, progress)
 
 
-def features_of(x: ArrayTree, groups: ArrayTree | None) -> Features:
+def features_of(x: ArrayTree, groups: ArrayTree | None, name: str = "x") -> Features:
     """Return the features of x: every element one, or those that the groups name."""
     if groups is None:
         leaves, treedef = jax.tree.flatten(x)
@@ -106,9 +106,9 @@ def features_of(x: ArrayTree, groups: ArrayTree | None) -> Features:
             for start, leaf in zip(ends, leaves, strict=False)
         ]
         groups = jax.tree.unflatten(treedef, numbers)
-    trees.same_structure(groups, x, "groups", "x")
+    trees.same_structure(groups, x, "groups", name)
     pairs = list(zip(jax.tree.leaves(groups), jax.tree.leaves(x), strict=True))
-    numbers = [_numbers(group, leaf) for group, leaf in pairs]
+    numbers = [_numbers(group, leaf, name) for group, leaf in pairs]
     count = 1 + max(int(group.max(initial=-1)) for group in numbers)
     sizes = np.zeros(count, np.int64)
     for group, (_, leaf) in zip(numbers, pairs, strict=True):
@@ -122,7 +122,7 @@ def features_of(x: ArrayTree, groups: ArrayTree | None) -> Features:
     return Features(tree, count, jnp.asarray(sizes.astype(np.float32)))
 
 
-def _numbers(group: Any, leaf: jax.Array) -> np.ndarray:
+def _numbers(group: Any, leaf: jax.Array, name: str) -> np.ndarray:
     if isinstance(group, jax.core.Tracer):
         raise TypeError(
             "`groups` is traced, but the number of groups decides the shape of the program: pass "
@@ -133,8 +133,8 @@ def _numbers(group: Any, leaf: jax.Array) -> np.ndarray:
         raise TypeError(f"`groups` must hold whole numbers from 0 on, not {numbers.dtype}")
     if numbers.shape != leaf.shape[: numbers.ndim]:
         raise ValueError(
-            f"`groups` have shape {numbers.shape}, but `x` has shape {leaf.shape}: pass a number "
-            "for each element of x, or for each place along its first axes"
+            f"`groups` have shape {numbers.shape}, but `{name}` has shape {leaf.shape}: pass a "
+            f"number for each element of {name}, or for each place along its first axes"
         )
     return numbers.astype(np.int32)
 

@@ -1,7 +1,7 @@
 """Occlusion by windows, and by random soft masks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from xattr._core import chunks, compilation, trees
 from xattr._program import workload
-from xattr.types import Args, Array, Estimate, Function, PRNGKey, Progress
+from xattr.types import Args, Array, ArrayTree, Estimate, Function, PRNGKey, Progress
 
 
 def occlusion(
@@ -75,12 +75,7 @@ def occlusion(
         )
     corners = _corners(x.shape, sizes, steps)
     size = workload.chunk_size(chunk_size, f, x, args)
-    run = compilation.compiled(windows_kernel, f, sizes=sizes)
-
-    def part(first: Any, number: int, valid: Array) -> Any:
-        return run(x, start, chunks.take(corners, first, number), jnp.asarray(valid), args)
-
-    sums = chunks.reduce(part, trees.add, len(corners), chunk_size=size, progress=progress)
+    sums = _summed(windows_kernel, f, corners, (x, start, args), size, progress, sizes=sizes)
     return _mean_over_windows(sums, math.prod(sizes) * math.prod(x.shape[len(sizes) :])).astype(
         x.dtype
     )
@@ -112,12 +107,51 @@ def _corners(shape: tuple[int, ...], sizes: tuple[int, ...], steps: tuple[int, .
     return np.stack([each.ravel() for each in grid], axis=1).astype(np.int32)
 
 
+def _summed(
+    kernel: Callable[..., ArrayTree],
+    f: Function,
+    items: np.ndarray,
+    operands: tuple[Any, ...],
+    size: int,
+    progress: Progress | None,
+    **static: Any,
+) -> Any:
+    """Return the sum of `kernel(f, items, valid, *operands)` over chunks of the items."""
+    if progress is None and not chunks.is_staged():
+        whole = compilation.compiled(whole_kernel, f, kernel=kernel, chunk_size=size, **static)
+        return whole(jnp.asarray(items), operands)
+    run = compilation.compiled(kernel, f, **static)
+
+    def part(first: Any, number: int, valid: Array) -> Any:
+        return run(chunks.take(items, first, number), jnp.asarray(valid), *operands)
+
+    return chunks.reduce(part, trees.add, len(items), chunk_size=size, progress=progress)
+
+
+def whole_kernel(
+    f: Function,
+    items: jax.Array,
+    operands: tuple[Any, ...],
+    *,
+    kernel: Callable[..., ArrayTree],
+    chunk_size: int,
+    **static: Any,
+) -> ArrayTree:
+    """Sum all chunks in one program: from the host a call for each chunk takes twice as long."""
+
+    def part(first: Any, number: int, valid: Array) -> ArrayTree:
+        each = chunks.take(items, first, number)
+        return kernel(f, each, jnp.asarray(valid), *operands, **static)
+
+    return chunks.reduce(part, trees.add, len(items), chunk_size=chunk_size)
+
+
 def windows_kernel(
     f: Function,
-    x: jax.Array,
-    baseline: jax.Array,
     corners: jax.Array,
     valid: jax.Array,
+    x: jax.Array,
+    baseline: jax.Array,
     args: Args,
     *,
     sizes: tuple[int, ...],
@@ -213,52 +247,17 @@ def rise(
         raise ValueError(f"`probability` must lie between 0 and 1, not {probability!r}")
     indices = np.arange(num_masks, dtype=np.uint32)
     size = workload.chunk_size(chunk_size, f, x, args)
-    chance = jnp.asarray(probability, jnp.float32)
-    if progress is None:
-        whole = compilation.compiled(all_soft_masks_kernel, f, cells=cells, chunk_size=size)
-        sums = whole(x, key, jnp.asarray(indices), chance, args)
-    else:
-        run = compilation.compiled(soft_masks_kernel, f, cells=cells)
-
-        def part(first: Any, number: int, valid: Array) -> Any:
-            each = chunks.take(indices, first, number)
-            return run(x, key, each, jnp.asarray(valid), chance, args)
-
-        sums = chunks.reduce(part, trees.add, num_masks, chunk_size=size, progress=progress)
+    operands = (x, key, jnp.asarray(probability, jnp.float32), args)
+    sums = _summed(soft_masks_kernel, f, indices, operands, size, progress, cells=cells)
     return Estimate(*(a.astype(x.dtype) for a in _rise_of(sums, num_masks, probability)))
-
-
-def all_soft_masks_kernel(
-    f: Function,
-    x: jax.Array,
-    key: PRNGKey,
-    indices: jax.Array,
-    probability: jax.Array,
-    args: Args,
-    *,
-    cells: tuple[int, int],
-    chunk_size: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Return the sums over all masks in one program: a call for each chunk takes twice as long."""
-
-    def part(first: Any, number: int, valid: Array) -> Any:
-        each = chunks.take(indices, first, number)
-        return soft_masks_kernel(
-            f, x, key, each, jnp.asarray(valid), probability, args, cells=cells
-        )
-
-    sums: tuple[jax.Array, jax.Array] = chunks.reduce(
-        part, trees.add, len(indices), chunk_size=chunk_size
-    )
-    return sums
 
 
 def soft_masks_kernel(
     f: Function,
-    x: jax.Array,
-    key: PRNGKey,
     indices: jax.Array,
     valid: jax.Array,
+    x: jax.Array,
+    key: PRNGKey,
     probability: jax.Array,
     args: Args,
     *,

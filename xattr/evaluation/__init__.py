@@ -16,6 +16,7 @@ relevant (Sundararajan et al. 2016, §2.5; Hooker et al. 2019).
 
 from xattr.evaluation.curves import aopc, deletion, insertion, perturbation_curve
 from xattr.evaluation.faithfulness import faithfulness_correlation, infidelity
+from xattr.evaluation.filling import neighbour_mean
 from xattr.evaluation.maps import (
     complexity,
     input_recovery,
@@ -24,6 +25,7 @@ from xattr.evaluation.maps import (
     relevance_rank,
     sparseness,
 )
+from xattr.evaluation.randomization import efficient_mprt, random_logit, smooth_mprt
 from xattr.evaluation.stability import average_sensitivity, max_sensitivity
 
 __all__ = [
@@ -31,14 +33,18 @@ __all__ = [
     "average_sensitivity",
     "complexity",
     "deletion",
+    "efficient_mprt",
     "faithfulness_correlation",
     "infidelity",
     "input_recovery",
     "insertion",
     "max_sensitivity",
+    "neighbour_mean",
     "perturbation_curve",
     "pointing_game",
+    "random_logit",
     "relevance_mass",
     "relevance_rank",
+    "smooth_mprt",
     "sparseness",
 ]

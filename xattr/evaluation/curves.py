@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from xattr._core import compilation, trees
+from xattr._perturb import coalitions
 from xattr._program import workload
+from xattr.evaluation.filling import Fill
 from xattr.types import Args, Array, ArrayTree, Function
 
 Order: TypeAlias = Literal["most", "least"]
@@ -21,8 +23,9 @@ def perturbation_curve(
     f: Function,
     attributions: ArrayTree,
     x: ArrayTree,
-    baseline: ArrayTree | None = None,
+    baseline: ArrayTree | Fill | None = None,
     *,
+    groups: ArrayTree | None = None,
     counts: Array | None = None,
     order: Order = "most",
     insert: bool = False,
@@ -42,7 +45,12 @@ def perturbation_curve(
         attributions: one score for each feature: a pytree like x, whose leaves have the shape of
             those of x or the first axes of it. A feature is what has one score, such as a pixel.
         x: the input, a pytree of floating arrays.
-        baseline: a pytree like x, such as zeros, noise or a blurred image. None is zeros.
+        baseline: what takes the place of features: a pytree like x, such as zeros, noise or a
+            blurred image; or a function `(x, removed) -> x`, such as
+            `xattr.evaluation.neighbour_mean`. None is zeros.
+        groups: which scores are one feature, such as the pixels of a patch: whole numbers 0, 1, …
+            in the shape of the attributions, see `xattr.groups`. A group is ordered by the sum of
+            its scores. None makes every score a feature.
         counts: how many features are replaced at each point, whole numbers, of shape (n,). None is
             50 steps from none to all, or one for each feature if there are fewer.
         order: "most" for the largest scores first, "least" for the smallest.
@@ -54,7 +62,8 @@ def perturbation_curve(
         f at each point, of shape (n,).
 
     Raises:
-        ValueError: if the attributions do not fit x, `order` is another, or `counts` is empty.
+        ValueError: if the attributions do not fit x, the groups do not fit the attributions,
+            `order` is another, or `counts` is empty.
         TypeError: if a leaf is not floating, or `args` is not a tuple.
 
     Source:
@@ -68,20 +77,40 @@ def perturbation_curve(
         >>> xattr.evaluation.perturbation_curve(f, w, jnp.ones(4)).tolist()
         [10.0, 6.0, 3.0, 1.0, 0.0]
     """
+    options: dict[str, Any] = {"groups": groups, "counts": counts, "order": order, "insert": insert}
+    return _curve(f, attributions, x, baseline, **options, args=args, chunk_size=chunk_size)[0]
+
+
+def _curve(
+    f: Function,
+    attributions: ArrayTree,
+    x: ArrayTree,
+    baseline: ArrayTree | Fill | None,
+    *,
+    groups: ArrayTree | None,
+    counts: Array | None,
+    order: Order = "most",
+    insert: bool = False,
+    args: Args,
+    chunk_size: int | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return f at each point, and how many features are replaced there."""
     compilation.check_args(args)
     if order not in ("most", "least"):
         raise ValueError(f'`order` must be "most" or "least", not {order!r}')
-    x, attributions, baseline = checked(x, attributions, baseline)
-    total = sum(leaf.size for leaf in jax.tree.leaves(attributions))
-    points = jnp.asarray(_counts(total) if counts is None else counts, jnp.int32)
+    fill = baseline if callable(baseline) else None
+    x, attributions, start = checked(x, attributions, None if fill else baseline)
+    features = coalitions.features_of(attributions, groups, "attributions")
+    points = jnp.asarray(_counts(features.number) if counts is None else counts, jnp.int32)
     if points.ndim != 1 or not points.size:
         raise ValueError(
             f"`counts` must be numbers of features, of shape (n,) with n ≥ 1, not {points.shape}"
         )
     size = min(workload.chunk_size(chunk_size, f, x, args), len(points))
-    run = compilation.compiled(curve_kernel, f, order=order, insert=insert, chunk_size=size)
-    curve: jax.Array = run(attributions, x, baseline, points, args)
-    return curve
+    options = {"fill": fill, "order": order, "insert": insert, "number": features.number}
+    run = compilation.compiled(curve_kernel, f, **options, chunk_size=size)
+    curve: jax.Array = run(attributions, features.groups, x, start, points, args)
+    return curve, points
 
 
 def _counts(total: int) -> np.ndarray:
@@ -108,55 +137,59 @@ def checked(
 def curve_kernel(
     f: Function,
     attributions: ArrayTree,
+    groups: ArrayTree,
     x: ArrayTree,
     baseline: ArrayTree,
     counts: jax.Array,
     args: Args,
     *,
+    fill: Fill | None,
     order: Order,
     insert: bool,
+    number: int,
     chunk_size: int,
 ) -> jax.Array:
     """Return f at each point."""
-    ranks = _ranks(attributions, order)
-    before, after = (baseline, x) if insert else (x, baseline)
+    ranks = _ranks(attributions, groups, order, number)
 
     def at(count: jax.Array) -> jax.Array:
-        return jnp.asarray(f(mixed(before, after, ranks, count), *args))
+        removed = jax.tree.map(lambda rank: (rank >= count) if insert else (rank < count), ranks)
+        left = without(x, baseline, removed) if fill is None else fill(x, removed)
+        return jnp.asarray(f(left, *args))
 
     return jax.lax.map(at, counts, batch_size=chunk_size)
 
 
-def _ranks(attributions: ArrayTree, order: Order) -> ArrayTree:
-    """Return the place of every feature in the order, over all leaves."""
-    leaves, treedef = jax.tree.flatten(attributions)
-    dtype = trees.widest(leaves)
-    scores = jnp.concatenate([leaf.ravel().astype(dtype) for leaf in leaves])
+def _ranks(attributions: ArrayTree, groups: ArrayTree, order: Order, number: int) -> ArrayTree:
+    """Return for every score the place of its feature in the order, over all leaves."""
+    pairs = list(zip(jax.tree.leaves(attributions), jax.tree.leaves(groups), strict=True))
+    dtype = trees.wide(trees.widest([leaf for leaf, _ in pairs]))
+    scores = jnp.zeros(number, dtype)
+    for leaf, group in pairs:
+        # A group of the first axes of a leaf has all scores along the others.
+        within = leaf.astype(dtype).reshape(*group.shape, -1).sum(-1)
+        scores = scores.at[group].add(within)
     chosen = jnp.argsort(-scores if order == "most" else scores, stable=True)
-    ranks = (
-        jnp.zeros(scores.size, jnp.int32).at[chosen].set(jnp.arange(scores.size, dtype=jnp.int32))
-    )
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-    parts = jnp.split(ranks, ends)
-    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-    return jax.tree.unflatten(treedef, shaped)
+    places = jnp.zeros(number, jnp.int32).at[chosen].set(jnp.arange(number, dtype=jnp.int32))
+    return jax.tree.map(lambda group: places[group], groups)
 
 
-def mixed(before: ArrayTree, after: ArrayTree, ranks: ArrayTree, count: Any) -> ArrayTree:
-    """Return `before` with the first `count` features of the order taken from `after`."""
+def without(x: ArrayTree, baseline: ArrayTree, removed: ArrayTree) -> ArrayTree:
+    """Return x with the baseline's values where `removed`, in shape of the first axes, is True."""
 
-    def of(old: jax.Array, new: jax.Array, rank: jax.Array) -> jax.Array:
-        return jnp.where(trees.as_first_axes(rank < count, old), new, old)
+    def of(leaf: jax.Array, start: jax.Array, gone: jax.Array) -> jax.Array:
+        return jnp.where(trees.as_first_axes(gone, leaf), start, leaf)
 
-    return jax.tree.map(of, before, after, ranks)
+    return jax.tree.map(of, x, baseline, removed)
 
 
 def aopc(
     f: Function,
     attributions: ArrayTree,
     x: ArrayTree,
-    baseline: ArrayTree | None = None,
+    baseline: ArrayTree | Fill | None = None,
     *,
+    groups: ArrayTree | None = None,
     counts: Array | None = None,
     order: Order = "most",
     args: Args = (),
@@ -173,7 +206,8 @@ def aopc(
         f: the function explained, `f(x, *args) -> scalar`, for one example.
         attributions: as for `xattr.evaluation.perturbation_curve`.
         x: the input, a pytree of floating arrays.
-        baseline: a pytree like x. None is zeros.
+        baseline: as for `xattr.evaluation.perturbation_curve`.
+        groups: as for `xattr.evaluation.perturbation_curve`.
         counts: how many features are gone at each point, the first of them 0. For L steps of s
             features it is `s * jnp.arange(L + 1)`. None is as for `perturbation_curve`.
         order: "most" or "least".
@@ -201,6 +235,7 @@ def aopc(
         attributions,
         x,
         baseline,
+        groups=groups,
         counts=counts,
         order=order,
         args=args,
@@ -214,8 +249,9 @@ def deletion(
     f: Function,
     attributions: ArrayTree,
     x: ArrayTree,
-    baseline: ArrayTree | None = None,
+    baseline: ArrayTree | Fill | None = None,
     *,
+    groups: ArrayTree | None = None,
     counts: Array | None = None,
     normalize: bool = True,
     args: Args = (),
@@ -234,7 +270,8 @@ def deletion(
         f: the function explained, `f(x, *args) -> scalar`, for one example.
         attributions: as for `xattr.evaluation.perturbation_curve`.
         x: the input, a pytree of floating arrays.
-        baseline: a pytree like x. None is zeros.
+        baseline: as for `xattr.evaluation.perturbation_curve`.
+        groups: as for `xattr.evaluation.perturbation_curve`.
         counts: how many features are gone at each point. None is as for `perturbation_curve`.
         normalize: whether to scale the curve to 1 at x and 0 at its end. The paper does not.
         args: further arguments of f. A new value does not recompile.
@@ -256,17 +293,23 @@ def deletion(
         >>> float(xattr.evaluation.deletion(lambda x: jnp.sum(w * x), w, jnp.ones(4)))
         0.375
     """
-    options = {"counts": counts, "args": args, "chunk_size": chunk_size}
-    curve = perturbation_curve(f, attributions, x, baseline, **options)  # type: ignore[arg-type]
-    return _area(curve, attributions, counts, (0, -1) if normalize else None)
+    options: dict[str, Any] = {
+        "groups": groups,
+        "counts": counts,
+        "args": args,
+        "chunk_size": chunk_size,
+    }
+    curve, points = _curve(f, attributions, x, baseline, **options)
+    return _area(curve, points, (0, -1) if normalize else None)
 
 
 def insertion(
     f: Function,
     attributions: ArrayTree,
     x: ArrayTree,
-    baseline: ArrayTree | None = None,
+    baseline: ArrayTree | Fill | None = None,
     *,
+    groups: ArrayTree | None = None,
     counts: Array | None = None,
     normalize: bool = True,
     args: Args = (),
@@ -284,7 +327,8 @@ def insertion(
         f: the function explained, `f(x, *args) -> scalar`, for one example.
         attributions: as for `xattr.evaluation.perturbation_curve`.
         x: the input, a pytree of floating arrays.
-        baseline: a pytree like x. None is zeros; the paper takes a blurred image.
+        baseline: as for `xattr.evaluation.perturbation_curve`. The paper takes a blurred image.
+        groups: as for `xattr.evaluation.perturbation_curve`.
         counts: how many features are there at each point. None is as for `perturbation_curve`.
         normalize: whether to scale the curve to 0 at the baseline and 1 at its end. The paper does
             not.
@@ -307,18 +351,21 @@ def insertion(
         >>> float(xattr.evaluation.insertion(lambda x: jnp.sum(w * x), w, jnp.ones(4)))
         0.625
     """
-    options = {"counts": counts, "args": args, "chunk_size": chunk_size, "insert": True}
-    curve = perturbation_curve(f, attributions, x, baseline, **options)  # type: ignore[arg-type]
-    return _area(curve, attributions, counts, (-1, 0) if normalize else None)
+    options: dict[str, Any] = {
+        "groups": groups,
+        "counts": counts,
+        "args": args,
+        "chunk_size": chunk_size,
+        "insert": True,
+    }
+    curve, points = _curve(f, attributions, x, baseline, **options)
+    return _area(curve, points, (-1, 0) if normalize else None)
 
 
-def _area(
-    curve: jax.Array, attributions: ArrayTree, counts: Array | None, ends: tuple[int, int] | None
-) -> jax.Array:
+def _area(curve: jax.Array, counts: jax.Array, ends: tuple[int, int] | None) -> jax.Array:
     """Return the area over counts from 0 to 1, of a curve that is 1 and 0 at the given ends."""
-    total = sum(np.size(leaf) for leaf in jax.tree.leaves(attributions))
     curve = trees.widen(curve)
-    places = jnp.asarray(_counts(total) if counts is None else counts, curve.dtype)
+    places = counts.astype(curve.dtype)
     width = places[-1] - places[0]
     if ends is not None:
         one, zero = ends

@@ -210,11 +210,10 @@ def subsets_kernel(
         order = jax.random.permutation(jax.random.fold_in(key, index), int(ends[-1]))
         parts = jnp.split(order, ends[:-1])
         ranks = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-        without = curves.mixed(x, baseline, jax.tree.unflatten(treedef, ranks), subset_size)
-        chosen = [
-            jnp.where(rank < subset_size, leaf, 0) for rank, leaf in zip(ranks, leaves, strict=True)
-        ]
-        return trees.total(chosen), value - jnp.asarray(f(without, *args), value.dtype)
+        removed = [rank < subset_size for rank in ranks]
+        left = curves.without(x, baseline, jax.tree.unflatten(treedef, removed))
+        chosen = [jnp.where(gone, leaf, 0) for gone, leaf in zip(removed, leaves, strict=True)]
+        return trees.total(chosen), value - jnp.asarray(f(left, *args), value.dtype)
 
     indices = jnp.arange(num_samples, dtype=jnp.uint32)
     found: tuple[jax.Array, jax.Array] = jax.lax.map(at, indices, batch_size=chunk_size)

@@ -185,7 +185,9 @@ def html(
     head = "" if title is None else f"<div><b>{escaping.escape(title)}</b></div>"
     body = " ".join(spans)
     outside = "font-family:sans-serif;line-height:1.9;max-width:60em;color:black;background:white"
-    return Html(f'<div style="{outside}">{head}<div>{body}</div>{_legend(scale)}</div>')
+    page = f'<div style="{outside}">{head}<div>{body}</div>{_legend(scale)}</div>'
+    # ASCII alone, so that it is right in a file of any encoding.
+    return Html(page.encode("ascii", "xmlcharrefreplace").decode("ascii"))
 
 
 def _style(scale: Any, score: float) -> str:
