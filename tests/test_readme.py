@@ -51,7 +51,7 @@ def test_table_has_every_method():
     functions = [name for name in xattr.__all__ if callable(getattr(xattr, name))]
     functions = [name for name in functions if not isinstance(getattr(xattr, name), type)]
     assert sorted(named) == sorted(functions), "give each method its line in the README's table"
-    modules = README[README.index("The modules beside them") :].partition("\n\n")[0]
+    modules = README[README.index("Modules: ") :].partition("\n\n")[0]
     assert sorted(re.findall(r"`(\w+)`", modules)) == sorted([*MODULES, "types"])
 
 

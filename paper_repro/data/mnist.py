@@ -45,8 +45,14 @@ def load(folder: Path | None = None, *, progress: bool = True) -> Mnist:
     Raises:
         DataError: if the files cannot be found or fetched, or are not MNIST's.
     """
-    images_and_labels = _from_pickle(progress) if folder is None else _from_idx(folder)
-    train_images, train_labels, test_images, test_labels = images_and_labels
+    if folder is None:
+        return as_digits(_from_pickle(progress))
+    return as_digits(read_idx(folder, IDX_FILES, "MNIST", "leave out --mnist-dir"))
+
+
+def as_digits(arrays: tuple[np.ndarray, ...]) -> Mnist:
+    """Return bytes (n, 28, 28) and labels, to train on and to test, as a `Mnist`."""
+    train_images, train_labels, test_images, test_labels = arrays
     return Mnist(
         train_images=_scaled(train_images),
         train_labels=train_labels.astype(np.int32),
@@ -91,19 +97,31 @@ class _ArrayUnpickler(pickle.Unpickler):
         return self.allowed[module, name]
 
 
-def _from_idx(folder: Path) -> tuple[np.ndarray, ...]:
-    return tuple(_read_idx(folder, name, sha256) for name, sha256 in IDX_FILES.items())
+def read_idx(folder: Path, files: dict[str, str], what: str, remedy: str) -> tuple[np.ndarray, ...]:
+    """Read IDX files, each checked by the sha256 of what is in it.
+
+    Args:
+        folder: where they lie, gzipped or not.
+        files: name -> sha256.
+        what: the data set, as an error names it.
+        remedy: what to do instead, as an error says it.
+
+    Raises:
+        DataError: if one is missing or is another.
+    """
+    return tuple(_read_idx(folder, name, files, what, remedy) for name in files)
 
 
-def _read_idx(folder: Path, name: str, sha256: str) -> np.ndarray:
+def _read_idx(folder: Path, name: str, files: dict[str, str], what: str, remedy: str) -> np.ndarray:
     """Read an IDX file of bytes: a magic number, the lengths of the axes, the bytes."""
+    sha256 = files[name]
     candidates = [folder / (name + end) for end in ("", ".gz")]
     candidates += [path.with_name(path.name.replace("-idx", ".idx")) for path in candidates]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise DataError(
-            f"{folder / name}: no such file, nor with .gz. To mend it: put MNIST's four IDX files "
-            f"({', '.join(IDX_FILES)}) there, or leave out --mnist-dir"
+            f"{folder / name}: no such file, nor with .gz. To mend it: put {what}'s four IDX "
+            f"files ({', '.join(files)}) there, or {remedy}"
         )
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -111,8 +129,8 @@ def _read_idx(folder: Path, name: str, sha256: str) -> np.ndarray:
             raise ValueError(f"{len(content):,} bytes of sha256 {found}")
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path}: expected MNIST's file, of sha256 {sha256} when not gzipped, found: {error}. "
-            "To mend it: download the file anew, or leave out --mnist-dir"
+            f"{path}: expected {what}'s file, of sha256 {sha256} when not gzipped, found: {error}. "
+            f"To mend it: download the file anew, or {remedy}"
         ) from error
     axes = content[3]
     shape = np.frombuffer(content, ">u4", axes, 4).astype(int)

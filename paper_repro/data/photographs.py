@@ -27,18 +27,26 @@ PHOTOGRAPHS = {
     for name, (kind, sha256) in _PICTURES.items()
 }
 
+_TEXTURES = {
+    "brick": ("png", "7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf"),
+    "coins": ("png", "f8d773fc9cfa6f4d8e5942dc34d0a0788fcaed2a4fefbbed0aef5398d7ef4cba"),
+    "grass": ("png", "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
+    "gravel": ("png", "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
+    "hubble_deep_field": (
+        "jpg", "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
+    ),
+    "ihc": ("png", "f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef"),
+    "page": ("png", "341a6f0a61557662b02734a9b6e56ec33a915b2c41886b97509dedf2a43b47a3"),
+}  # fmt: skip
 TEXTURES = {
-    name: Source("scikit-image", "0.26.0", f"skimage/data/{name}.png", sha256)
-    for name, sha256 in (
-        ("grass", "b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89"),
-        ("gravel", "c48615b451bf1e606fbd72c0aa9f8cc0f068ab7111ef7d93bb9b0f2586440c12"),
-    )
+    name: Source("scikit-image", "0.26.0", f"skimage/data/{name}.{kind}", sha256)
+    for name, (kind, sha256) in _TEXTURES.items()
 }
-"""Grey photographs of surfaces (CC0), 512 × 512."""
+"""Free photographs of much the same all over (CC0, or without known restrictions)."""
 
 
 def texture(name: str, *, progress: bool = True) -> np.ndarray:
-    """Return a texture in grey: float64 in [0, 1], (512, 512)."""
+    """Return a texture in grey: float64 in [0, 1]; grass and gravel are (512, 512)."""
     picture = photograph(package_file(TEXTURES[name], progress=progress))
     return np.asarray(picture.convert("L"), np.float64) / 255
 

@@ -57,7 +57,7 @@ def run(setting: Setting) -> Result:
             "pair": _draw_pair(cue),
         },
         numbers,
-        _claims(right, found, cue),
+        _claims(data, right, found, cue),
         [_table(right, found), _cue_table(cue)],
         _notes(data, size, cue),
     )
@@ -195,7 +195,9 @@ def _pair(data: Labelled, rows: Any, params: Any, size: Size, setting: Setting) 
     }
 
 
-def _claims(right: dict[str, float], found: Any, cue: dict[str, Any]) -> list[Claim]:
+def _claims(
+    data: Labelled, right: dict[str, float], found: Any, cue: dict[str, Any]
+) -> list[Claim]:
     means = {name: _mean(each) for name, each in found.items()}
     good = [name for name, value in right.items() if value >= NEAR_ONE]
     ours = {name: float(np.mean(found["integrated gradients"][name])) for name in good}
@@ -212,7 +214,7 @@ def _claims(right: dict[str, float], found: Any, cue: dict[str, Any]) -> list[Cl
             f"{decimal(NEAR_ONE, 2)}; the worst of these, {worst}, has an attribution AUC of "
             f"{decimal(ours[worst], 2)} by IG",
             None if worst is None else ours[worst] < 0.9,
-            "agrees if an attribution AUC is below .9",
+            "agrees if an attribution AUC is below .9" + _prevalence(data, worst),
         ),
         Claim(
             "IG finds the atoms of the logic better than chance",
@@ -251,6 +253,18 @@ def _claims(right: dict[str, float], found: Any, cue: dict[str, Any]) -> list[Cl
             " and ".join(pair["smiles"]),
         ),
     ]
+
+
+def _prevalence(data: Labelled, name: str | None) -> str:
+    """Say how common the fragments of a logic are, and that common ones tell little."""
+    if name is None:
+        return ""
+    logic = next(logic for logic in LOGICS if logic.name == name)
+    shares = {fragment: float(data.has(fragment).mean()) for fragment in logic.present}
+    text = ", ".join(f"{fragment} in {_percent(share)}" for fragment, share in shares.items())
+    common = [fragment for fragment, share in shares.items() if share > 0.9]
+    told = f"; a network can do without {' and '.join(common)}" if common else ""
+    return f". Of the molecules: {text}{told}"
 
 
 def _mean(areas: dict[str, np.ndarray]) -> float:
@@ -299,7 +313,8 @@ def _notes(data: Labelled, size: Size, cue: dict[str, Any]) -> list[str]:
         "half of its pairs'. The AUC is that of the scores within a molecule; chance is .5.",
         f"IG has {size.nodes} nodes; SmoothGrad averages {size.samples} IG maps of noisy features; "
         f"Shapley values are of {size.orders} random orders. Ablation and Shapley values leave out "
-        "an atom with all of its pairs. Grad-CAM is that of the last Weave module, without ReLU.",
+        "an atom with all of its pairs. LRP has its default rules. Grad-CAM is that of the last "
+        "Weave module, without ReLU.",
         f"The cue: of molecules with both or none of {TRUE} and {CUE} the network learns which "
         f"have {TRUE}. The pair is the one whose score differs most, of "
         f"{cue['pair']['edits']:,} that have a chlorine in place of an aromatic hydrogen.",

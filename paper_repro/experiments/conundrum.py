@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.stats import rankdata
@@ -36,8 +36,8 @@ MEASURES = {
     "infidelity": Measure(False, "shares", "what the best multiple of A leaves of f's changes"),
     "max-sensitivity": Measure(False, "steadiness", "largest relative change within ±2 %"),
     "localization": Measure(True, "place", "share of |A| inside the object's boxes"),
-    "ROAR": Measure(True, "retraining", "accuracy lost after retraining without top pixels"),
-    "BAM": Measure(True, "constructed truth", "model contrast score"),
+    "ROAR": Measure(True, "retraining", "accuracy lost by retraining, less that of random pixels"),
+    "BAM": Measure(True, "constructed truth", "model contrast score, of digits pasted on scenes"),
     "seconds": Measure(False, "cost", "time, in gradients"),
 }
 """The columns of the table."""
@@ -50,10 +50,16 @@ NEEDS = {
     "a map that stays when the input hardly moves": ("max-sensitivity",),
 }
 """A need, and the measures that speak of it."""
+OTHER_NAMES = {"LRP-ε": "LRP-EPS", "KernelSHAP": "SHAP (kernel)", "the input": "input"}
+"""What other experiments call a method -> its name here."""
 CHEAP = 2.5
 """Times of a gradient that count as cheap."""
 TOP = 3
 """Places named in the text."""
+
+
+Row: TypeAlias = dict[str, tuple[float, float, float]]
+"""Measure, or method -> mean, low and high."""
 
 
 class Judged(NamedTuple):
@@ -62,7 +68,7 @@ class Judged(NamedTuple):
     name: str
     source: str
     inputs: int
-    values: dict[str, dict[str, tuple[float, float, float]]]
+    values: dict[str, Row]
 
     @property
     def measures(self) -> list[str]:
@@ -114,16 +120,16 @@ def _subjects(setting: Setting) -> list[methods.Subject]:
 
 def _judged(it: methods.Subject, setting: Setting) -> Judged:
     found = judgement.judged(it, quick=setting.quick, seed=setting.seed, progress=setting.progress)
-    elsewhere = {"axioms": _axioms(), "ROAR": _roar(it.name), "BAM": _bam(it.name)}
-    values: dict[str, dict[str, tuple[float, float, float]]] = {}
+    axioms = _axioms()
+    # Their networks are small ones of digits.
+    elsewhere = {"ROAR": _roar(), "BAM": _bam()} if it.name == "MNIST CNN" else {}
+    values: dict[str, Row] = {}
     for name, measured in found.items():
         row = {key: _interval(measured[key]) for key in judgement.MEASURED if key in measured}
         ours, gradients = measured["seconds"]
         row["seconds"] = _interval(ours / gradients, spread=True)
-        values[name] = row | _of_axioms(elsewhere["axioms"], name)
-        for measure in ("ROAR", "BAM"):
-            if name in elsewhere[measure]:
-                values[name][measure] = elsewhere[measure][name]
+        others = {m: table[name] for m, table in elsewhere.items() if name in table}
+        values[name] = row | _of_axioms(axioms, name) | others
     return Judged(it.name, it.source, len(it.inputs), values)
 
 
@@ -176,7 +182,7 @@ def _axioms() -> Any:
     return found
 
 
-def _of_axioms(table: Any, name: str) -> dict[str, tuple[float, float, float]]:
+def _of_axioms(table: Any, name: str) -> Row:
     """Return the share of axioms that hold, and whether input invariance does."""
     signs = table["grid"].get(METHODS[name].axioms or "", "").replace(".", "")
     if not signs:
@@ -189,12 +195,26 @@ def _of_axioms(table: Any, name: str) -> dict[str, tuple[float, float, float]]:
     return row
 
 
-def _roar(subject: str) -> Mapping[str, tuple[float, float, float]]:
-    return {}
+def _roar() -> Row:
+    """Return the accuracy that random removal leaves, less that of a method: mean over levels."""
+    found = _read("roar")
+    if found is None:
+        return {}
+    areas = {name: np.array(each["areas"]) for name, each in found["MNIST"]["ROAR"].items()}
+    return {_name(name): _interval(areas["random"] - each) for name, each in areas.items()}
 
 
-def _bam(subject: str) -> Mapping[str, tuple[float, float, float]]:
-    return {}
+def _bam() -> Row:
+    """Return the model contrast scores."""
+    found = _read("bam")
+    if found is None:
+        return {}
+    scores = {name: each["MCS"] for name, each in found["scores"].items()}
+    return {_name(n): (each["mean"], each["low"], each["high"]) for n, each in scores.items()}
+
+
+def _name(name: str) -> str:
+    return OTHER_NAMES.get(name, name)
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -228,7 +248,7 @@ def _tables(it: Judged) -> list[Table]:
     return [needs, table, agreement]
 
 
-def _cell(values: Mapping[str, tuple[float, float, float]], measure: str) -> str:
+def _cell(values: Row, measure: str) -> str:
     if measure not in values:
         return "–"
     mean, low, high = values[measure]

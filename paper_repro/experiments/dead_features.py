@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ import xattr
 from paper_repro.data import molecules
 from paper_repro.data.molecules import BONDS, ELEMENTS, Molecule
 from paper_repro.experiments import screening_networks
+from paper_repro.experiments.atom_colours import colours
 from paper_repro.networks import weave
 from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal
@@ -30,14 +31,6 @@ SIZE = 48
 """All molecules are padded to this many atoms, so that they share one program."""
 FULL, QUICK = 40, 4
 """Molecules of thrombin's test set."""
-
-
-class Colours(NamedTuple):
-    """What the atoms of a molecule look like, from the least to the most that is looked at."""
-
-    bonds: list[Any]
-    pairs: list[Any]
-    rounds: list[Any]
 
 
 def run(setting: Setting) -> Result:
@@ -114,32 +107,6 @@ def _integrated(module: Any, x: Any, graph: Any, params: Any) -> Any:
     score, nodes = weave.score_of(module), xattr.quadrature.gauss_legendre(NODES)
     args = (graph, 0, params)
     return xattr.integrated_gradients(score, x, quadrature=nodes, args=args, warn_above=None)
-
-
-def colours(molecule: Molecule) -> Colours:
-    """Return what each atom looks like to the paper, to one module, and to two.
-
-    One module adds up the pairs of an atom; it sees its type and the multiset of its pairs. With
-    two modules the gradient at an atom also depends on its neighbours' pairs and neighbours: two
-    rounds of colour refinement.
-    """
-    types = molecule.atoms.argmax(axis=1).tolist()
-    around: list[list[tuple[int, int]]] = [[] for _ in types]
-    for kind, (i, j) in zip(molecule.pairs.argmax(axis=1).tolist(), molecule.ends, strict=True):
-        around[i].append((kind, int(j)))
-        around[j].append((kind, int(i)))
-    bonds = [
-        (t, *sorted(kind for kind, _ in near if kind < len(BONDS)))
-        for t, near in zip(types, around, strict=True)
-    ]
-    pairs = [(t, *sorted(kind for kind, _ in near)) for t, near in zip(types, around, strict=True)]
-    rounds: list[Any] = list(types)
-    for _ in range(2):
-        rounds = [
-            (own, tuple(sorted((kind, rounds[j]) for kind, j in near)))
-            for own, near in zip(rounds, around, strict=True)
-        ]
-    return Colours(bonds, pairs, rounds)
 
 
 def _shares(maps: dict[str, np.ndarray], arrays: dict[str, Molecule]) -> dict[str, Any]:

@@ -187,7 +187,8 @@ def _sensitivity(
     for _ in range(MOVES):
         moved = it.inputs + random.uniform(-radius, radius, it.inputs.shape).astype(np.float32)
         apart = _norms(maps_of(it.params, moved) - maps)
-        largest = np.maximum(largest, apart / _norms(maps))
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a map of zeros
+            largest = np.maximum(largest, apart / _norms(maps))
     return largest
 
 

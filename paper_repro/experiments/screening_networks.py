@@ -6,6 +6,7 @@ import numpy as np
 
 from paper_repro.data import molecules
 from paper_repro.data.molecules import TARGETS, Molecule
+from paper_repro.experiments import atom_colours
 from paper_repro.networks import graph_training, weave
 from paper_repro.networks.graph_training import Examples, Recipe
 from paper_repro.report.results import Setting
@@ -14,6 +15,9 @@ LARGEST = 64
 """The largest size class, in atoms. Two molecules of a hundred are larger, most of them peptides.
 """
 EPOCHS = 20
+SURROUNDINGS = "bag of surroundings"
+COMMON = 255
+"""How many surroundings have a column of their own."""
 QUICK_SIZE, QUICK_MOLECULES, QUICK_EPOCHS = 32, 320, 2
 
 
@@ -58,9 +62,18 @@ def load(setting: Setting) -> Screening:
     return Screening(texts, arrays, active, known, test, len(smiles) - len(kept))
 
 
+def inputs(name: str, screening: Screening) -> Screening:
+    """Return the molecules as a network takes them: one bag counts surroundings, not types."""
+    if name != SURROUNDINGS:
+        return screening
+    known = screening.rows(np.logical_not(np.any(screening.test, axis=1))).molecules
+    found = atom_colours.surroundings(screening.molecules, known, COMMON)
+    return screening._replace(molecules=found)
+
+
 def trained(name: str, screening: Screening, setting: Setting) -> Any:
     """Return the parameters of a network, trained on the molecules that test no target."""
     recipe = Recipe(name, QUICK_EPOCHS if setting.quick else EPOCHS, seed=setting.seed)
     untested = np.logical_not(np.any(screening.test, axis=1))
-    examples = screening.rows(untested)
+    examples = inputs(name, screening).rows(untested)
     return graph_training.train(recipe, examples, progress=setting.progress)

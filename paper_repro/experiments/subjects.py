@@ -134,12 +134,11 @@ def questions_subject(setting: Setting) -> Subject:
     found = np.asarray(
         jax.jit(jax.vmap(embed, (0, None)))(ids[: count + BACKGROUND], trained.params)
     )
-    x = np.where((ids[: len(found)] != 0)[..., None], found, 0)
+    inputs = np.asarray(found * (ids[: len(found)] != 0)[..., None])
 
     def model(x: jax.Array, params: Any) -> jax.Array:
         # No word is marked as padding. That of padding is 0, which the network would make of it.
-        found: jax.Array = rest(x, jnp.ones(len(x), jnp.int32), params)
-        return found
+        return jnp.asarray(rest(x, jnp.ones(len(x), jnp.int32), params))
 
     return Subject(
         "question CNN",
@@ -147,12 +146,12 @@ def questions_subject(setting: Setting) -> Subject:
         f"asked about the first {count} of them, at the embeddings of their words.",
         model,
         trained.params,
-        x[:count],
+        inputs[:count],
         question_cnn.predictions(recipe, trained.params, ids[:count], batch=count),
-        np.arange(x.shape[1], dtype=np.int32),
+        np.arange(inputs.shape[1], dtype=np.int32),
         _random_question_networks(recipe, words, trained.params, setting),
-        patterns=None if setting.quick else _question_patterns(model, x, trained.params),
-        background=x[count:],
+        patterns=None if setting.quick else _question_patterns(model, inputs, trained.params),
+        background=inputs[count:],
     )
 
 

@@ -17,7 +17,7 @@ from paper_repro.networks import weave
 from paper_repro.report.progress import shown
 
 FORMAT = 1
-"""Part of every hash. Raise it when a change of this file changes what a recipe gives."""
+"""Part of every hash. Raise it when a change here or in `weave` changes what a recipe gives."""
 
 
 class Recipe(NamedTuple):

@@ -200,8 +200,9 @@ def head(
 NETWORKS: dict[str, Any] = {
     "W2N2": Weave(2),
     "W1N2": Weave(1),
+    "bag of surroundings": Bag(),
+    "bag of atoms and pairs": Bag(pairs=True),
     "bag of atoms": Bag(),
-    "bag": Bag(pairs=True),
 }
 
 

@@ -40,6 +40,7 @@ class Setting(NamedTuple):
     network: str = "lite0"
     ptb_dir: Path | None = None
     wtq_dir: Path | None = None
+    fashion_dir: Path | None = None
 
 
 class Claim(NamedTuple):
@@ -170,7 +171,7 @@ def _facts(name: str, setting: Setting, seconds: float) -> dict[str, Any]:
 def _command(name: str, setting: Setting) -> str:
     """Return the command that repeats the run; a folder of data goes by its last part."""
     parts = ["python -m paper_repro", name]
-    for option in ("imagenet", "ptb", "wtq"):
+    for option in ("imagenet", "ptb", "wtq", "fashion"):
         folder = getattr(setting, f"{option}_dir")
         if folder is not None:
             parts.append(f"--{option}-dir {folder.name}")
@@ -256,6 +257,15 @@ def gallery(folder: Path, names: Iterable[str]) -> str:
         parts += [f"## [{facts['title']}]({page})", f"```sh\n{facts['command']}\n```"]
         parts += [f"![{picture}]({folder.name}/{picture})" for picture in facts["figures"]]
         parts.append(_claims(Claim(**claim) for claim in facts["claims"]))
+    parts += [
+        "## What is not here",
+        'The slides name "FSM (Adel et al.)" among the measures of attributions. They give no '
+        "title, formula or figure, and we found no paper of that name on attributions; so we "
+        "cannot say what it measures, and nothing here stands in for it. The Inception networks "
+        "and the radiographs of the sanity checks, and the retinal scans and the translator of "
+        "the slides, are not public, or are behind a licence; EfficientNet-Lite and networks "
+        "trained here take their place.",
+    ]
     return "\n\n".join(parts) + "\n"
 
 

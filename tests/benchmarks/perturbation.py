@@ -175,20 +175,24 @@ def shap_rows():
     rows = np.random.default_rng(1).normal(size=(1000, 12)).astype(np.float32)
     one = jax.jit(jax.vmap(f, (0, None)))
     batch = lambda values: np.asarray(one(jnp.asarray(values, jnp.float32), *args))
-    few, key = jnp.asarray(rows[:100]), jax.random.key(0)
-    explainer = shap.KernelExplainer(batch, rows[:100], silent=True)
-    ours = lambda: xattr.kernel_shap(f, x, None, key, baselines=few, num_samples=512, args=args)
+    background, key = jnp.asarray(rows), jax.random.key(0)
+    explainer = shap.KernelExplainer(batch, rows, silent=True)
+    ours = lambda: xattr.kernel_shap(
+        f, x, None, key, baselines=background, num_samples=512, args=args
+    )
     theirs = lambda: explainer.shap_values(np.asarray(x), nsamples=512, silent=True)
     found = ratio(lambda: jax.block_until_ready(ours()), theirs)
-    print(f"| `kernel_shap`, 12 features, 512 coalitions × 100 rows | shap | {found} |", flush=True)
-    exact = np.asarray(xattr.shapley_values(f, x, baselines=few, args=args))
+    print(
+        f"| `kernel_shap`, 12 features, 512 coalitions × 1,000 rows | shap | {found} |", flush=True
+    )
+    exact = np.asarray(xattr.shapley_values(f, x, baselines=background, args=args))
     errors = {"ours": [], "shap": []}
     for seed in range(20):
         np.random.seed(seed)  # noqa: NPY002  (shap draws from the global generator)
         errors["shap"].append(explainer.shap_values(np.asarray(x), nsamples=128, silent=True))
         errors["ours"].append(
             xattr.kernel_shap(
-                f, x, None, jax.random.key(seed), baselines=few, num_samples=128, args=args
+                f, x, None, jax.random.key(seed), baselines=background, num_samples=128, args=args
             ).attributions
         )
     root = {k: np.sqrt(np.mean((np.asarray(v) - exact) ** 2)) for k, v in errors.items()}

@@ -87,9 +87,9 @@ def test_a_fill_of_ones_own():
 
 def test_groups_go_together_in_the_order_of_their_sums():
     x = jnp.array([1.0, 10.0, 100.0, 1000.0])
-    scores, groups = jnp.array([3.0, 2.0, 2.5, -1.0]), np.array([0, 1, 1, 0])
+    scores, groups = jnp.array([5.0, 2.0, 1.0, 0.0]), np.array([0, 1, 1, 0])
     curve = evaluation.perturbation_curve(jnp.sum, scores, x, groups=groups)
-    np.testing.assert_allclose(curve, [1111, 1001, 0])  # 4.5 before 2
+    np.testing.assert_allclose(curve, [1111, 110, 0])  # 5 before 3
     image, patches = jnp.ones((4, 4, 3)), xattr.groups.grid(jnp.ones((4, 4)), (2, 2))
     maps = jnp.arange(48.0).reshape(4, 4, 3)
     assert evaluation.perturbation_curve(jnp.sum, maps, image, groups=patches).tolist() == [

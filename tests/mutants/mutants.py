@@ -1726,6 +1726,38 @@ PERTURBATIONS = (
         "the change is not divided by the norm of the map",
         f"{MEASURES}::test_sensitivity_of_the_gradient_of_a_quadratic",
     ),
+    mutant(
+        "group-of-its-last-score",
+        "evaluation/curves",
+        "scores = scores.at[group].add(within)",
+        "scores = scores.at[group].set(within)",
+        "a group is ordered by one of its scores",
+        "evaluation/test_filling.py::test_groups_go_together_in_the_order_of_their_sums",
+    ),
+    mutant(
+        "neighbours-of-the-removed-as-zero",
+        "evaluation/filling",
+        "jnp.where(removed, degree * values - _around(values), 0)",
+        "jnp.where(removed, degree * values, 0)",
+        "removed neighbours count as zero",
+        "evaluation/test_filling.py::test_all_equations_hold_at_once",
+    ),
+    mutant(
+        "the-same-class-again",
+        "evaluation/randomization",
+        "further = 1 + jax.random.randint(",
+        "further = jax.random.randint(",
+        "the other class may be the same",
+        "evaluation/test_randomization.py::test_the_other_class_is_never_the_same_and_is_each_of_the_others",
+    ),
+    mutant(
+        "entropy-of-the-first-map",
+        "evaluation/randomization",
+        "return (random - trained) / trained",
+        "return random - trained",
+        "the rise of the entropy is not relative",
+        "evaluation/test_randomization.py::test_entropy_is_that_of_a_histogram",
+    ),
 )
 
 # Text -------------------------------------------------------------------------------------------

@@ -6,7 +6,13 @@ import pytest
 
 from paper_repro.data import molecules
 from paper_repro.data.packages import DataError
-from paper_repro.experiments import binding_logic, binding_logics, dead_features, ligand_screening
+from paper_repro.experiments import (
+    atom_colours,
+    binding_logic,
+    binding_logics,
+    dead_features,
+    ligand_screening,
+)
 from paper_repro.experiments.binding_logics import Labelled, Logic
 from paper_repro.networks import graph_training, weave
 from paper_repro.networks.graph_training import Examples, Recipe
@@ -158,3 +164,12 @@ def test_another_label_or_recipe_is_another_file(small):
     hashes = {graph_training._hash(recipe, examples()) for recipe in recipes}
     flipped = examples()._replace(labels=1 - examples().labels)
     assert len(hashes | {graph_training._hash(recipes[0], flipped)}) == 3
+
+
+def test_surroundings_by_hand():
+    """Propane's ends look alike; a column that is not known is the last."""
+    known = [molecules.featurize("CCC"), molecules.featurize("CCC")]
+    found = atom_colours.surroundings([*known[:1], molecules.featurize("CO")], known, 2)
+    assert found[0].atoms.argmax(axis=1).tolist() == [0, 1, 0]
+    assert found[1].atoms.argmax(axis=1).tolist() == [2, 2]
+    assert found[0].pairs is known[0].pairs

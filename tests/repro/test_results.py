@@ -115,8 +115,10 @@ def test_training_checks_the_seed(capsys):
 @pytest.mark.parametrize("name", __main__.EXPERIMENTS)
 def test_committed_results_are_full_runs(name):
     facts = json.loads((COMMITTED / f"{name}.json").read_text())
-    folder = " --imagenet-dir imagenet_val" if name in __main__.PHOTOGRAPHIC else ""
-    folder = " --wtq-dir wikitablequestions" if name == "questions" else folder
+    seen = name in __main__.PHOTOGRAPHIC | __main__.BOTH
+    folder = " --imagenet-dir imagenet_val" if seen else ""
+    asked = name in {"questions": "", **__main__.BOTH}
+    folder += " --wtq-dir wikitablequestions" if asked else ""
     assert facts["command"] == f"python -m paper_repro {name}{folder} --seed 0"
     assert not facts["quick"]
     assert facts["seconds"] < 30 * 60

@@ -21,16 +21,21 @@ ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 SMALL = {"width": 5, "last": 4, "dense": (7, 6)}
 
 
+def spread(values, molecule):
+    """The rows of pairs as an N × N array, and which of its places have a pair."""
+    count, rows = len(molecule.atoms), len(molecule.ends)
+    places = np.full((count, count), rows)
+    for number, (i, j) in enumerate(molecule.ends):
+        places[i, j] = places[j, i] = number
+    filled = jnp.concatenate([values[:rows], jnp.zeros((1, values.shape[1]))])
+    return filled[places], (places < rows)[..., None]
+
+
 def dense_weave(params, features, molecule, modules):
     """The network with an array of all N × N pairs, written from the paper's formulas."""
     count = len(molecule.atoms)
     atoms = features["atoms"][:count]
-    pairs = jnp.zeros((count, count, features["pairs"].shape[1]))
-    joined = np.zeros((count, count, 1), bool)
-    for number, (i, j) in enumerate(molecule.ends):
-        for a, b in ((i, j), (j, i)):
-            pairs = pairs.at[a, b].set(features["pairs"][number])
-            joined[a, b] = True
+    pairs, joined = spread(features["pairs"], molecule)
 
     def layer(name, values):
         weights = params[name.split("/")[0]]
@@ -89,7 +94,7 @@ and guided backpropagation of equal functions is not equal."""
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gathers_and_segment_sums_are_those_of_dense_arrays(name, x64):
-    """One network over a list of pairs, another over N × N arrays without gather or scatter."""
+    """One network over a list of pairs, another over N × N arrays without sums of segments."""
     module, params, molecule, features, graph = example()
     sparse = lambda x: weave.score_of(module)(x, graph, 0, params)
     dense = lambda x: dense_weave(params, x, molecule, 2)
@@ -231,14 +236,9 @@ def test_logits_of_a_batch_are_those_of_one_molecule():
 
 
 def dense_messages(params, nodes, edges, molecule):
-    """Message passing for one molecule with N × N arrays, without gather or scatter."""
+    """Message passing for one molecule with N × N arrays, without sums of segments."""
     count = len(molecule.atoms)
-    wide = jnp.zeros((count, count, edges.shape[1]))
-    joined = np.zeros((count, count, 1), bool)
-    for number, (i, j) in enumerate(molecule.ends):
-        for a, b in ((i, j), (j, i)):
-            wide = wide.at[a, b].set(edges[number])
-            joined[a, b] = True
+    wide, joined = spread(edges, molecule)
 
     def relu(name, values):
         products = values @ params[name]["kernel"]

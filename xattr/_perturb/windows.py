@@ -74,11 +74,14 @@ def occlusion(
             f"leave gaps between windows of {window}"
         )
     corners = _corners(x.shape, sizes, steps)
-    size = workload.chunk_size(chunk_size, f, x, args)
-    sums = _summed(windows_kernel, f, corners, (x, start, args), size, progress, sizes=sizes)
-    return _mean_over_windows(sums, math.prod(sizes) * math.prod(x.shape[len(sizes) :])).astype(
-        x.dtype
+    together = workload.chunk_size(chunk_size, f, x, args)
+    operands = (x, start, args)
+    sums = _summed(
+        windows_kernel, f, corners, operands, together, progress, shared=_whole, sizes=sizes
     )
+    size = math.prod(sizes) * math.prod(x.shape[len(sizes) :])
+    mean = _mean_over_windows(sums, size).astype(x.dtype)
+    return jnp.broadcast_to(mean, x.shape)
 
 
 def _one_array(x: Any) -> jax.Array:
@@ -114,11 +117,14 @@ def _summed(
     operands: tuple[Any, ...],
     size: int,
     progress: Progress | None,
+    *,
+    shared: Callable[..., Any] | None = None,
     **static: Any,
 ) -> Any:
     """Return the sum of `kernel(f, items, valid, *operands)` over chunks of the items."""
     if progress is None and not chunks.is_staged():
-        whole = compilation.compiled(whole_kernel, f, kernel=kernel, chunk_size=size, **static)
+        options = {"kernel": kernel, "shared": shared, "chunk_size": size}
+        whole = compilation.compiled(whole_kernel, f, **options, **static)
         return whole(jnp.asarray(items), operands)
     run = compilation.compiled(kernel, f, **static)
 
@@ -134,14 +140,19 @@ def whole_kernel(
     operands: tuple[Any, ...],
     *,
     kernel: Callable[..., ArrayTree],
+    shared: Callable[..., Any] | None,
     chunk_size: int,
     **static: Any,
 ) -> ArrayTree:
-    """Sum all chunks in one program: from the host a call for each chunk takes twice as long."""
+    """Sum all chunks in one program: from the host a call for each chunk takes twice as long.
+
+    What all chunks need, `shared(f, *operands)`, is then computed once.
+    """
+    known = () if shared is None else (shared(f, *operands),)
 
     def part(first: Any, number: int, valid: Array) -> ArrayTree:
         each = chunks.take(items, first, number)
-        return kernel(f, each, jnp.asarray(valid), *operands, **static)
+        return kernel(f, each, jnp.asarray(valid), *operands, *known, **static)
 
     return chunks.reduce(part, trees.add, len(items), chunk_size=chunk_size)
 
@@ -153,11 +164,12 @@ def windows_kernel(
     x: jax.Array,
     baseline: jax.Array,
     args: Args,
+    whole: jax.Array | None = None,
     *,
     sizes: tuple[int, ...],
 ) -> tuple[jax.Array, jax.Array]:
     """Return the sum of what f loses over the windows of each element, and their number."""
-    whole = trees.widen(jnp.asarray(f(x, *args)))
+    whole = _whole(f, x, baseline, args) if whole is None else whole
 
     def of(corner: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
         inside = _window(x.shape, corner, sizes)
@@ -169,14 +181,19 @@ def windows_kernel(
     return losses.sum(0), numbers.sum(0)
 
 
+def _whole(f: Function, x: jax.Array, baseline: jax.Array, args: Args) -> Any:
+    return trees.widen(jnp.asarray(f(x, *args)))
+
+
 def _window(shape: tuple[int, ...], corner: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """Return where a window is, with an axis of length 1 where it is as long as x."""
     inside = jnp.ones((1,) * len(shape), bool)
     for axis, size in enumerate(sizes):
         places = jnp.arange(shape[axis], dtype=jnp.int32)
         along = (places >= corner[axis]) & (places < corner[axis] + size)
         others = (1,) * axis, (1,) * (len(shape) - axis - 1)
         inside = jnp.logical_and(inside, along.reshape(*others[0], -1, *others[1]))
-    return jnp.broadcast_to(inside, shape)
+    return inside
 
 
 def _mean_over_windows(sums: tuple[jax.Array, jax.Array], size: int) -> jax.Array:
