@@ -339,3 +339,38 @@ def test_no_held_out_clause_is_trained_on():
     assert [pair.english for pair in found.test] == ["only 0", "only 100", "only 200"]
     assert not {pair.verse for pair in found.train} & {0, 50, 100}
     assert len(found.train) == 300 - 6
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    recipe = training.QUICK._replace(
+        steps=4, batch=4, embedding=4, hidden=3, merges=5, buckets=(8,)
+    )
+    pairs = [verses.Pair(f"a b {i % 5}", f"x y {i % 7}", 1) for i in range(20)]
+    corpus = training.corpus(recipe, pairs)
+    whole = training.batches
+
+    def interrupted(recipe, rows):
+        order = whole(recipe, rows)
+
+        def batch(step):
+            if step == 2:
+                raise KeyboardInterrupt
+            return order(step)
+
+        return batch
+
+    run = lambda: training.train(recipe, corpus, progress=False)
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it
+        monkeypatch.setenv("XATTR_CACHE", str(tmp_path / "one"))
+        straight = run()
+        monkeypatch.setenv("XATTR_CACHE", str(tmp_path / "two"))
+        monkeypatch.setattr(training, "batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        monkeypatch.setattr(training, "batches", whole)
+        resumed, cached = run(), run()
+    for other in (resumed, cached):
+        jax.tree.map(np.testing.assert_array_equal, straight.params, other.params)
+        np.testing.assert_array_equal(straight.losses, other.losses)
+    assert len(set(straight.losses.tolist())) == 4
+    assert not list(tmp_path.rglob("*.unfinished"))
