@@ -127,6 +127,12 @@ def test_axioms_of_a_method_are_those_of_the_table():
     assert conundrum._of_axioms(table, "random") == {}
 
 
+def test_a_method_that_has_another_name_in_bam_has_its_score():
+    names = {*conundrum._bam()}
+    assert {"SHAP (kernel)", "LRP-EPS", "input", "LIME", "random"} <= names
+    assert names - {*methods.METHODS} == {"occlusion", "Shapley sampling"}
+
+
 def test_every_name_in_the_table_of_axioms_is_there():
     grid = conundrum._axioms()["grid"]
     assert {kind.axioms for kind in methods.METHODS.values()} - {None} <= {*grid}
@@ -166,6 +172,15 @@ def test_controls_and_disagreements_are_named(table):
     # Places 4 1 2 3 and 4 3 2 1, without the control: ρ = 1 − 6 · 8 / (4 · 15).
     assert conundrum._agreement(table, "AOPC", "max-sensitivity") == pytest.approx(0.2)
     assert "seconds" in conundrum._disagreement(table)
+
+
+def test_who_is_first_with_others_is_counted(table):
+    """IG is first in AOPC, LIME in no measure; a measure with equals at the top has all of them."""
+    unknown = float("nan")
+    for name, share in {"integrated gradients": 1.0, "LIME": 1.0, "gradient": 0.0}.items():
+        table.values[name]["axioms"] = (share, unknown, unknown)
+    text = conundrum._sentence(table)
+    assert "integrated gradients is first alone or not in 2 of 4 measures" in text
 
 
 def test_questions_at_their_embeddings_are_the_network():
