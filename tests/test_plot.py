@@ -200,6 +200,17 @@ def test_a_matrix_has_names_and_values():
     assert not plot.matrix(axes(), np.eye(2), ["a", "b"], ["c", "d"], digits=None).texts
 
 
+@pytest.mark.filterwarnings("error")
+def test_words_are_no_mathematics_and_tabs_have_a_sign():
+    words = ["$x_$", "$$", "a\tb", "c\r\nd"]
+    ax = plot.matrix(axes(), np.eye(4), words, words)
+    ax.figure.draw_without_rendering()  # "$$" is an error of matplotlib's mathematics
+    assert [each.get_text() for each in ax.get_yticklabels()] == [
+        r"\$x_\$", r"\$\$", "a⇥b", "c⏎d",
+    ]  # fmt: skip
+    assert [each.get_text() for each in drawn(words, np.ones(4)).texts][2:] == ["a⇥b", "c⏎d"]
+
+
 def test_curves_have_a_median_and_a_band():
     alphas = np.linspace(0, 1, 3)
     scores = np.array([[0, 1, 2], [0, 2, 4], [0, 3, 12.0]])
@@ -223,6 +234,7 @@ def test_curves_have_a_median_and_a_band():
         (lambda ax: plot.text(ax, WORDS, [SCORES]), "`attributions` must be one score for each w"),
         (lambda ax: plot.html(WORDS, [np.inf] * 5), "`attributions` has values that are not"),
         (lambda ax: plot.html(WORDS, SCORES, limit=0), "`limit` must be above 0"),
+        (lambda ax: plot.html(WORDS, SCORES, limit=np.inf), "`limit` must be above 0 and finite"),
         (lambda ax: plot.matrix(ax, np.eye(2), ["a"], ["b", "c"]), "`rows` must be 2 names"),
         (lambda ax: plot.matrix(ax, np.eye(2), ["a", "b"], ["c"]), "one for each column"),
         (lambda ax: plot.curve(ax, [0, 1], [1, 2, 3]), "`scores` must have shape (2,) or (curves"),
@@ -282,6 +294,7 @@ def test_drawing_a_molecule_needs_rdkit(monkeypatch):
         (("CCO", np.ones(3)), {"pairs": np.ones(1), "ends": [0, 1]}, "`ends` must have shape (1,"),
         (("CCO", np.ones(3)), {"pairs": np.ones(1), "ends": [[0, 3]]}, "`ends` has the pair 0, 3"),
         (("CCO", np.ones(3)), {"percentile": 0}, "`percentile` must lie above 0"),
+        (("", np.ones(0)), {}, "`molecule` has no atoms"),
     ],
 )
 def test_bad_molecules(arguments, options, text):

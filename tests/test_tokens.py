@@ -209,8 +209,33 @@ def test_a_named_value_is_cut_where_there_is_no_look_up():
     np.testing.assert_array_equal(embed(IDS, MODELS["linen"][1][0]), TABLE[IDS])
 
 
+def test_hashed_ids_are_looked_up():
+    def hashed(ids, table):
+        return jnp.tanh(table[(ids * 7 + 3) % WORDS]).sum(axis=0)
+
+    embed, from_embeddings = tokens.at_embedding(hashed)
+    x = embed(IDS, TABLE)
+    np.testing.assert_array_equal(x, TABLE[(IDS * 7 + 3) % WORDS])
+    np.testing.assert_allclose(from_embeddings(x, IDS, TABLE), jnp.tanh(x).sum(axis=0), rtol=1e-6)
+
+
 def in_a_loop(ids, table):
     return lax.scan(lambda h, i: (jnp.tanh(h + table[i]), None), jnp.zeros(WIDTH), ids)[0]
+
+
+def in_a_loop_after_the_first(ids, table):
+    return in_a_loop(ids[1:], table) + table[ids[0]]
+
+
+def in_a_function_of_its_own(ids, table):
+    look_up = jax.custom_jvp(lambda table, ids: table[ids])
+    look_up.defjvp(lambda at, moves: (look_up(*at), moves[0][at[1]]))
+    return look_up(table, ids).sum()
+
+
+def one_hot_at_counted_places(ids, table):
+    places = jnp.cumsum(ids != PAD, dtype=jnp.int32)
+    return (jax.nn.one_hot(ids, WORDS) @ table + PLACES[places]).sum()
 
 
 def two_tables(ids, table):
@@ -220,7 +245,10 @@ def two_tables(ids, table):
 @pytest.mark.parametrize(
     ("model", "error", "text"),
     [
-        (in_a_loop, ValueError, "looks the ids up inside a loop or a branch, at test_tokens.py"),
+        (in_a_loop, ValueError, "looks the ids up inside a loop, a branch or a function with"),
+        (in_a_loop_after_the_first, ValueError, "its own derivative, at test_tokens.py"),
+        (in_a_function_of_its_own, ValueError, "its own derivative, at test_tokens.py"),
+        (one_hot_at_counted_places, ValueError, "in no table, but only what it counts in them, at"),
         (two_tables, ValueError, "looks the ids up 2 times: float32[5,6] at test_tokens.py"),
         (lambda ids, table: ids.sum() * 2, ValueError, "looks the ids up in no table"),
         (lambda ids, table: (table[ids], 1.0), TypeError, "`model` must return one array"),

@@ -50,8 +50,8 @@ def at_embedding(
         `embed(ids, *args)`, the embeddings, of shape (tokens, d) for ids of shape (tokens,), and
         `from_embeddings(embeddings, ids, *args)`. Make f of it with `xattr.targets`. When they are
         called they raise `ValueError` if the ids are looked up in no table, in several, or inside a
-        loop, or if the embeddings have another shape, and `TypeError` if the model does not return
-        one array.
+        loop, a branch or a function with its own derivative, or if the embeddings have another
+        shape, and `TypeError` if the model does not return one array.
 
     Raises:
         TypeError: if the model is not a function, or `layer` is not a name.

@@ -38,7 +38,7 @@ MEASURES = {
     "localization": Measure(True, "place", "share of |A| inside the object's boxes"),
     "ROAR": Measure(True, "retraining", "accuracy lost by retraining, less that of random pixels"),
     "BAM": Measure(True, "constructed truth", "model contrast score, of digits pasted on scenes"),
-    "seconds": Measure(False, "cost", "time, in gradients"),
+    "seconds": Measure(False, "cost", "time in gradients, the median and the extremes of 3 runs"),
 }
 """The columns of the table."""
 
@@ -319,7 +319,9 @@ def _notes(found: Sequence[Judged]) -> list[str]:
         + "; ".join(f"*{name}*: {MEASURES[name].text}" for name in _all_measures(found))
         + ". Maps in shares of f (LRP, IG, SHAP and the like) are ordered with their signs, others "
         "by absolute values; scores of a pixel are sums over its colours. ρ is over elements that "
-        "differ from the baseline. The baseline is 0. Curves have "
+        "differ from the baseline; a map of one value has no ρ, and is left out. The baseline is "
+        "0; for expected gradients it is other inputs. Axioms are left out where the table of "
+        "axioms has another variant of a method. Curves have "
         f"{judgement.POINTS} points, infidelity {judgement.DRAWS} random sets of patches, and "
         f"max-sensitivity {judgement.MOVES} changes.",
         f"IG has {methods.NODES} midpoints, SmoothGrad {methods.SAMPLES} samples, its copy of IG "
@@ -335,12 +337,13 @@ def _all_measures(found: Sequence[Judged]) -> list[str]:
 
 
 def _sentence(it: Judged) -> str:
-    """Say which method does best over all measures, and how many each wins."""
+    """Say which method is first in most measures, and which is first for each need."""
     names = [name for name in it.values if not METHODS[name].is_control]
     wins: dict[str, int] = dict.fromkeys(names, 0)
     for measure in it.measures:
-        for name, place in it.ranks(measure, controls=False).items():
-            wins[name] += place == 0
+        ranks = it.ranks(measure, controls=False)
+        for name, place in ranks.items():
+            wins[name] += place == min(ranks.values())  # several that are equal have a mean place
     most = max(wins, key=lambda name: wins[name])
     rows = dict(_advice(it))
     texts = [f"for {need}: {take.split(', ')[0]}" for need, take in rows.items()]
@@ -397,7 +400,7 @@ def _slug(name: str) -> str:
 
 
 def _draw(it: Judged) -> Any:
-    """Draw the table, coloured by rank, with maps of the first input beside it."""
+    """Draw the table, coloured by rank."""
     from matplotlib.figure import Figure
 
     names, measures = list(it.values), it.measures

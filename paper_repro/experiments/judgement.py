@@ -59,7 +59,9 @@ def _stored(
     for module in (__file__, methods.__file__):
         digest.update(Path(module).read_bytes())
     digest.update(repr((it.name, name, seed)).encode())
-    for leaf in (it.inputs, it.labels, *jax.tree.leaves(it.params)):
+    digest.update(repr((it.layer, it.cells, it.bounds, it.start, [*it.random])).encode())
+    given = (it.inputs, it.labels, it.params, it.groups, it.random, it.patterns)
+    for leaf in jax.tree.leaves((*given, it.background, it.objects)):
         digest.update(np.asarray(leaf).tobytes())
     path = cache_dir() / "computed" / f"conundrum-{digest.hexdigest()}.npz"
     if not path.is_file():
@@ -120,9 +122,16 @@ def _faithfulness(
     values: dict[str, list[float]] = {}
     for x, label, found, order in zip(it.inputs, it.labels, maps, scores, strict=True):
         options: Any = {"counts": counts, "args": (label, it.params), "chunk_size": 8}
-        for measure in (evaluation.aopc, evaluation.insertion, evaluation.deletion):
-            title = {"aopc": "AOPC"}.get(measure.__name__, measure.__name__)
-            values.setdefault(title, []).append(float(measure(f, order, x, **options)))
+        # Divided by what x adds to the baseline, an input that adds next to nothing, or less than
+        # nothing, would decide over all others.
+        area = options | {"normalize": False}
+        curves = {
+            "AOPC": evaluation.aopc(f, order, x, **options),
+            "insertion": evaluation.insertion(f, order, x, **area),
+            "deletion": evaluation.deletion(f, order, x, **area),
+        }
+        for title, value in curves.items():
+            values.setdefault(title, []).append(float(value))
         values.setdefault("infidelity", []).append(_infidelity(it, name, found, x, label))
     return {title: np.array(each) for title, each in values.items()}
 

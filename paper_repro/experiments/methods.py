@@ -22,8 +22,11 @@ RIVALS = 8
 """Classes that compete in CGI."""
 EPSILON = 1e-3
 """Stabilizer of LRP-ε, in units of a layer's output."""
-Meaning: TypeAlias = Literal["share", "slope", "score"]
-"""Of a map: a share of f, a change of f for a unit of x, or a score for an order alone."""
+Meaning: TypeAlias = Literal["share", "slope", "signed score", "score"]
+"""Of a map: a share of f, a change of f for a unit of x, or a score for an order alone.
+
+A signed score is largest where f is, and may be below 0 where f is.
+"""
 
 
 class Subject(NamedTuple):
@@ -228,7 +231,11 @@ def _input(it: Case) -> Any:
 
 
 class Kind(NamedTuple):
-    """A method, what its map means, its name in `axioms.json`, and what it costs."""
+    """A method, what its map means, its name in `axioms.json`, and what it costs.
+
+    It has a name there only if the row is of this method: with these rules, these bounds of x, this
+    treatment of biases, and these patterns.
+    """
 
     method: Callable[[Case], Any]
     meaning: Meaning
@@ -240,7 +247,7 @@ class Kind(NamedTuple):
     is_control: bool = False
 
 
-def _lrp(composite: Any, axioms: str, bias: Any = "exclude") -> Kind:
+def _lrp(composite: Any, axioms: str | None = None, bias: Any = "exclude") -> Kind:
     return Kind(functools.partial(_relevance, composite, bias), "share", axioms)
 
 
@@ -251,7 +258,7 @@ METHODS = {
         functools.partial(_sampled, xattr.kernel_shap), "share", "kernel_shap", 0, COALITIONS
     ),
     "ablation": Kind(_ablation, "share", "ablation", 0, 50),
-    "RISE": Kind(_rise, "score", None, 0, MASKS, IMAGES),
+    "RISE": Kind(_rise, "signed score", None, 0, MASKS, IMAGES),
     "learned mask": Kind(_learned_mask, "score", None, STEPS, 0, IMAGES),
     "gradient": Kind(_gradient, "slope", "gradient"),
     "SmoothGrad": Kind(
@@ -266,11 +273,11 @@ METHODS = {
     "VarGrad": Kind(functools.partial(_noisy, xattr.var_grad), "score", "var_grad", SAMPLES),
     "DeConvNet": Kind(_deconvnet, "slope", "deconvnet"),
     "guided backprop": Kind(_guided, "slope", "guided_backprop"),
-    "PatternNet": Kind(_pattern_net, "slope", "pattern_net, relu", needs=("patterns",)),
+    "PatternNet": Kind(_pattern_net, "slope", needs=("patterns",)),
     "PatternAttribution": Kind(
         _pattern_attribution, "share", "pattern_attribution, linear", needs=("patterns",)
     ),
-    "deep Taylor": Kind(_deep_taylor, "share", "deep_taylor"),
+    "deep Taylor": Kind(_deep_taylor, "share"),
     "gradient ⊙ input": Kind(_gradient_x_input, "share", "gradient_x_input"),
     "integrated gradients": Kind(_integrated, "share", "integrated_gradients", NODES),
     "IG-SmoothGrad": Kind(
@@ -282,9 +289,9 @@ METHODS = {
     "guided IG": Kind(_guided_path, "share", "guided_integrated_gradients", STEPS // 4),
     "IDGI": Kind(_directional, "share", "integrated_directional_gradients", NODES),
     "LRP-Z": _lrp(composites.every_layer(rules.zero()), "lrp, zero, bias included", "include"),
-    "LRP-EPS": _lrp(composites.every_layer(rules.epsilon(EPSILON)), "lrp, epsilon", "include"),
-    "LRP-PA": _lrp(composites.preset_a_flat(), "lrp, epsilon_plus_flat"),
-    "LRP-PB": _lrp(composites.preset_b_flat(), "lrp, alpha2_beta1"),
+    "LRP-EPS": _lrp(composites.every_layer(rules.epsilon(EPSILON)), bias="include"),
+    "LRP-PA": _lrp(composites.preset_a_flat()),
+    "LRP-PB": _lrp(composites.preset_b_flat()),
     "DeepLIFT": Kind(_deep_lift, "share", "deep_lift, rescale", 2),
     "Grad-CAM": Kind(_grad_cam, "score", "grad_cam", needs=("layer",)),
     "guided Grad-CAM": Kind(_guided_grad_cam, "score", "guided_grad_cam", 2, 0, ("layer",)),
@@ -326,7 +333,7 @@ def explainer(it: Subject, name: str) -> Callable[..., jax.Array]:
 
 
 def pixel_scores(name: str, found: np.ndarray) -> np.ndarray:
-    """Sum a map over its last axis: with signs if it is in shares of f, else absolute values."""
-    signed = METHODS[name].meaning == "share"
+    """Sum a map over its last axis: with signs if these say what f gains, else absolute values."""
+    signed = METHODS[name].meaning in ("share", "signed score")
     summed: np.ndarray = (found if signed else np.abs(found)).sum(-1)
     return summed

@@ -103,3 +103,24 @@ def test_groups_go_together_in_the_order_of_their_sums():
 def test_groups_must_fit_the_scores():
     with pytest.raises(ValueError, match="`attributions` has shape"):
         evaluation.aopc(jnp.sum, jnp.ones(4), jnp.ones(4), groups=np.array([0, 1, 2]))
+
+
+def test_what_is_filled_moves_with_the_image():
+    x, removed = RANDOM.normal(size=(12, 12)).astype(np.float32), RANDOM.random((12, 12)) < 0.7
+    found = evaluation.neighbour_mean(x + 1000, removed) - 1000
+    np.testing.assert_allclose(found, evaluation.neighbour_mean(x, removed), atol=2e-3)
+
+
+def test_scores_without_an_order_have_no_curve():
+    scores, x = jnp.array([np.nan, 1.0, 2.0]), jnp.ones(3)
+    for order in ("most", "least"):
+        assert np.isnan(evaluation.perturbation_curve(jnp.sum, scores, x, order=order)).all()
+    assert np.isnan(evaluation.deletion(jnp.sum, scores, x))
+
+
+def test_curves_need_a_scalar_and_whole_numbers():
+    x = jnp.ones(3)
+    with pytest.raises(ValueError, match="`f` must return one scalar"):
+        evaluation.perturbation_curve(lambda x: x, x, x)
+    with pytest.raises(TypeError, match="`counts` must be whole numbers"):
+        evaluation.perturbation_curve(jnp.sum, x, x, counts=jnp.array([0.0, 0.5, 3.0]))

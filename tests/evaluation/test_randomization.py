@@ -47,6 +47,8 @@ def test_another_similarity_sees_the_maps_themselves():
 def test_one_class_has_no_other():
     with pytest.raises(ValueError, match="at least two classes"):
         evaluation.random_logit(xattr.gradient, lambda x: x[:1], X, 0, KEY)
+    with pytest.raises(ValueError, match="not a tuple"):
+        evaluation.random_logit(xattr.gradient, lambda x: (x, x), X, 0, KEY)
 
 
 def test_smoothing_averages_the_maps_before_they_are_compared():
@@ -112,3 +114,21 @@ def test_bins_must_be_a_number():
         evaluation.efficient_mprt(
             xattr.gradient, linear, X, args=(X,), random_args=(X,), bins=0
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_entropy_of_a_map_that_is_not_finite_is_unknown(bad):
+    """A map of NaN would lie in one bin, with entropy 0: the simplest of all."""
+    measure = functools.partial(evaluation.efficient_mprt, xattr.gradient, linear, X)
+    assert np.isnan(measure(args=(X,), random_args=(X.at[0].set(bad),)))
+    assert np.isnan(measure(args=(X.at[0].set(bad),), random_args=(X,)))
+
+
+def test_maps_of_two_dtypes_are_compared(x64):
+    x = {"a": jnp.arange(3.0, dtype=jnp.float32), "b": jnp.arange(3.0, dtype=jnp.float64)}
+
+    def model(x):
+        one = jnp.sum(x["a"] ** 2).astype(jnp.float64) + jnp.sum(x["b"])
+        return jnp.stack([one, -one])
+
+    assert evaluation.random_logit(xattr.gradient, model, x, 0, KEY) == -1

@@ -81,6 +81,41 @@ def test_every_method_that_applies_gives_a_map_like_the_input(linear):
         assert np.isfinite(found).all(), name
 
 
+def test_areas_are_those_under_the_probability_itself(linear):
+    """The class whose logit falls: a scaled curve would be turned around."""
+    it = linear._replace(params=-linear.params)
+    found = measured(it, "gradient ⊙ input")
+    for x, insertion, deletion in zip(
+        it.inputs, found["insertion"], found["deletion"], strict=True
+    ):
+        least = xattr.targets.probability(model)(x, 0, it.params)
+        assert least < 0.5  # what the baseline has
+        assert least <= insertion <= 0.5
+        assert least <= deletion <= 0.5
+
+
+def test_signs_of_the_maps_of_rise_are_kept(linear):
+    """A logit below 0 gives scores below 0, of which the largest are the least absolute ones."""
+    it = linear._replace(params=-linear.params)
+    explain = methods.explainer(it, "RISE")
+    found = np.asarray(explain(it.inputs[0], 0, jax.random.key(0), it.params, None))
+    assert found.max() < 0
+    np.testing.assert_array_equal(methods.pixel_scores("RISE", found), found[..., 0])
+    assert methods.pixel_scores("gradient", found).min() > 0
+
+
+def test_other_patches_or_random_networks_are_measured_anew(linear, monkeypatch, tmp_path):
+    monkeypatch.setattr(judgement, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(judgement, "_judge", lambda *_: {"AOPC": np.ones(3)})
+    others = [
+        linear, linear, linear._replace(groups=xattr.groups.grid(linear.inputs[0], (3, 3))),
+        linear._replace(random={"all layers": linear.params}), linear._replace(cells=(2, 2)),
+    ]  # fmt: skip
+    for it in others:
+        judgement._stored(it, "gradient", None, 0)
+    assert len([*tmp_path.rglob("*.npz")]) == len(others) - 1
+
+
 def test_axioms_of_a_method_are_those_of_the_table():
     table = {
         "axioms": ["completeness", "input_invariance"],
@@ -90,6 +125,12 @@ def test_axioms_of_a_method_are_those_of_the_table():
     assert conundrum._of_axioms(table, "gradient")["input invariance"][0] == 1
     assert conundrum._of_axioms(table, "LIME") == {}
     assert conundrum._of_axioms(table, "random") == {}
+
+
+def test_a_method_that_has_another_name_in_bam_has_its_score():
+    names = {*conundrum._bam()}
+    assert {"SHAP (kernel)", "LRP-EPS", "input", "LIME", "random"} <= names
+    assert names - {*methods.METHODS} == {"occlusion", "Shapley sampling"}
 
 
 def test_every_name_in_the_table_of_axioms_is_there():
@@ -131,6 +172,15 @@ def test_controls_and_disagreements_are_named(table):
     # Places 4 1 2 3 and 4 3 2 1, without the control: ρ = 1 − 6 · 8 / (4 · 15).
     assert conundrum._agreement(table, "AOPC", "max-sensitivity") == pytest.approx(0.2)
     assert "seconds" in conundrum._disagreement(table)
+
+
+def test_who_is_first_with_others_is_counted(table):
+    """IG is first in AOPC, LIME in no measure; a measure with equals at the top has all of them."""
+    unknown = float("nan")
+    for name, share in {"integrated gradients": 1.0, "LIME": 1.0, "gradient": 0.0}.items():
+        table.values[name]["axioms"] = (share, unknown, unknown)
+    text = conundrum._sentence(table)
+    assert "integrated gradients is first alone or not in 2 of 4 measures" in text
 
 
 def test_questions_at_their_embeddings_are_the_network():

@@ -1,7 +1,7 @@
 """The look-up of embeddings in a program of token ids: the value at which it is cut."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import jax
@@ -18,6 +18,8 @@ _MOVED = (
     | {p.add_p, p.sub_p, p.max_p, p.min_p, p.clamp_p, p.select_n_p, p.stop_gradient_p}
 )
 """What leaves token ids token ids: moves, an offset, and how indices are wrapped or clipped."""
+_HASHED = _MOVED | {p.mul_p, p.rem_p, p.and_p, p.or_p, p.xor_p, p.shift_right_logical_p}
+"""What makes of each id another number that tells it: arithmetic, as of hashed vocabularies."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,8 +65,9 @@ def _cut(model: Callable[..., Any], layer: str | None, ids: ArrayTree, args: Arg
 class _Lookup:
     """Finds the rows of a table that does not depend on the ids, taken at the ids.
 
-    A look-up whose indices are computed from the ids in another way, such as the number of a
-    position that is counted from the padding, is taken only if there is no other.
+    A look-up whose indices are computed from each id, such as hashed ones, is taken only if there
+    is no other. One whose indices are counted, such as the places of words that are not padding, is
+    never taken.
     """
 
     def to_open(self, checkpoint: Equation) -> bool:
@@ -74,10 +77,17 @@ class _Lookup:
     def find(self, program: Program, whole: Program) -> Value:
         """Return the value of the one look-up, or raise."""
         found = [e for e in program.equations if _is_lookup(e)]
-        if not found:
-            raise ValueError(_missing(program))
-        ids = _same_as_ids(program)
-        direct = [e for e in found if any(v in ids for v in e.inputs[1:])] or found
+        inner = _inner_lookups(program)
+        if inner:
+            raise ValueError(
+                "`model` looks the ids up inside a loop, a branch or a function with its own "
+                f"derivative, at {inner[0].source}: look all of them up outside"
+            )
+        direct = _at(found, _made_of_ids(program, _MOVED)) or _at(
+            found, _made_of_ids(program, _HASHED)
+        )
+        if not direct:
+            raise ValueError(_missing(found))
         if len(direct) > 1:
             places = "; ".join(f"{e.output} at {e.source}" for e in direct[:5])
             raise ValueError(
@@ -94,26 +104,30 @@ def _is_lookup(equation: Equation) -> bool:
     return equation.output.floating and any(map(depends, equation.inputs[1:]))
 
 
-def _same_as_ids(program: Program) -> set[Value]:
-    """Return the values that are ids, moved, offset or clipped, but not computed otherwise."""
+def _inner_lookups(program: Program) -> list[Equation]:
+    """Return the look-ups in the bodies of equations, where there is no one value to cut at."""
+    inner = [e for each in program.equations for b in each.bodies for e in b.equations]
+    return [e for e in jaxpr.all_equations(inner) if _is_lookup(e)]
+
+
+def _at(lookups: list[Equation], ids: set[Value]) -> list[Equation]:
+    return [e for e in lookups if any(v in ids for v in e.inputs[1:])]
+
+
+def _made_of_ids(program: Program, primitives: Set[Any]) -> set[Value]:
+    """Return the ids, and the values that these primitives make of ids alone."""
     ids = {value for value in program.inputs if value.dependent}
     for equation in program.equations:
         operands = equation.inputs[1:] if equation.primitive is p.select_n_p else equation.inputs
         data = [v for v in operands if depends(v)]
-        if equation.primitive in _MOVED and data and ids.issuperset(data):
+        if equation.primitive in primitives and data and ids.issuperset(data):
             ids.update(equation.outputs)
     return ids
 
 
-def _missing(program: Program) -> str:
-    inner = [e for each in program.equations for b in each.bodies for e in b.equations]
-    looked_up = [e for e in jaxpr.all_equations(inner) if _is_lookup(e)]
-    if looked_up:
-        return (
-            f"`model` looks the ids up inside a loop or a branch, at {looked_up[0].source}: "
-            "look all of them up before it"
-        )
+def _missing(counted: list[Equation]) -> str:
+    places = f", but only what it counts in them, at {counted[0].source}" if counted else ""
     return (
-        "`model` looks the ids up in no table: if it multiplies a one-hot matrix by the table, "
-        f"name the product, and pass layer='name': {cutting.NAMING}"
+        f"`model` looks the ids up in no table{places}: if it multiplies a one-hot matrix by the "
+        f"table, name the product, and pass layer='name': {cutting.NAMING}"
     )

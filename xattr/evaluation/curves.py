@@ -37,6 +37,8 @@ def perturbation_curve(
     f_k = f(x with the first counts_k features of the order at the baseline); with `insert`, f(the
     baseline with those of x). Among equal scores the first in the array goes first.
 
+    It is NaN throughout if a score is NaN: there is no order.
+
     A small change says that the order is bad, or that f is robust. A large one may say that the
     perturbed x is unlike any input that f knows.
 
@@ -63,8 +65,9 @@ def perturbation_curve(
 
     Raises:
         ValueError: if the attributions do not fit x, the groups do not fit the attributions,
-            `order` is another, or `counts` is empty.
-        TypeError: if a leaf is not floating, or `args` is not a tuple.
+            `order` is another, `counts` is empty, or f does not return a scalar.
+        TypeError: if a leaf is not floating, `counts` are not whole numbers, or `args` is not a
+            tuple.
 
     Source:
         Samek et al. 2017, "Evaluating the visualization of what a deep neural network has learned",
@@ -101,7 +104,12 @@ def _curve(
     fill = baseline if callable(baseline) else None
     x, attributions, start = checked(x, attributions, None if fill else baseline)
     features = coalitions.features_of(attributions, groups, "attributions")
-    points = jnp.asarray(_counts(features.number) if counts is None else counts, jnp.int32)
+    points = jnp.asarray(_counts(features.number) if counts is None else counts)
+    if points.size and not jnp.issubdtype(points.dtype, jnp.integer):
+        raise TypeError(
+            f"`counts` must be whole numbers, but have dtype {points.dtype}: round them"
+        )
+    points = points.astype(jnp.int32)
     if points.ndim != 1 or not points.size:
         raise ValueError(
             f"`counts` must be numbers of features, of shape (n,) with n ≥ 1, not {points.shape}"
@@ -155,8 +163,19 @@ def curve_kernel(
     def at(count: jax.Array) -> jax.Array:
         removed = jax.tree.map(lambda rank: (rank >= count) if insert else (rank < count), ranks)
         left = without(x, baseline, removed) if fill is None else fill(x, removed)
-        return jnp.asarray(f(left, *args))
+        value = jnp.asarray(f(left, *args))
+        if value.shape:
+            raise ValueError(
+                f"`f` must return one scalar for one example, but returned shape {value.shape}: "
+                "pick a class, for example f = xattr.targets.logit(model)"
+            )
+        # Of a decision, such as whether the class is right, the curve is of zeros and ones.
+        value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
+        return jnp.where(unknown, jnp.nan, value)
 
+    # Sorting puts NaN last, whichever end goes first.
+    leaves = jax.tree.leaves(attributions)
+    unknown = jnp.any(jnp.stack([jnp.isnan(leaf).any() for leaf in leaves]))
     return jax.lax.map(at, counts, batch_size=chunk_size)
 
 

@@ -64,10 +64,12 @@ def random_logit(
     compilation.check_args(args)
     trees.check_key(key)
     x = trees.floating(x, "x")
-    shape = jax.eval_shape(model, x, *args).shape
+    found = jax.eval_shape(model, x, *args)
+    shape: tuple[int, ...] = getattr(found, "shape", ())
     if len(shape) != 1 or shape[0] < 2:
+        what = f"of shape {shape}" if hasattr(found, "shape") else trees.type_of(found)
         raise ValueError(
-            f"`model` must return one vector of at least two classes, not of shape {shape}: "
+            f"`model` must return one vector of at least two classes, not {what}: "
             "pass the scores of all classes"
         )
     label = jnp.asarray(label, jnp.int32)
@@ -164,8 +166,9 @@ def efficient_mprt(
     R = (H(Φ(f_random, x)) − H(Φ(f, x))) / H(Φ(f, x)), with H the entropy of the map's values in a
     histogram of `bins` equal bins over their range.
 
-    Above −1; larger is better: the map of a trained network should be simpler than that of a random
-    one. It compares no two maps, and so needs no similarity; a map of pure noise for both has 0.
+    From −1 on; larger is better: the map of a trained network should be simpler than that of a
+    random one. It compares no two maps, and so needs no similarity; a map of pure noise for both
+    has 0.
 
     Args:
         method: the attribution method, called as `method(f, x, args=args)`.
@@ -177,7 +180,8 @@ def efficient_mprt(
         args: the same with the trained parameters. A new value does not recompile.
 
     Returns:
-        A scalar without a unit; NaN or infinite where the trained network's map is constant.
+        A scalar without a unit; NaN or infinite where the trained network's map is constant, and
+        NaN where a map is not finite.
 
     Raises:
         ValueError: if bins < 1.
@@ -209,7 +213,8 @@ def _entropy(maps: ArrayTree, bins: int) -> jax.Array:
     place = jnp.floor((values - low) / jnp.where(high > low, high - low, 1) * bins)
     inside = jnp.clip(place, 0, bins - 1).astype(jnp.int32)  # the last bin holds the largest value
     share = jnp.zeros(bins, values.dtype).at[inside].add(1) / values.size
-    return -jnp.sum(share * jnp.log(jnp.where(share > 0, share, 1)))
+    entropy = -jnp.sum(share * jnp.log(jnp.where(share > 0, share, 1)))
+    return jnp.where(jnp.isfinite(values).all(), entropy, jnp.nan)
 
 
 def _alike(similarity: Similarity | None, a: ArrayTree, b: ArrayTree) -> jax.Array:
@@ -219,4 +224,6 @@ def _alike(similarity: Similarity | None, a: ArrayTree, b: ArrayTree) -> jax.Arr
 
 
 def _vector(maps: ArrayTree) -> jax.Array:
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(trees.widen(maps))])
+    leaves = jax.tree.leaves(trees.widen(maps))
+    dtype = trees.widest(leaves)
+    return jnp.concatenate([leaf.ravel().astype(dtype) for leaf in leaves])

@@ -12,6 +12,7 @@ from xattr.plot.scales import (
     finite,
     ink,
     limit_of,
+    plain,
 )
 from xattr.types import Array
 
@@ -59,7 +60,7 @@ def matrix(
     """
     scores = finite(attributions, "attributions", 2, "a matrix (rows, columns)")
     names = [
-        check_names(each, count, name, name[:-1])
+        [plain(word) for word in check_names(each, count, name, name[:-1])]
         for each, count, name in zip(
             (rows, columns), scores.shape, ("rows", "columns"), strict=True
         )

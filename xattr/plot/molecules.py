@@ -166,6 +166,8 @@ def _scores(molecule: Any, attributions: Any, pairs: Any, ends: Any, percentile:
         raise ValueError(f"`percentile` must lie above 0 and up to 100, not {percentile!r}")
     found = _read(molecule)
     count = found.GetNumAtoms()
+    if not count:
+        raise ValueError("`molecule` has no atoms: there is nothing to draw")
     atoms = _rows(attributions, "attributions")
     if len(atoms) < count or np.any(atoms[count:] != 0):
         raise ValueError(

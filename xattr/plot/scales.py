@@ -67,3 +67,10 @@ def check_names(names: Any, count: int, name: str, what: str) -> list[str]:
             + ("one text: split it" if isinstance(names, str) else f"{len(found)}")
         )
     return found
+
+
+def plain(word: str) -> str:
+    """Keep matplotlib from reading dollars as mathematics, and line ends and tabs as layout."""
+    for sign, shown in (("$", r"\$"), ("\r\n", "⏎"), ("\n", "⏎"), ("\r", "⏎"), ("\t", "⇥")):
+        word = word.replace(sign, shown)
+    return word or " "

@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from xattr.plot.scales import Axes, check_names, color_bar, finite, ink, limit_of, signed_scale
+from xattr.plot.scales import (
+    Axes,
+    check_names,
+    color_bar,
+    finite,
+    ink,
+    limit_of,
+    plain,
+    signed_scale,
+)
 from xattr.types import Array
 
 LINE = 1.75
@@ -63,7 +72,7 @@ def text(
     for word, score in zip(words, scores, strict=True):
         colour = scale.to_rgba(score)
         box = {"boxstyle": "square,pad=0.12", "facecolor": colour, "edgecolor": "none"}
-        ax.text(0, 0, _plain(word), size=size, va="baseline", color=ink(colour), bbox=box)
+        ax.text(0, 0, plain(word), size=size, va="baseline", color=ink(colour), bbox=box)
     ax.add_artist(_flow(ax.texts[-len(words) :], size))
     if colorbar:
         place = {"orientation": "horizontal", "shrink": 0.4, "aspect": 40, "pad": 0.04}
@@ -77,15 +86,10 @@ def _coloured(
     """Return the words, their scores, and the scale of colours."""
     scores = finite(attributions, "attributions", 1, "one score for each word")
     names = check_names(words, len(scores), "words", "score")
-    if limit is not None and not limit > 0:
-        raise ValueError(f"`limit` must be above 0, not {limit!r}")
+    if limit is not None and not 0 < limit < np.inf:
+        raise ValueError(f"`limit` must be above 0 and finite, not {limit!r}")
     scale = signed_scale(limit_of(scores, percentile) if limit is None else limit)
     return names, scores, scale
-
-
-def _plain(word: str) -> str:
-    """Keep matplotlib from reading dollars as mathematics, and line ends as lines."""
-    return word.replace("$", r"\$").replace("\n", "⏎") or " "
 
 
 def _flow(texts: Sequence[Any], size: float) -> Any:
