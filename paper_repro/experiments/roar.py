@@ -279,7 +279,7 @@ def _notes(size: Size) -> list[str]:
         "KAR keeps the leading pixels and removes the others. An estimator beats random if each of "
         "its retrainings does better than each of the random ranking, by the mean accuracy over "
         "the levels. As a control a network is trained on the masks alone: 1 where a pixel is "
-        "removed and 0 elsewhere.",
+        "removed and 0 elsewhere. The second figure shows pictures without half of their pixels.",
     ]
 
 
