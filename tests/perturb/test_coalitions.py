@@ -510,6 +510,13 @@ F, X = jnp.sum, jnp.ones(4)
             ValueError,
             "`probability` must lie between 0 and 1",
         ),
+        (lambda: ablation(jnp.sin, X), ValueError, "`f` must return one scalar"),
+        (lambda: occlusion(jnp.sin, X, window=1), ValueError, "`f` must return one scalar"),
+        (
+            lambda: rise(lambda x: x[..., 0], jnp.ones((4, 4, 1)), KEY, num_masks=2, grid=2),
+            ValueError,
+            "`f` must return one scalar",
+        ),
         (lambda: xattr.groups.grid(X, (2, 2)), ValueError, "`size` (2, 2) does not fit"),
     ],
 )

@@ -290,21 +290,25 @@ def checked(f: Function) -> Function:
     """
 
     def scalar_valued(x: ArrayTree, *args: Any) -> jax.Array:
-        value = run_copy(f, x, *args)
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
-        if not isinstance(value, (jax.Array, np.ndarray, np.generic, float)) or shapes != [()]:
-            raise ValueError(
-                f"`f` must return one scalar for one example, but returned {_describe(value)}: "
-                "pick a class, for example f = xattr.targets.logit(model), or jax.vmap over a batch"
-            )
+        value = scalar(run_copy(f, x, *args))
         if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
             raise TypeError(
                 f"`f` must return a floating scalar, but returned {_describe(value)}: "
                 "return the score itself, not a class or a decision"
             )
-        return jnp.asarray(value)
+        return value
 
     return scalar_valued
+
+
+def scalar(value: Any) -> jax.Array:
+    """Return what f has returned as an array; raise unless it is one scalar."""
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, float, int)) or np.shape(value):
+        raise ValueError(
+            f"`f` must return one scalar for one example, but returned {_describe(value)}: "
+            "pick a class, for example f = xattr.targets.logit(model), or jax.vmap over a batch"
+        )
+    return jnp.asarray(value)
 
 
 def run_copy(f: Function, *operands: Any) -> Any:

@@ -199,7 +199,7 @@ def _value(
     present = design(index, operands, count)
 
     def at(baseline: ArrayTree) -> jax.Array:
-        return trees.widen(jnp.asarray(f(masked(x, baseline, groups, present), *args)))
+        return trees.widen(compilation.scalar(f(masked(x, baseline, groups, present), *args)))
 
     return jax.vmap(at)(baselines).mean()
 

@@ -49,8 +49,8 @@ def occlusion(
         An array like x, in units of f.
 
     Raises:
-        ValueError: if a window is larger than x, a size or stride is below 1, or the stride leaves
-            gaps.
+        ValueError: if a window is larger than x, a size or stride is below 1, the stride leaves
+            gaps, or f does not return a scalar.
         TypeError: if x is not one floating array, or `args` is not a tuple.
 
     Source:
@@ -173,7 +173,7 @@ def windows_kernel(
 
     def of(corner: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
         inside = _window(x.shape, corner, sizes)
-        value = jnp.asarray(f(jnp.where(inside, baseline, x), *args), whole.dtype)
+        value = compilation.scalar(f(jnp.where(inside, baseline, x), *args)).astype(whole.dtype)
         mask = (inside & counts).astype(whole.dtype)
         return mask * (whole - value), mask
 
@@ -182,7 +182,7 @@ def windows_kernel(
 
 
 def _whole(f: Function, x: jax.Array, baseline: jax.Array, args: Args) -> Any:
-    return trees.widen(jnp.asarray(f(x, *args)))
+    return trees.widen(compilation.scalar(f(x, *args)))
 
 
 def _window(shape: tuple[int, ...], corner: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
@@ -237,7 +237,8 @@ def rise(
         mask).
 
     Raises:
-        ValueError: if x is not one image, num_masks < 1, or the probability is not between 0 and 1.
+        ValueError: if x is not one image, num_masks < 1, the probability is not between 0 and 1, or
+            f does not return a scalar.
         TypeError: if x is not floating, `key` is not a key, or `args` is not a tuple.
 
     Source:
@@ -286,7 +287,7 @@ def soft_masks_kernel(
     def of(index: jax.Array, counts: jax.Array) -> jax.Array:
         mask = _soft_mask(jax.random.fold_in(key, index), probability, cells, x.shape[:2], dtype)
         picture = (x.astype(dtype) * mask[..., None]).astype(x.dtype)
-        return jnp.where(counts, jnp.asarray(f(picture, *args), dtype) * mask, 0)
+        return jnp.where(counts, compilation.scalar(f(picture, *args)).astype(dtype) * mask, 0)
 
     scores = jax.vmap(of)(indices, valid)
     return scores.sum(0), jnp.square(scores).sum(0)

@@ -163,12 +163,7 @@ def curve_kernel(
     def at(count: jax.Array) -> jax.Array:
         removed = jax.tree.map(lambda rank: (rank >= count) if insert else (rank < count), ranks)
         left = without(x, baseline, removed) if fill is None else fill(x, removed)
-        value = jnp.asarray(f(left, *args))
-        if value.shape:
-            raise ValueError(
-                f"`f` must return one scalar for one example, but returned shape {value.shape}: "
-                "pick a class, for example f = xattr.targets.logit(model)"
-            )
+        value = compilation.scalar(f(left, *args))
         # Of a decision, such as whether the class is right, the curve is of zeros and ones.
         value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.float32)
         return jnp.where(unknown, jnp.nan, value)

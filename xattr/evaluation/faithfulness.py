@@ -109,12 +109,12 @@ def infidelity_kernel(
     chunk_size: int,
 ) -> jax.Array:
     """Return the mean squared error over the draws."""
-    value = trees.widen(jnp.asarray(f(x, *args)))
+    value = trees.widen(compilation.scalar(f(x, *args)))
 
     def error(index: jax.Array) -> jax.Array:
         drawn = trees.like(perturbation(jax.random.fold_in(key, index), x), x, "perturbation")
         left = jax.tree.map(jnp.subtract, x, drawn)
-        change = value - jnp.asarray(f(left, *args), value.dtype)
+        change = value - compilation.scalar(f(left, *args)).astype(value.dtype)
         return (trees.total(jax.tree.map(jnp.multiply, drawn, attributions)) - change) ** 2
 
     indices = jnp.arange(num_samples, dtype=jnp.uint32)
@@ -203,7 +203,7 @@ def subsets_kernel(
 ) -> tuple[jax.Array, jax.Array]:
     """Return the sum of the attributions and the loss of f for each subset."""
     leaves, treedef = jax.tree.flatten(attributions)
-    value = trees.widen(jnp.asarray(f(x, *args)))
+    value = trees.widen(compilation.scalar(f(x, *args)))
     ends = np.cumsum([leaf.size for leaf in leaves])
 
     def at(index: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -213,7 +213,7 @@ def subsets_kernel(
         removed = [rank < subset_size for rank in ranks]
         left = curves.without(x, baseline, jax.tree.unflatten(treedef, removed))
         chosen = [jnp.where(gone, leaf, 0) for gone, leaf in zip(removed, leaves, strict=True)]
-        return trees.total(chosen), value - jnp.asarray(f(left, *args), value.dtype)
+        return trees.total(chosen), value - compilation.scalar(f(left, *args)).astype(value.dtype)
 
     indices = jnp.arange(num_samples, dtype=jnp.uint32)
     found: tuple[jax.Array, jax.Array] = jax.lax.map(at, indices, batch_size=chunk_size)
