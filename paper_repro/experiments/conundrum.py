@@ -322,8 +322,8 @@ def _notes(found: Sequence[Judged]) -> list[str]:
         "differ from the baseline; a map of one value has no ρ, and is left out. The baseline is "
         "0; for expected gradients it is other inputs. Axioms are left out where the table of "
         "axioms has another variant of a method. PatternNet and PatternAttribution keep the "
-        "patterns of the trained network when its weights are random. AOPC and deletion are two forms of "
-        "nearly one measure. The multiple of infidelity may be negative. Curves have "
+        "patterns of the trained network when its weights are random. AOPC and deletion are two "
+        "forms of nearly one measure. The multiple of infidelity may be negative. Curves have "
         f"{judgement.POINTS} points, infidelity {judgement.DRAWS} random sets of patches, and "
         f"max-sensitivity {judgement.MOVES} changes.",
         f"IG has {methods.NODES} midpoints, SmoothGrad {methods.SAMPLES} samples, its copy of IG "
