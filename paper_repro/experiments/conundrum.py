@@ -350,7 +350,7 @@ def _sentence(it: Judged) -> str:
     rows = dict(_advice(it))
     texts = [f"for {need}: {take.split(', ')[0]}" for need, take in rows.items()]
     return (
-        f"**{it.name}.** No method is best throughout: {most} is first alone or not in "
+        f"**{it.name}.** No method is best throughout: {most} is first, alone or with others, in "
         f"{wins[most]} of {len(it.measures)} measures. Take {'; '.join(texts)}."
         if wins[most] < len(it.measures)
         else f"**{it.name}.** {most} is first in all measures."
