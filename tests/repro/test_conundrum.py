@@ -180,7 +180,7 @@ def test_who_is_first_with_others_is_counted(table):
     for name, share in {"integrated gradients": 1.0, "LIME": 1.0, "gradient": 0.0}.items():
         table.values[name]["axioms"] = (share, unknown, unknown)
     text = conundrum._sentence(table)
-    assert "integrated gradients is first alone or not in 2 of 4 measures" in text
+    assert "integrated gradients is first, alone or with others, in 2 of 4" in text
 
 
 def test_questions_at_their_embeddings_are_the_network():
