@@ -142,8 +142,9 @@ def questions_subject(setting: Setting) -> Subject:
 
     return Subject(
         "question CNN",
-        f"Kim's CNN of {data.name}, right for {100 * trained.test:.1f} % of its test questions, is "
-        f"asked about the first {count} of them, at the embeddings of their words.",
+        f"Kim's CNN for questions, right for {100 * trained.test:.1f} % of the test questions, is "
+        f"asked about the first {count}, at the embeddings of their words. `--wtq-dir` takes "
+        "WikiTableQuestions; else a grammar makes the questions.",
         model,
         trained.params,
         inputs[:count],

@@ -54,7 +54,9 @@ def words_of(folder, name):
     notes = page.partition("```\n\n")[2].partition("\n\n![")[0].partition("\n\n")[2]
     titles = re.findall("^## (.*)", page, re.M)
     claims = [c["what"] for c in json.loads((folder / f"{name}.json").read_text())["claims"]]
-    sentences = [s for s in re.split(r"\n+|(?<=[.:]) ", notes) if "--quick" not in s]
+    # A paragraph that begins in bold type is made of the numbers: other numbers, other words.
+    fixed = "\n".join(p for p in notes.split("\n\n") if not p.startswith("**"))
+    sentences = [s for s in re.split(r"\n+|(?<=[.:]) ", fixed) if "--quick" not in s]
     return {re.sub(r"[−.]?\d[\d.,e−]*", "#", text) for text in [*titles, *claims, *sentences]}
 
 
