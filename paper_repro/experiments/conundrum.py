@@ -316,7 +316,7 @@ def _notes(found: Sequence[Judged]) -> list[str]:
         "No measure is the truth. A method is to be trusted where measures of different kinds "
         "agree on it. Where they do not, the table says which question it answers.",
         "Measures: "
-        + "; ".join(f"*{name}*: {MEASURES[name].text}" for name in _all_measures(found))
+        + "; ".join(f"*{name}*: {MEASURES[name].text}" for name in MEASURES)
         + ". Maps in shares of f (LRP, IG, SHAP and the like) are ordered with their signs, others "
         "by absolute values; scores of a pixel are sums over its colours. ρ is over elements that "
         "differ from the baseline; a map of one value has no ρ, and is left out. The baseline is "
@@ -332,10 +332,6 @@ def _notes(found: Sequence[Judged]) -> list[str]:
         f"mask {methods.STEPS}. Methods explain the logit of the class that the network predicts; "
         "the learned mask explains its probability, as do the curves.",
     ]
-
-
-def _all_measures(found: Sequence[Judged]) -> list[str]:
-    return [m for m in MEASURES if any(m in each.measures for each in found)]
 
 
 def _sentence(it: Judged) -> str:
