@@ -6,7 +6,7 @@ shape of the input or of its first axes.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -89,20 +89,30 @@ class Case(NamedTuple):
         return self.label, self.params
 
 
-def _gradient(it: Case) -> Any:
-    return xattr.gradient(*it.common, args=it.args)
+class Asked(Protocol):
+    """What a method needs at least: the first two arguments of most, and what f gets beside x."""
+
+    @property
+    def common(self) -> tuple[Any, Any]:
+        """Return f and x."""
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Return the further arguments of f."""
+
+
+def plain(method: Callable[..., Any], it: Asked) -> Any:
+    """Return the map of a method that takes nothing else."""
+    return method(*it.common, args=it.args)
+
+
+def relevance(composite: Any, bias: Any, it: Asked) -> Any:
+    """Return the map of LRP under a composite."""
+    return xattr.lrp(*it.common, composite, bias=bias, args=it.args)
 
 
 def _noisy(method: Any, it: Case) -> Any:
     return method(*it.common, it.key, num_samples=SAMPLES, args=it.args, chunk_size=4)
-
-
-def _deconvnet(it: Case) -> Any:
-    return xattr.deconvnet(*it.common, args=it.args)
-
-
-def _guided(it: Case) -> Any:
-    return xattr.guided_backprop(*it.common, args=it.args)
 
 
 def _pattern_net(it: Case) -> Any:
@@ -117,10 +127,6 @@ def _pattern_attribution(it: Case) -> Any:
 
 def _pattern_f(it: Case) -> Any:
     return xattr.targets.logit(it.it.pattern_model or it.it.model)
-
-
-def _gradient_x_input(it: Case) -> Any:
-    return xattr.gradient_x_input(*it.common, args=it.args)
 
 
 def _integrated(it: Case) -> Any:
@@ -161,17 +167,9 @@ def _directional(it: Case) -> Any:
     )
 
 
-def _relevance(composite: Any, bias: Any, it: Case) -> Any:
-    return xattr.lrp(*it.common, composite, bias=bias, args=it.args)
-
-
 def _deep_taylor(it: Case) -> Any:
     low, high = it.it.bounds or (None, None)
     return xattr.deep_taylor(*it.common, low=low, high=high, args=it.args)
-
-
-def _deep_lift(it: Case) -> Any:
-    return xattr.deep_lift(*it.common, args=it.args)
 
 
 def _grad_cam(it: Case) -> Any:
@@ -248,7 +246,7 @@ class Kind(NamedTuple):
 
 
 def _lrp(composite: Any, axioms: str | None = None, bias: Any = "exclude") -> Kind:
-    return Kind(functools.partial(_relevance, composite, bias), "share", axioms)
+    return Kind(functools.partial(relevance, composite, bias), "share", axioms)
 
 
 IMAGES = ("cells",)
@@ -260,7 +258,7 @@ METHODS = {
     "ablation": Kind(_ablation, "share", "ablation", 0, 50),
     "RISE": Kind(_rise, "signed score", None, 0, MASKS, IMAGES),
     "learned mask": Kind(_learned_mask, "score", None, STEPS, 0, IMAGES),
-    "gradient": Kind(_gradient, "slope", "gradient"),
+    "gradient": Kind(functools.partial(plain, xattr.gradient), "slope", "gradient"),
     "SmoothGrad": Kind(
         functools.partial(_noisy, xattr.smooth_grad), "slope", "smooth_grad", SAMPLES
     ),
@@ -271,14 +269,18 @@ METHODS = {
         SAMPLES,
     ),
     "VarGrad": Kind(functools.partial(_noisy, xattr.var_grad), "score", "var_grad", SAMPLES),
-    "DeConvNet": Kind(_deconvnet, "slope", "deconvnet"),
-    "guided backprop": Kind(_guided, "slope", "guided_backprop"),
+    "DeConvNet": Kind(functools.partial(plain, xattr.deconvnet), "slope", "deconvnet"),
+    "guided backprop": Kind(
+        functools.partial(plain, xattr.guided_backprop), "slope", "guided_backprop"
+    ),
     "PatternNet": Kind(_pattern_net, "slope", needs=("patterns",)),
     "PatternAttribution": Kind(
         _pattern_attribution, "share", "pattern_attribution, linear", needs=("patterns",)
     ),
     "deep Taylor": Kind(_deep_taylor, "share"),
-    "gradient ⊙ input": Kind(_gradient_x_input, "share", "gradient_x_input"),
+    "gradient ⊙ input": Kind(
+        functools.partial(plain, xattr.gradient_x_input), "share", "gradient_x_input"
+    ),
     "integrated gradients": Kind(_integrated, "share", "integrated_gradients", NODES),
     "IG-SmoothGrad": Kind(
         _smooth_integrated, "share", "smooth_grad, integrated_gradients", NODES * NOISY
@@ -292,7 +294,7 @@ METHODS = {
     "LRP-EPS": _lrp(composites.every_layer(rules.epsilon(EPSILON)), bias="include"),
     "LRP-PA": _lrp(composites.preset_a_flat()),
     "LRP-PB": _lrp(composites.preset_b_flat()),
-    "DeepLIFT": Kind(_deep_lift, "share", "deep_lift, rescale", 2),
+    "DeepLIFT": Kind(functools.partial(plain, xattr.deep_lift), "share", "deep_lift, rescale", 2),
     "Grad-CAM": Kind(_grad_cam, "score", "grad_cam", needs=("layer",)),
     "guided Grad-CAM": Kind(_guided_grad_cam, "score", "guided_grad_cam", 2, 0, ("layer",)),
     "CGI": Kind(_competitive, "share", None, RIVALS),

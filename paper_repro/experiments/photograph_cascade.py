@@ -19,6 +19,7 @@ import numpy as np
 import xattr
 from paper_repro.data.packages import cache_dir, replacing
 from paper_repro.experiments.maps import Scene, digest_of_library, free_scene, scene_of
+from paper_repro.experiments.methods import plain, relevance
 from paper_repro.networks import efficientnet
 from paper_repro.report import similarity
 from paper_repro.report.progress import shown
@@ -84,21 +85,9 @@ def shared_score(variant: str) -> Callable[..., jax.Array]:
     return score(variant, "conv")
 
 
-def _gradient(it: Case) -> Any:
-    return xattr.gradient(*it.common, args=it.args)
-
-
 def _smooth(it: Case) -> Any:
     f, image = it.common
     return xattr.smooth_grad(f, image, it.key, num_samples=SAMPLES, args=it.args, chunk_size=4)
-
-
-def _deconvnet(it: Case) -> Any:
-    return xattr.deconvnet(*it.common, args=it.args)
-
-
-def _guided(it: Case) -> Any:
-    return xattr.guided_backprop(*it.common, args=it.args)
 
 
 def _pattern_net(it: Case) -> Any:
@@ -112,10 +101,6 @@ def _pattern_attribution(it: Case) -> Any:
     return xattr.pattern_attribution(f, it.image, it.patterns, args=it.args)
 
 
-def _gradient_x_input(it: Case) -> Any:
-    return xattr.gradient_x_input(*it.common, args=it.args)
-
-
 def _integrated(it: Case) -> Any:
     nodes = quadrature.midpoint(NODES)
     return xattr.integrated_gradients(
@@ -123,16 +108,8 @@ def _integrated(it: Case) -> Any:
     )
 
 
-def _relevance(composite: Any, bias: Any, it: Case) -> Any:
-    return xattr.lrp(*it.common, composite, bias=bias, args=it.args)
-
-
 def _deep_taylor(it: Case) -> Any:
     return xattr.deep_taylor(*it.common, low=0.0, high=1.0, args=it.args)
-
-
-def _deep_lift(it: Case) -> Any:
-    return xattr.deep_lift(*it.common, args=it.args)
 
 
 def _grad_cam(it: Case) -> Any:
@@ -176,18 +153,18 @@ class Kind(NamedTuple):
 
 
 def _lrp(composite: Any, bias: Any = "exclude") -> Kind:
-    return Kind(functools.partial(_relevance, composite, bias), SLOW_COUNT)
+    return Kind(functools.partial(relevance, composite, bias), SLOW_COUNT)
 
 
 PATTERN_NET = "PatternNet"
 METHODS = {
-    "gradient": Kind(_gradient),
+    "gradient": Kind(functools.partial(plain, xattr.gradient)),
     "SmoothGrad": Kind(_smooth, SLOW_COUNT),
-    "DeConvNet": Kind(_deconvnet),
-    "guided backprop": Kind(_guided),
+    "DeConvNet": Kind(functools.partial(plain, xattr.deconvnet)),
+    "guided backprop": Kind(functools.partial(plain, xattr.guided_backprop)),
     "Grad-CAM": Kind(_grad_cam),
     "guided Grad-CAM": Kind(_guided_grad_cam),
-    "gradient ⊙ input": Kind(_gradient_x_input),
+    "gradient ⊙ input": Kind(functools.partial(plain, xattr.gradient_x_input)),
     "integrated gradients": Kind(_integrated, SLOW_COUNT),
     "edge detector": Kind(_edges),
     PATTERN_NET: Kind(_pattern_net, SLOW_COUNT),
@@ -197,7 +174,7 @@ METHODS = {
     "LRP-ε": _lrp(composites.every_layer(rules.epsilon(EPSILON)), "include"),
     "LRP preset A, flat": _lrp(composites.preset_a_flat()),
     "LRP preset B, flat": _lrp(composites.preset_b_flat()),
-    "DeepLIFT": Kind(_deep_lift, SLOW_COUNT),
+    "DeepLIFT": Kind(functools.partial(plain, xattr.deep_lift), SLOW_COUNT),
     "CGI": Kind(_competitive, SLOW_COUNT),
     "learned mask": Kind(_learned_mask, FEW),
 }
