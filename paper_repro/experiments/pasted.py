@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from paper_repro.data import mnist
 from paper_repro.data.photographs import photograph, texture
+from paper_repro.networks import training
 from paper_repro.report.progress import shown
 from paper_repro.report.results import Setting
 
@@ -102,29 +103,11 @@ def model(image: jax.Array, params: Any) -> jax.Array:
 logits = jax.jit(jax.vmap(model, (0, None)))
 
 
-@functools.cache
-def _step() -> Any:
-    optimizer = optax.adam(1e-3)
-
-    def step(params: Any, state: Any, images: Any, labels: Any) -> Any:
-        def loss(params: Any) -> jax.Array:
-            scores = jax.vmap(model, (0, None))(images, params)
-            return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step)
-
-
 def trained(images: np.ndarray, labels: np.ndarray, steps: int, setting: Setting) -> Any:
-    """Train for some steps of 64 pictures, by Adam with a rate of .001."""
+    """Train for some steps of 64 pictures."""
     params = Net().init(jax.random.key(setting.seed), jnp.zeros((SIDE, SIDE, 1)))["params"]
-    state, random = optax.adam(1e-3).init(params), np.random.default_rng(setting.seed)
-    for _ in shown(range(steps), "training", setting.progress):
-        batch = random.integers(0, len(labels), 64)
-        params, state = _step()(params, state, images[batch], labels[batch])
-    return params
+    work = shown(range(steps), "training", setting.progress)
+    return training.briefly(model, params, images, labels, work, batch=64, seed=setting.seed)
 
 
 def insignificant(

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import xattr
 from paper_repro.data import mnist
 from paper_repro.data.photographs import texture
-from paper_repro.networks import digits
+from paper_repro.networks import digits, training
 from paper_repro.report.progress import shown
 from paper_repro.report.results import Claim, Result, Setting, Table, decimal, interval
 
@@ -112,24 +111,17 @@ def _pictures(
 
 def _trained(pictures: Pictures, size: Size, setting: Setting, name: str) -> Any:
     """Train the CNN of the sanity checks for a few steps."""
-    model, optimizer = digits.logits("cnn"), optax.adam(1e-3)
     params = digits.initialise("cnn", jax.random.key(setting.seed))
-    state = optimizer.init(params)
-
-    @jax.jit
-    def step(params: Any, state: Any, images: Any, labels: Any) -> Any:
-        def loss(params: Any) -> jax.Array:
-            scores = jax.vmap(model, (0, None))(images, params)
-            return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    random = np.random.default_rng(setting.seed)
-    for _ in shown(range(size.steps), f"training, {name}", setting.progress):
-        batch = random.integers(0, len(pictures.labels), BATCH)
-        params, state = step(params, state, pictures.images[batch], pictures.labels[batch])
-    return params
+    work = shown(range(size.steps), f"training, {name}", setting.progress)
+    return training.briefly(
+        digits.logits("cnn"),
+        params,
+        pictures.images,
+        pictures.labels,
+        work,
+        batch=BATCH,
+        seed=setting.seed,
+    )
 
 
 def _accuracy(params: Any, pictures: Pictures) -> float:
