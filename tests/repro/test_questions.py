@@ -89,11 +89,12 @@ def data(monkeypatch, tmp_path):
         yield questions.load(None, quick=True)
 
 
-def test_the_network_by_hand():
+def test_the_network_by_hand(x64):
     recipe, words = TINY, 9
     model = question_cnn.Cnn(words, recipe)
     ids = np.array([4, 2, 8, 1, 0, 0, 0], np.int32)
-    params = jax.tree.map(np.asarray, model.init(jax.random.key(0), ids)["params"])
+    params = model.init(jax.random.key(0), ids)["params"]
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     x = params["table"]["embedding"][ids] * (ids != 0)[:, None]
     hidden = []
     for window in (3, 4, 5):
@@ -108,9 +109,9 @@ def test_the_network_by_hand():
     output = params["output"]
     expected = np.concatenate(hidden) @ output["kernel"] + output["bias"]
     found = question_cnn.logits(words, recipe, ids, params)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
     longer = np.pad(ids, (0, 30))  # more padding makes no difference
-    np.testing.assert_allclose(question_cnn.logits(words, recipe, longer, params), found, rtol=1e-6)
+    np.testing.assert_allclose(question_cnn.logits(words, recipe, longer, params), found, rtol=1e-12)
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():
