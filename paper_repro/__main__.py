@@ -91,11 +91,9 @@ def _train(options: argparse.Namespace) -> None:
 
     results.check_seed(options.seed)
     data = mnist.load(options.mnist_dir, progress=options.progress)
-    recipes = training.QUICK if options.quick else training.FULL
-    for name, recipe in recipes.items():
-        network = training.train(
-            recipe._replace(seed=options.seed), data, progress=options.progress
-        )
+    setting = Setting(quick=options.quick, seed=options.seed, progress=options.progress)
+    for name in training.FULL:
+        network = training.network(name, setting, data)
         print(
             f"{name:20} {network.steps:6} steps {network.seconds:6.0f} s; accuracy: training "
             f"{100 * network.train_accuracy:.2f} %, test {100 * network.test_accuracy:.2f} %"

@@ -22,7 +22,7 @@ DRAWN = "camera"
 
 def run(setting: Setting) -> Result:
     """Black out the top pixels of each map, inside or outside the boxes."""
-    scene, free = scene_of(setting, quick=8), free_scene(setting)
+    scene, free = scene_of(setting), free_scene(setting)
     scene = scene.chosen([i for i, each in enumerate(scene.photographs) if _is_usable(each)])
     changes, masks = _changes(scene)
     drawn = free.chosen([[each.name for each in free.photographs].index(DRAWN)])

@@ -19,7 +19,7 @@ QUICK = ("integrated gradients", "gradient", "random")
 
 def run(setting: Setting) -> Result:
     """Black out the top 5,000 pixels, 100 at a time, by the order of each method."""
-    whole = scene_of(setting, quick=4)
+    whole = scene_of(setting)
     scene = whole.chosen(range(min(COUNT, len(whole.photographs))))
     names = QUICK if setting.quick else tuple(METHODS)
     curves = {name: _curves(scene, name, maps.maps_of(whole, name)) for name in names}

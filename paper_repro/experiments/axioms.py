@@ -27,7 +27,6 @@ QUICK = (
     "integrated_gradients, moving baseline",
     "path_integral, bent",
     "path_integral, depends on its ends",
-    "pattern_attribution, relu",
     "pattern_attribution, kept patterns",
     "grad_cam",
     "conductance",

@@ -15,7 +15,7 @@ METHODS = ("integrated gradients", "gradient")
 
 def run(setting: Setting) -> Result:
     """Draw both maps of the free photographs, and compare them on all."""
-    scene, free = scene_of(setting, quick=6), free_scene(setting)
+    scene, free = scene_of(setting), free_scene(setting)
     found = {name: maps.maps_of(free, name) for name in METHODS}
     shares = {name: _shares(free, found[name]) for name in METHODS}
     everywhere = {name: _shares(scene, maps.maps_of(scene, name)) for name in METHODS}

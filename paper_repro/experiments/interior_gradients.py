@@ -24,7 +24,7 @@ ANIMATED = "camera"
 
 def run(setting: Setting) -> Result:
     """Draw the interior gradients of free photographs, and measure those of many."""
-    scene, free = scene_of(setting, quick=3), free_scene(setting)
+    scene, free = scene_of(setting), free_scene(setting)
     free = free.chosen(range(3)) if setting.quick else free
     scene = scene.chosen(range(min(COUNT, len(scene.photographs))))
     shown = _along(free, "interior maps", SHOWN)

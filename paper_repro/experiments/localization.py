@@ -22,7 +22,7 @@ METHODS = ("gradient", "integrated gradients", "gradient ⊙ input", "guided bac
 
 def run(setting: Setting) -> Result:
     """Compare methods by the share of Σ P inside the boxes."""
-    whole = scene_of(setting, quick=8)
+    whole = scene_of(setting)
     counting = [i for i in range(len(whole.photographs)) if _counts(whole, i)]
     scene = whole.chosen(counting)
     masks = np.stack([each.mask for each in scene.photographs])

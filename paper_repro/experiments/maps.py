@@ -30,6 +30,8 @@ STEPS, SAMPLES = 51, 25
 """Nodes of IG (the authors' code: 50 intervals and the trapezoid rule), samples of SmoothGrad."""
 BATCH = 5
 """Photographs taken together."""
+FEW = 4
+"""Photographs of `--quick`. They are free and labelled, so that all experiments share the maps."""
 MEMORY = 1.5e9
 """Bytes that the gradients taken together may need."""
 
@@ -82,7 +84,7 @@ class Scene(NamedTuple):
         return self._replace(photographs=photographs, logits=self.logits[list(which)])
 
 
-def scene_of(setting: Setting, *, quick: int = 6) -> Scene:
+def scene_of(setting: Setting, *, quick: int = FEW) -> Scene:
     """Load the network and all labelled photographs; with `--quick` the first few."""
     variant = setting.network
     params = efficientnet.load(variant=variant, progress=setting.progress)
@@ -97,6 +99,7 @@ def scene_of(setting: Setting, *, quick: int = 6) -> Scene:
 def free_scene(setting: Setting) -> Scene:
     """Load the network and the free photographs, which figures show, whatever the folder."""
     photographs = [each for each in _photographs(setting, None) if each.is_free]
+    photographs = photographs[:FEW] if setting.quick else photographs
     scene = scene_of(setting)._replace(photographs=photographs)
     logits = computed(scene, "logits", functools.partial(_logits, setting.network), scene.images)
     return scene._replace(logits=logits)

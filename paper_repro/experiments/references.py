@@ -29,8 +29,8 @@ ALIKE = 0.9
 
 def run(setting: Setting) -> Result:
     """Compare the maps of every two reference points."""
-    whole, free = scene_of(setting, quick=3), free_scene(setting)
-    scene = whole.chosen(range(min(COUNT, len(whole.photographs))))
+    whole, free = scene_of(setting), free_scene(setting)
+    scene = whole.chosen(range(min(2 if setting.quick else COUNT, len(whole.photographs))))
     drawn = free.chosen([[each.name for each in free.photographs].index(DRAWN)])
     # The program that fits patterns compiles for most of a minute.
     patterns = None if setting.quick else _patterns(whole)

@@ -19,7 +19,7 @@ WITHIN = 0.1
 
 def run(setting: Setting) -> Result:
     """Measure scores and activations at α times the photograph."""
-    scene = scene_of(setting, quick=4)
+    scene = scene_of(setting)
     scene = scene.chosen(range(min(COUNT, len(scene.photographs))))
     along = functools.partial(_along, setting.network)
     found = computed(scene, "saturation", along, scene.images, scene.tops)

@@ -36,7 +36,7 @@ class Size(NamedTuple):
     samples: int
 
 
-FULL, QUICK = Size(1_500, 100, 1_000), Size(150, 8, 200)
+FULL, QUICK = Size(1_500, 100, 1_000), Size(60, 4, 200)
 BATCH = 64
 
 
@@ -125,8 +125,7 @@ def _trained(pictures: Pictures, size: Size, setting: Setting, name: str) -> Any
 
 
 def _accuracy(params: Any, pictures: Pictures) -> float:
-    scores = jax.jit(jax.vmap(digits.logits("cnn"), (0, None)))(pictures.images, params)
-    return float((np.asarray(scores).argmax(axis=1) == pictures.labels).mean())
+    return training.accuracy(digits.logits("cnn"), params, pictures.images, pictures.labels)
 
 
 def score(image: jax.Array, label: Any, params: Any) -> jax.Array:
@@ -185,13 +184,13 @@ METHODS: dict[str, Method] = {
 def _map_of(name: str, params: Any, pictures: Pictures, size: Size, setting: Setting) -> np.ndarray:
     """Return the maps of all pictures, (n, 28, 28)."""
     keys = jax.random.split(jax.random.key(setting.seed), len(pictures.labels))
+    work = zip(pictures.images, pictures.labels, keys, strict=True)
+    return np.stack([np.asarray(_one(name, size.samples, *each, params)) for each in work])
 
-    def one(image: Any, label: Any, key: Any, params: Any) -> Any:
-        return METHODS[name](image, (label, params), key, size.samples)[..., 0]
 
-    run = jax.jit(one)
-    work = list(zip(pictures.images, pictures.labels, keys, strict=True))
-    return np.stack([np.asarray(run(*each, params)) for each in work])
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _one(name: str, samples: int, image: Any, label: Any, key: Any, params: Any) -> jax.Array:
+    return METHODS[name](image, (label, params), key, samples)[..., 0]
 
 
 def _maps(params: Any, pictures: Pictures, size: Size, setting: Setting) -> dict[str, np.ndarray]:

@@ -111,7 +111,9 @@ def test_the_network_by_hand(x64):
     found = question_cnn.logits(words, recipe, ids, params)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     longer = np.pad(ids, (0, 30))  # more padding makes no difference
-    np.testing.assert_allclose(question_cnn.logits(words, recipe, longer, params), found, rtol=1e-12)
+    np.testing.assert_allclose(
+        question_cnn.logits(words, recipe, longer, params), found, rtol=1e-12
+    )
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():
