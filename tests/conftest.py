@@ -33,7 +33,13 @@ jax.config.update("jax_disable_most_optimizations", True)  # compiling takes mos
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 hypothesis.settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, database=None, max_examples=25
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=25,
+    # Without `explain`, which traces every line that a test runs, and so takes half of the time.
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink],
 )
 hypothesis.settings.load_profile("repeatable")
 
