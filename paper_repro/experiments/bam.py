@@ -44,7 +44,7 @@ class Size(NamedTuple):
     descent: int
 
 
-FULL, QUICK = Size(30_000, 5_000, 80, 200), Size(2_000, 200, 6, 40)
+FULL, QUICK = Size(30_000, 5_000, 80, 200), Size(3_000, 300, 6, 40)
 
 
 class Study(NamedTuple):

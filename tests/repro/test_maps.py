@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from paper_repro.data.imagenet import Photograph
-from paper_repro.experiments import ablation, aopc, maps, misclassified, saturation
+from paper_repro.experiments import ablation, aopc, ig_gallery, maps, misclassified, saturation
 from paper_repro.experiments.maps import Scene
 from paper_repro.networks import efficientnet
 from paper_repro.report.results import Setting
@@ -156,3 +156,18 @@ def test_layers_of_saturation_are_those_of_the_network():
     assert list(saturation.layers_of("lite0")) == ["block 2", "block 4", "block 10", "head"]
     for variant in efficientnet.VARIANTS:
         assert len(saturation.layers_of(variant)) == 4
+
+
+def test_a_photograph_without_boxes_has_no_share_inside_them(scene):
+    """The astronaut of the gallery, which `--quick` leaves out."""
+    photographs = [photograph("one", boxes=[(0, 0, 2, 4)]), photograph("two", boxes=[])]
+    pair = scene._replace(photographs=photographs, logits=scene.logits[:2], names=["c"] * 1000)
+    flat, left = np.ones((4, 4)), np.eye(4)[[0] * 4]
+    shares = {
+        "integrated gradients": ig_gallery._shares(pair, np.stack([flat, flat])),
+        "gradient": ig_gallery._shares(pair, np.stack([left, left])),
+    }
+    np.testing.assert_array_equal(shares["integrated gradients"], [0.5, np.nan])
+    np.testing.assert_array_equal(shares["gradient"], [1, np.nan])
+    rows = ig_gallery._table(pair, shares).rows
+    assert [row[3:] for row in rows] == [["50 %", "100 %"], ["no box", "no box"]]
