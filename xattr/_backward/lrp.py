@@ -45,7 +45,8 @@ def lrp(
         composite: which rule goes to which operation, one of `xattr.composites`; None is the ε-rule
             with ε = 1e-6 for every layer.
         bias: "include" adds b to the denominators: it absorbs its share, and LRP-0 is gradient ⊙
-            input. "exclude" leaves all relevance to the inputs.
+            input. "exclude" leaves all relevance to the inputs. It then explodes where a sum
+            without b is near 0, as in the LayerNorms of transformers: take "include" there.
         args: further arguments of f. They are not attributed; a new value does not recompile.
         on_uncovered: "error", or "gradient" for JAX's own gradient where no rule covers an
             operation.
