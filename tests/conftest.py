@@ -38,7 +38,7 @@ hypothesis.settings.register_profile(
     deadline=None,
     database=None,
     max_examples=25,
-    # Without `explain`, which traces every line that a test runs, and so takes half of the time.
+    # Without `explain`: it traces every line that a test runs, which can double the test's time.
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate, hypothesis.Phase.shrink],
 )
 hypothesis.settings.load_profile("repeatable")
