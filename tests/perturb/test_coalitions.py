@@ -73,10 +73,20 @@ def by_coalitions(f, x, baseline):
     return total / 2 ** (n - 1)
 
 
-def network(seed, inputs=4):
+def scored(x, w, b, v):
+    """A network whose weights are arguments: the methods compile once for all examples."""
+    return jnp.maximum(x @ w + b, 0) @ v
+
+
+def weights(seed, inputs=4):
     random = np.random.default_rng(seed)
-    w, b, v = (jnp.asarray(random.standard_normal(s)) for s in ((inputs, 6), (6,), (6,)))
-    return lambda x: jnp.maximum(x @ w + b, 0) @ v
+    shapes = (inputs, 6), (6,), (6,)
+    return tuple(jnp.asarray(random.standard_normal(s)) for s in shapes)
+
+
+def network(seed, inputs=4):
+    drawn = weights(seed, inputs)
+    return lambda x: scored(x, *drawn)
 
 
 # Known answers ----------------------------------------------------------------------------------
@@ -198,17 +208,6 @@ def test_a_sum_has_no_interactions(x64):
 
 numbers = st.floats(-2, 2, width=32)
 inputs = st.lists(numbers, min_size=4, max_size=4).map(jnp.array)
-
-
-def scored(x, w, b, v):
-    """A network whose weights are arguments: the methods compile once for all examples."""
-    return jnp.maximum(x @ w + b, 0) @ v
-
-
-def weights(seed, inputs=4):
-    random = np.random.default_rng(seed)
-    shapes = (inputs, 6), (6,), (6,)
-    return tuple(jnp.asarray(random.standard_normal(s), jnp.float32) for s in shapes)
 
 
 def without_the_third(x, *args):
