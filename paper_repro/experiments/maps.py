@@ -31,7 +31,7 @@ STEPS, SAMPLES = 51, 25
 BATCH = 5
 """Photographs taken together."""
 FEW = 4
-"""Photographs of `--quick`. They are free and labelled, so that all experiments share the maps."""
+"""Labelled photographs of `--quick`: of one number, so that experiments share their maps."""
 MEMORY = 1.5e9
 """Bytes that the gradients taken together may need."""
 
@@ -99,7 +99,6 @@ def scene_of(setting: Setting, *, quick: int = FEW) -> Scene:
 def free_scene(setting: Setting) -> Scene:
     """Load the network and the free photographs, which figures show, whatever the folder."""
     photographs = [each for each in _photographs(setting, None) if each.is_free]
-    photographs = photographs[:FEW] if setting.quick else photographs
     scene = scene_of(setting)._replace(photographs=photographs)
     logits = computed(scene, "logits", functools.partial(_logits, setting.network), scene.images)
     return scene._replace(logits=logits)

@@ -188,13 +188,12 @@ LIKENESS = ("picture", "edges")
 def order_of(variant: str, *, quick: bool = False) -> dict[str, tuple[str, ...]]:
     """Return the units that are randomized together, from the output to the input.
 
-    A unit of blocks is a stage of the network: blocks of one width. `--quick` leaves out all stages
-    but the last.
+    A unit of blocks is a stage of the network: blocks of one width.
     """
     groups = itertools.groupby(enumerate(efficientnet.blocks(variant)), lambda each: each[1][0])
     stages = [[index for index, _ in members] for _, members in groups]
-    if quick:  # drawing the other blocks' weights takes most of a minute to compile
-        stages = stages[-1:]
+    if quick:
+        stages = [[index for stage in stages for index in stage]]
     blocks = {
         f"blocks {s[0]}–{s[-1]}" if s[1:] else f"block {s[0]}": tuple(f"block_{i}" for i in s)
         for s in reversed(stages)
@@ -277,15 +276,8 @@ def _networks(scene: Scene, order: dict[str, tuple[str, ...]]) -> list[Any]:
     """
     network = efficientnet.EfficientNetLite(variant=scene.setting.network)
     key = jax.random.key(scene.setting.seed)
+    fresh = jax.jit(network.init)(key, scene.images[0])["params"]
     units = list(order.values())
-    used = sum(units, ())
-
-    @jax.jit
-    def initialised(key: Any, image: Any) -> dict[str, Any]:
-        params = network.init(key, image)["params"]
-        return {layer: params[layer] for layer in used}
-
-    fresh = {**scene.params, **initialised(key, scene.images[0])}
     chosen = [sum(units[:k], ()) for k in range(1, len(units) + 1)] + units[1:]
 
     def random(layers: tuple[str, ...]) -> Any:

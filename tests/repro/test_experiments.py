@@ -257,10 +257,11 @@ def test_gradients_are_large_at_dark_photographs(folder):
 
 def test_the_gallery_of_free_photographs(folder):
     found = numbers_of(folder, "ig-gallery")
-    assert found["photographs"] == ["coffee", "chelsea", "camera", "rocket"]
+    assert found["photographs"] == ["coffee", "chelsea", "camera", "rocket", "astronaut"]
     assert found["class"][0] == "espresso"
     inside = [np.array(values, float) for values in found["inside"].values()]
     assert (inside[0] > inside[1])[[0, 2, 3]].all()  # the box of chelsea is most of the picture
+    assert found["inside"]["gradient"][4] is None
     sums, scores = (np.array(found["completeness"][name]) for name in ("sum", "score"))
     assert np.median(np.abs(sums - scores) / scores) < 0.05
 
@@ -325,9 +326,7 @@ def test_maps_while_an_imagenet_network_is_randomized(folder):
     for pair in ("gradient", "uniform", "Gaussian"):
         assert np.abs([*found["calibration"][pair].values()]).max() < 0.1
     likeness = found["likeness"]
-    # Random weights do not make the map less like the picture; `--quick` keeps some of the trained.
-    guided = likeness["guided backprop"]["picture"]
-    assert guided["random"] > guided["trained"] > 0.1
+    assert likeness["guided backprop"]["picture"]["random"] > 0.2
     assert max(likeness["gradient"]["picture"].values()) < 0.1
 
 

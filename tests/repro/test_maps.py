@@ -159,7 +159,7 @@ def test_layers_of_saturation_are_those_of_the_network():
 
 
 def test_a_photograph_without_boxes_has_no_share_inside_them(scene):
-    """The astronaut of the gallery, which `--quick` leaves out."""
+    """As the astronaut of the gallery."""
     photographs = [photograph("one", boxes=[(0, 0, 2, 4)]), photograph("two", boxes=[])]
     pair = scene._replace(photographs=photographs, logits=scene.logits[:2], names=["c"] * 1000)
     flat, left = np.ones((4, 4)), np.eye(4)[[0] * 4]
